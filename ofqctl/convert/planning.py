@@ -1,0 +1,186 @@
+"""Recipe + float model -> plan: which module gets which quantizers, of which shapes, and what stays float."""
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from timm.layers import Conv2dSame
+from torch import nn
+
+from ofqctl.convert.survey import Seen, Shape, Survey, survey
+from ofqctl.convert.tensors import plan_operand
+from ofqctl.errors import RecipeError, did_you_mean
+from ofqctl.layers.attention.forms import NO_FORM, form_of, looks_like_attention, why_no_qkr
+from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
+from ofqctl.recipe.schema import Layer
+
+_NEVER_NEGATIVE = ("GELU", "GELUTanh", "QuickGELU", "QuickGELUTanh", "ReLU", "ReLU6")  # but for GELU's small dip
+
+
+def make_plan(model: nn.Module, recipe: Recipe, input_size: Shape) -> Plan:
+    """Decide what happens to every module of ``model``.
+
+    Args:
+        model: A timm model in float.
+        recipe: What to do.
+        input_size: (3, H, W).
+
+    Returns:
+        The plan, with each module left in float and the reason.
+
+    Raises:
+        RecipeError: A target pattern matches nothing, or QKR is asked for and no block allows it.
+    """
+    planner = _Planner(model, recipe, survey(model, input_size))
+    for name, module in model.named_modules():
+        if recipe.attention.products and looks_like_attention(module):
+            planner.plan_attention(name, module)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            planner.plan_layer(name, module)
+    return Plan(modules=planner.modules, left_float=tuple(planner.left_float))
+
+
+class _Planner:
+    """Collects the plan of one model, module by module."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, seen: Survey) -> None:
+        self.recipe, self.seen = recipe, seen
+        self.modules: dict[str, ModulePlan] = {}
+        self.left_float: list[LeftFloat] = []
+        on_image = [name for name, calls in seen.inputs.items() if calls.on_image]
+        self.first = _named_by_timm(model, "first_conv", on_image) or on_image[:1]
+        self.last = _named_by_timm(model, "classifier", on_image)
+        self.never_negative = set(_second_layers(model))
+        self._check_targets([*seen.inputs, *seen.operands])
+
+    def plan_attention(self, name: str, module: nn.Module) -> None:
+        """Plan the two products of a block, with query and key merged if the recipe wants it and the block can."""
+        seen = self.seen.operands.get(name, {})
+        if set(seen) != {"q", "k", "softmax", "v"}:
+            reason = NO_FORM if form_of(module) is None else "its products were not called in a dry run"
+            self._leave(name, module, f"attention products: {reason}")
+            return
+        if self.recipe.attention.qkr:
+            obstacle = why_no_qkr(module)
+            if obstacle is None:
+                self._plan_merged(name, module, seen)
+                return
+            self._leave(name, module, f"query-key reparameterization: {obstacle}")
+        activations = self._spec(name).activations
+        operands = {
+            "q": plan_operand(activations, "heads", seen["q"]),
+            "k": plan_operand(activations, "heads", seen["k"]),
+            "softmax": plan_operand(activations, "softmax", seen["softmax"], signed=False),
+            "v": plan_operand(activations, "values", seen["v"]),
+        }
+        self._keep(name, ModulePlan(kind="attention", operands=_present(operands)))
+
+    def _plan_merged(self, name: str, module: nn.Module, seen: dict[str, Seen]) -> None:
+        spec, inputs = self._spec(name), self.seen.inputs[f"{name}.qkv"]
+        assert inputs.shape is not None, f"{name}: attention input without a shape"
+        tokens, width = inputs.shape
+        stack = (module.num_heads, tokens, width)
+        operands = {
+            "x": plan_operand(spec.activations, "features", inputs),
+            "qkx": plan_operand(spec.activations, "head_features", Seen([(1, *stack)], [(2, *stack)])),
+            "softmax": plan_operand(spec.activations, "softmax", seen["softmax"], signed=False),
+            "v": plan_operand(spec.activations, "values", seen["v"]),
+        }
+        merged = _plan_weight(spec.weights, (module.num_heads, width, width))
+        self.modules[name] = ModulePlan(
+            kind="qkr", weight=merged, operands=_present(operands), query_bias=self.recipe.attention.query_bias
+        )
+        value = _plan_weight(self._spec(f"{name}.qkv").weights, (width, width))
+        self._keep(f"{name}.products.v_proj", ModulePlan(kind="linear", weight=value))
+
+    def plan_layer(self, name: str, module: nn.Linear | nn.Conv2d) -> None:
+        """Plan a Linear or a convolution, unless its attention block has taken it over."""
+        block, _, child = name.rpartition(".")
+        if child == "qkv" and block in self.modules and self.modules[block].kind == "qkr":
+            return
+        reason = self._why_float(name, module)
+        if reason is not None:
+            self._leave(name, module, reason)
+            return
+        spec, seen = self._spec(name), self.seen.inputs[name]
+        if isinstance(module, nn.Conv2d):
+            operand = plan_operand(
+                spec.activations, "pixels" if name in self.first else "feature_map", seen, signed=None
+            )
+        else:
+            operand = plan_operand(spec.activations, "features", seen, signed=name not in self.never_negative)
+        kind = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
+        weight = _plan_weight(spec.weights, tuple(module.weight.shape))
+        self._keep(name, ModulePlan(kind=kind, weight=weight, operands=_present({"input": operand})))
+
+    def _spec(self, name: str) -> Layer:
+        """What the recipe says about ``name``: first, last or any layer, then the overrides in order."""
+        recipe = self.recipe
+        layer = Layer(weights=recipe.weights, activations=recipe.activations)
+        layer = recipe.first if name in self.first else recipe.last if name in self.last else layer
+        for override in recipe.layers:
+            if fnmatchcase(name, override.target):
+                layer = Layer(
+                    weights=override.weights or layer.weights,
+                    activations=override.activations or layer.activations,
+                )
+        return layer
+
+    def _check_targets(self, known: Sequence[str]) -> None:
+        for index, override in enumerate(self.recipe.layers):
+            if not any(fnmatchcase(name, override.target) for name in known):
+                raise RecipeError(
+                    f"layers.{index}.target: '{override.target}' matches no module of this model",
+                    hint=did_you_mean(override.target, known) or f"modules are named like '{known[0]}'",
+                )
+
+    def _why_float(self, name: str, module: nn.Linear | nn.Conv2d) -> str | None:
+        if type(module) not in (nn.Linear, nn.Conv2d, Conv2dSame):
+            return "its class changes the weight at every forward"
+        if not self.seen.inputs[name].single:
+            return "its forward was not called in a dry run"
+        if not self.seen.inputs[name].on_image:
+            return "its input does not depend on the image"
+        return None
+
+    def _leave(self, name: str, module: nn.Module, reason: str) -> None:
+        self.left_float.append(LeftFloat(module=name, type=type(module).__name__, reason=reason))
+
+    def _keep(self, name: str, plan: ModulePlan) -> None:
+        if plan.weight is not None or plan.operands:
+            self.modules[name] = plan
+
+
+def _named_by_timm(model: nn.Module, key: str, known: Sequence[str]) -> list[str]:
+    """Those of timm's ``first_conv`` or ``classifier`` names that are known."""
+    names = getattr(model, "pretrained_cfg", {}).get(key) or ()
+    return [name for name in ((names,) if isinstance(names, str) else names) if name in known]
+
+
+def _second_layers(model: nn.Module) -> Iterator[str]:
+    """Names of the layers that read the output of a GELU or ReLU inside one MLP."""
+    for name, module in model.named_modules():
+        children = dict(module.named_children())
+        if type(children.get("act")).__name__ in _NEVER_NEGATIVE and {"fc1", "fc2"} <= children.keys():
+            if isinstance(children.get("norm", nn.Identity()), nn.Identity):
+                yield f"{name}.fc2" if name else "fc2"
+
+
+def _present(operands: dict[str, QuantizerPlan | None]) -> dict[str, QuantizerPlan]:
+    return {name: plan for name, plan in operands.items() if plan is not None}
+
+
+def _plan_weight(weights: Weights, shape: Sequence[int]) -> QuantizerPlan | None:
+    """The quantizer of a weight (out, in), (out, in, height, width) or a stack of matrices (heads, out, in)."""
+    if weights.bits == FLOAT_BITS:
+        return None
+    channels = shape[:2] if len(shape) == 3 else shape[:1]
+    ones = (1,) * (len(shape) - len(channels))
+    return QuantizerPlan(
+        method=weights.method,
+        bits=weights.bits,
+        step_shape=(*channels, *ones) if weights.granularity == "channel" else (1,) * len(shape),
+        symmetric=weights.symmetric or weights.method != "uniform",
+        range=weights.range,
+        percentile=weights.percentile,
+    )

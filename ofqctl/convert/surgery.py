@@ -1,0 +1,68 @@
+"""Plan + float model -> quantized model, in place; and the plan of a quantized model."""
+
+from torch import nn
+
+from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite
+from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention, quantize_attention
+from ofqctl.quantizers import Quantizer
+from ofqctl.recipe import Plan, QuantizerPlan
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> None:
+    """Swap the modules that ``plan`` names for quantized ones that hold the same parameters.
+
+    Args:
+        model: The float model the plan was made for; changed in place.
+        plan: What to do.
+
+    Raises:
+        KeyError: The plan names a module that the model does not have.
+    """
+    for name, module_plan in plan.modules.items():
+        try:
+            module = model.get_submodule(name)
+        except AttributeError as error:
+            raise KeyError(name) from error
+        if module_plan.kind in ("attention", "qkr"):
+            quantize_attention(module, module_plan)
+            continue
+        parent, _, child = name.rpartition(".")
+        swapped = (QuantConv2d if module_plan.kind == "conv2d" else QuantLinear)(module, module_plan)  # type: ignore[arg-type]
+        swapped.train(module.training)
+        setattr(model.get_submodule(parent), child, swapped)
+
+
+def describe(model: nn.Module, plan: Plan) -> Plan:
+    """``plan`` as the calibrated model has it: what was left to the data is settled."""
+    modules = {}
+    for name, module_plan in plan.modules.items():
+        module = model.get_submodule(name)
+        weight = weight_site(module)
+        modules[name] = module_plan.model_copy(
+            update={
+                "weight": None if weight is None else _described(weight.weight_quantizer),
+                "operands": {n: q.describe() for n, q in operands(module).items()},
+            }
+        )
+    return plan.model_copy(update={"modules": modules})
+
+
+def weight_site(module: nn.Module) -> WeightSite | None:
+    """The quantized weight of a planned module: its own, or the merged query-key product of an attention block."""
+    if isinstance(module, QuantAttention) and isinstance(module.products, QKRProducts):
+        return module.products.qk
+    return module if isinstance(module, WeightSite) else None
+
+
+def operands(module: nn.Module) -> dict[str, Quantizer]:
+    """The activation quantizers of a planned module, by operand name."""
+    holder = module.products if isinstance(module, QuantAttention) else module
+    names = ("input",) if not isinstance(holder, AttentionProducts) else ("x", "q", "k", "qkx", "softmax", "v")
+    found = {name: getattr(holder, name, None) for name in names}
+    return {name: q for name, q in found.items() if isinstance(q, Quantizer)}
+
+
+def _described(quantizer: Quantizer | None) -> QuantizerPlan | None:
+    return None if quantizer is None else quantizer.describe()
+
+

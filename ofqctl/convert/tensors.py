@@ -1,0 +1,65 @@
+"""Which elements of an activation share a step or a learned shift, for every kind of tensor that is quantized."""
+
+from typing import Literal
+
+from ofqctl.convert.survey import Seen, Shape
+from ofqctl.recipe import FLOAT_BITS, Activations, QuantizerPlan
+
+Kind = Literal["features", "pixels", "feature_map", "heads", "values", "softmax", "head_features"]
+"""Without the batch: features (*tokens, C); pixels and feature_map (C, H, W); heads and values (*heads, N, d);
+softmax (*heads, N, M); head_features (*heads, N, C), QKR's ``W_qk x``."""
+
+
+def step_shape(kind: Kind, granularity: str, shape: Shape) -> Shape:
+    """Shape of the step for a tensor of ``shape`` (without the batch), aligned with its last dimensions."""
+    if granularity == "tensor":
+        return ()
+    if kind == "features":
+        return (*shape[:-1], 1) if granularity == "token" else shape[-1:]
+    *outer, rows, columns = shape
+    if kind in ("pixels", "feature_map"):
+        return (shape[0], 1, 1) if granularity == "channel" else ()
+    if kind == "softmax":
+        return (rows, 1) if granularity == "token" else ()
+    if kind == "values" or granularity == "channel":
+        return (*outer, 1, columns)
+    return (*outer, rows, 1) if kind == "head_features" else (rows, 1)
+
+
+def shift_shape(kind: Kind, shape: Shape) -> Shape | None:
+    """Shape of the learned shifts: one a channel, for the image itself one a pixel position; softmax has none."""
+    if kind == "softmax":
+        return None
+    if kind == "features":
+        return shape[-1:]
+    if kind == "pixels":
+        return (1, *shape[1:])
+    if kind == "feature_map":
+        return (shape[0], 1, 1)
+    return (*shape[:-2], 1, shape[-1])
+
+
+def plan_operand(
+    activations: Activations, kind: Kind, seen: Seen, *, signed: bool | None = True
+) -> QuantizerPlan | None:
+    """The quantizer of one activation, or None if the recipe leaves it in float.
+
+    Args:
+        activations: What the recipe says.
+        kind: What the tensor is.
+        seen: Its shapes in a dry run; one step for all and no shifts where calls do not agree.
+        signed: Whether codes may be negative; None leaves it to the data.
+    """
+    if activations.bits == FLOAT_BITS:
+        return None
+    shape = seen.shape
+    return QuantizerPlan(
+        method=activations.method,
+        bits=activations.bits,
+        step_shape=() if shape is None else step_shape(kind, activations.granularity, shape),
+        shift_shape=shift_shape(kind, shape) if shape is not None and activations.shifts else None,
+        signed=signed,
+        symmetric=activations.symmetric or activations.method != "uniform",
+        range=activations.range,
+        percentile=activations.percentile,
+    )

@@ -1,0 +1,25 @@
+"""Images and labels: what a person names is opened, mapped onto the model's labels and loaded in batches.
+
+Read in this order: ``spec`` (what was asked for), ``sources`` (who reads which kind of data), ``labels``
+(which class is which output of the model), ``images`` (the opened data), ``loader`` (batches).
+"""
+
+from ofqctl.data.imagenet import label_names
+from ofqctl.data.images import ImageData, UnusableImageError
+from ofqctl.data.loader import ImageLoader, Skipped, image_loader
+from ofqctl.data.opening import open_data
+from ofqctl.data.spec import DataSpec, LabelSpace
+from ofqctl.data.synthetic import synthetic_images
+
+__all__ = [
+    "DataSpec",
+    "ImageData",
+    "ImageLoader",
+    "LabelSpace",
+    "Skipped",
+    "UnusableImageError",
+    "image_loader",
+    "label_names",
+    "open_data",
+    "synthetic_images",
+]

@@ -1,0 +1,160 @@
+"""Opened data: decoded images with labels in the model's label space."""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+
+from PIL import Image, UnidentifiedImageError
+
+from ofqctl.data.labels import LabelMapping
+from ofqctl.data.sources.source import Record, RecordStream, Source
+from ofqctl.data.spec import LabelSpace
+from ofqctl.errors import DataError
+
+UNLABELLED = -1
+# What Pillow's readers let through on damaged files, beside its own errors.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UnusableImageError(Exception):
+    """One image that cannot be decoded or has no label; the loader skips and counts it.
+
+    Args:
+        name: Path or row of the image.
+        reason: Why it cannot be used.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+
+class ImageData:
+    """Images with labels in the model's label space: indexable, or only iterable if streamed.
+
+    Items are (RGB image, label); the label is -1 throughout if the data is not labelled.
+
+    Args:
+        source: The images with class names.
+        mapping: The label of each class name; None for unlabelled data.
+        space: The labels a model has, for unlabelled data.
+        notes: What was guessed or left out, beside the notes of source and mapping.
+
+    Attributes:
+        name: What to call the data: its path and split.
+        labelled: Whether the images have labels.
+        class_count: Number of classes that occur; None if unknown.
+        image_count: Number of images; None if unknown (streaming).
+        label_space: The labels, those of the model if one was given.
+        mapping: How classes became labels, one sentence.
+        notes: Everything that was guessed or left out, a sentence each.
+    """
+
+    def __init__(
+        self, source: Source, mapping: LabelMapping | None, space: LabelSpace, notes: Sequence[str] = ()
+    ) -> None:
+        self.name = source.name
+        self.labelled = mapping is not None
+        self.class_count = source.class_count
+        self.image_count = len(source.records) if isinstance(source.records, Sequence) else None
+        self.label_space = mapping.space if mapping else space
+        self.mapping = mapping.sentence if mapping else "the images are unlabelled"
+        self.notes = (*source.notes, *(mapping.notes if mapping else ()), *notes)
+        self._records = source.records
+        self._labels = mapping.labels if mapping else {}
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the images can only be read from the first to the last."""
+        return not isinstance(self._records, Sequence)
+
+    def __len__(self) -> int:
+        if self.image_count is None:
+            raise TypeError(f"{self.name} is streamed: its length is unknown")
+        return self.image_count
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if not isinstance(self._records, Sequence):
+            raise TypeError(f"{self.name} is streamed: it has no index")
+        return self.load(self._records[index])
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        return map(self.load, self._records)
+
+    def stream(self, seed: int | None = None) -> Iterator[Record]:
+        """The undecoded images of streamed data, shuffled with ``seed`` if there is one."""
+        if isinstance(self._records, Sequence):
+            raise TypeError(f"{self.name} is not streamed")
+        records: RecordStream = self._records if seed is None else self._records.shuffled(seed)
+        return iter(records)
+
+    def load(self, record: Record) -> tuple[Image.Image, int]:
+        """Decode one record and look its label up.
+
+        Raises:
+            UnusableImageError: It cannot be decoded, or has no label though the data is labelled.
+            DataError: Its class is unknown, which streamed data shows only here.
+        """
+        return decode_rgb(record), self._label(record)
+
+    def _label(self, record: Record) -> int:
+        if not self.labelled:
+            return UNLABELLED
+        if record.class_name is None:
+            raise UnusableImageError(record.name, "has no label")
+        if record.class_name not in self._labels:
+            raise DataError(
+                f"{record.name}: class '{record.class_name}' is unknown; {len(self._labels)} classes are known",
+                hint="--class-map FILE says which class is which label",
+            )
+        return self._labels[record.class_name]
+
+
+def decode_rgb(record: Record) -> Image.Image:
+    """The image of a record in RGB, whatever its mode: grey, palette, CMYK, with alpha or 16 bits deep.
+
+    Raises:
+        UnusableImageError: It cannot be read or decoded.
+    """
+    try:
+        if isinstance(record.image, Image.Image):
+            return _to_rgb(record.image)
+        with Image.open(_readable(record.image)) as image:
+            return _to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise UnusableImageError(record.name, "is no image in a known format") from error
+    except _DECODE_ERRORS as error:
+        raise UnusableImageError(record.name, f"cannot be decoded: {error}") from error
+
+
+def _readable(image: str | bytes) -> str | BytesIO:
+    if isinstance(image, bytes):
+        return BytesIO(image)
+    if "://" not in image:
+        return image
+    import fsspec  # type: ignore[import-untyped]
+
+    with fsspec.open(image, "rb") as file:
+        return BytesIO(file.read())
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it to white
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")

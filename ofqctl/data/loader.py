@@ -1,0 +1,294 @@
+"""Batches from opened data, preprocessed as the model's own data config says.
+
+Which images are read, in which order and in which batches depends on the data, ``limit``, ``shuffle``, the
+seed and the epoch alone: never on the number of worker processes.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from ofqctl.data.images import ImageData, UnusableImageError
+from ofqctl.data.sources.source import Record
+from ofqctl.errors import DataError
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+class Skipped(NamedTuple):
+    """An image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+class ImageLoader:
+    """Batches (images float32 (B, C, H, W), labels int64 (B,)) of opened data.
+
+    An image that cannot be decoded is left out of its batch and listed in `skipped`.
+
+    Args:
+        data: The images.
+        transform: PIL image to float32 tensor (C, H, W).
+        batch_size: Images a batch, >= 1.
+        workers: Loader processes; 0 loads in this one.
+        limit: Read that many images only, drawn with ``seed`` from the whole set
+            (from a shuffle buffer, if streamed).
+        shuffle: A new order each epoch; limited streams keep theirs.
+        seed: Decides the draw and the orders.
+        pin_memory: Copy batches to page-locked memory.
+
+    Attributes:
+        transform_text: The preprocessing, its steps in order.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        transform: Transform,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        limit: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        _check_counts({"batch size": (batch_size, 1), "workers": (workers, 0), "limit": (limit, 1)})
+        self.data = data
+        self.transform = transform
+        self.transform_text = ", ".join(str(step) for step in getattr(transform, "transforms", [transform]))
+        self.batch_size = batch_size
+        self.limit = limit
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        self.workers = workers
+        self.pin_memory = pin_memory
+        self._skipped: dict[str, str] = {}
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The images left out so far, each once."""
+        return [Skipped(name, reason) for name, reason in self._skipped.items()]
+
+    @property
+    def image_count(self) -> int | None:
+        """Number of images an epoch visits, decodable or not; None if unknown."""
+        known = [count for count in (self.data.image_count, self.limit) if count is not None]
+        return None if self.data.image_count is None else min(known)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose order the next iteration takes."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.image_count is None:
+            raise TypeError(f"{self.data.name} is streamed: its number of batches is unknown")
+        return math.ceil(self.image_count / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        visited = decoded = 0
+        for batch in self._batches():
+            if batch.fault is not None:
+                raise batch.fault
+            self._skipped.update(batch.skipped)
+            visited += len(batch.labels) + len(batch.skipped)
+            decoded += len(batch.labels)
+            if len(batch.labels):
+                yield batch.images, batch.labels
+        if not decoded:
+            first = f"; the first, {self.skipped[0].name}, {self.skipped[0].reason}" if visited else ""
+            raise DataError(f"{self.data.name}: none of its {visited} images can be used{first}")
+
+    def _batches(self) -> Iterable["_Batch"]:
+        # It seeds augmentation in worker processes; without any, augmentation draws from the global generators.
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        samples: Dataset[_Item]
+        order: Sequence[int] | None = None
+        if self.data.streaming:
+            samples = _StreamedSamples(
+                self.data, self.transform, self.batch_size, self.limit, self._stream_seed()
+            )
+        else:
+            samples, order = _Samples(self.data, self.transform), self._order()
+        return DataLoader(
+            samples,
+            batch_size=self.batch_size,
+            sampler=order,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            collate_fn=_collate,
+            generator=generator,
+        )
+
+    def _order(self) -> list[int]:
+        """Indices of this epoch's images in the order they are read."""
+        count = len(self.data)
+        chosen = list(range(count))
+        if self.limit is not None and self.limit < count:
+            chosen = _permuted(chosen, self.seed)[: self.limit]
+        return _permuted(chosen, self.seed + self.epoch) if self.shuffle else chosen
+
+    def _stream_seed(self) -> int | None:
+        if self.limit is not None:
+            return self.seed
+        return self.seed + self.epoch if self.shuffle else None
+
+
+def image_loader(
+    data: ImageData,
+    config: Mapping[str, Any],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    limit: int | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    pin_memory: bool = False,
+    augmentation: Mapping[str, Any] | None = None,
+) -> ImageLoader:
+    """Batches of ``data``, preprocessed as the model's data config says.
+
+    Args:
+        data: The images.
+        config: timm's data config: input_size, interpolation, mean, std, crop_pct and crop_mode.
+        batch_size: Images a batch, >= 1.
+        workers: Loader processes; 0 loads in this one.
+        limit: Read that many images only, drawn with ``seed`` from the whole set.
+        shuffle: A new order each epoch.
+        seed: Decides the draw and the orders.
+        pin_memory: Copy batches to page-locked memory.
+        augmentation: Options of `timm.data.create_transform` for training, e.g.
+            ``{"auto_augment": "rand-m9"}``; None preprocesses for evaluation.
+
+    Raises:
+        DataError: A count is out of range, or the model takes other than 3 channels.
+    """
+    return ImageLoader(
+        data,
+        _transform(config, augmentation),
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        shuffle=shuffle,
+        seed=seed,
+        pin_memory=pin_memory,
+    )
+
+
+def _transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None) -> Transform:
+    from timm.data.transforms_factory import create_transform
+
+    input_size = tuple(config["input_size"])
+    if input_size[0] != 3:
+        raise DataError(f"data config: the model takes {input_size[0]} channels; images are loaded with 3")
+    transform: Transform = create_transform(
+        input_size,
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_pct=config.get("crop_pct"),
+        crop_mode=config.get("crop_mode"),
+        is_training=augmentation is not None,
+        **(augmentation or {}),
+    )
+    return transform
+
+
+class _Sample(NamedTuple):
+    image: Tensor
+    label: int
+
+
+# A fault travels as a value: DataLoader would bury its message in a worker's traceback.
+_Item = _Sample | Skipped | DataError
+
+
+class _Batch(NamedTuple):
+    """What became of the images of one batch: (B, C, H, W) and (B,) with those left out missing."""
+
+    images: Tensor
+    labels: Tensor
+    skipped: list[Skipped]
+    fault: DataError | None
+
+
+class _Samples(Dataset[_Item]):
+    """Preprocessed images by index."""
+
+    def __init__(self, data: ImageData, transform: Transform) -> None:
+        self.data, self.transform = data, transform
+
+    def __getitem__(self, index: int) -> _Item:
+        try:
+            image, label = self.data[index]
+        except UnusableImageError as error:
+            return Skipped(error.name, error.reason)
+        except DataError as error:
+            return error
+        return _Sample(self.transform(image), label)
+
+
+class _StreamedSamples(IterableDataset[_Item]):
+    """Preprocessed images of a stream; each worker reads all and decodes every ``workers``-th batch."""
+
+    def __init__(
+        self, data: ImageData, transform: Transform, batch_size: int, limit: int | None, seed: int | None
+    ) -> None:
+        self.data, self.transform = data, transform
+        self.batch_size, self.limit, self.seed = batch_size, limit, seed
+
+    def __iter__(self) -> Iterator[_Item]:
+        worker = get_worker_info()
+        count, mine = (worker.num_workers, worker.id) if worker else (1, 0)
+        if worker:
+            _forget_inherited_locks()
+        records = islice(self.data.stream(self.seed), self.limit)
+        try:
+            for number, record in enumerate(records):
+                if number // self.batch_size % count == mine:
+                    yield self._item(record)
+        except DataError as error:
+            yield error
+
+    def _item(self, record: Record) -> _Item:
+        try:
+            image, label = self.data.load(record)
+        except UnusableImageError as error:
+            return Skipped(error.name, error.reason)
+        return _Sample(self.transform(image), label)
+
+
+def _forget_inherited_locks() -> None:
+    """Let a forked process read remote files: a lock held by the parent's reader would never be released."""
+    import fsspec.asyn  # type: ignore[import-untyped]
+
+    fsspec.asyn.reset_lock()
+
+
+def _collate(items: Sequence[_Item]) -> _Batch:
+    samples = [item for item in items if isinstance(item, _Sample)]
+    images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
+    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+    faults = [item for item in items if isinstance(item, DataError)]
+    return _Batch(
+        images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None)
+    )
+
+
+def _permuted(indices: list[int], seed: int) -> list[int]:
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [indices[position] for position in order]
+
+
+def _check_counts(counts: Mapping[str, tuple[int | None, int]]) -> None:
+    for name, (value, lowest) in counts.items():
+        if value is not None and value < lowest:
+            raise DataError(f"{name}: {value} is too small; at least {lowest} is allowed")

@@ -1,0 +1,94 @@
+"""From what a person typed to opened data."""
+
+import os
+import re
+from pathlib import Path
+
+from ofqctl.data.class_map import read_class_map
+from ofqctl.data.images import ImageData
+from ofqctl.data.labels import map_labels
+from ofqctl.data.sources.digits import open_digits
+from ofqctl.data.sources.folder import is_image, open_folder
+from ofqctl.data.sources.huggingface import check_hub, open_datasets
+from ofqctl.data.sources.source import Source
+from ofqctl.data.spec import DataSpec, LabelSpace
+from ofqctl.errors import DataError, did_you_mean
+
+DIGITS = "digits"
+HUB_PREFIX = "hfds/"
+
+
+def open_data(spec: DataSpec, labels: LabelSpace | None = None) -> ImageData:
+    """Open data and map its classes onto the labels of a model.
+
+    Args:
+        spec: What a person typed.
+        labels: The labels of the model; None if it takes those of the data.
+
+    Raises:
+        DataError: The data is missing, unreadable or empty, or its classes do not fit the model.
+    """
+    class_map = read_class_map(spec.class_map) if spec.class_map else None
+    source, unused = _open_source(spec)
+    if source.classes is None:
+        unused += ["--class-map"] if class_map else []
+        mapping = None
+    else:
+        mapping = map_labels(source.classes, labels, class_map, source.name)
+    notes = [f"{option} has no effect on {spec.path}" for option in unused]
+    return ImageData(source, mapping, labels or LabelSpace(0), notes)
+
+
+def _open_source(spec: DataSpec) -> tuple[Source, list[str]]:
+    """The source that reads ``spec``, and the options it has no use for."""
+    if spec.path.startswith(HUB_PREFIX):
+        name = spec.path.removeprefix(HUB_PREFIX)
+        check_hub(name)
+        return open_datasets(name, spec), []
+    if spec.path == DIGITS:
+        return open_digits(spec.split), _table_options(spec)
+    root = _existing_folder(spec.path)
+    if _holds_parquet(root):
+        return open_datasets(str(root.resolve()), spec), []
+    return open_folder(root, spec.split), _table_options(spec)
+
+
+def _table_options(spec: DataSpec) -> list[str]:
+    given = {
+        "--image-column": spec.image_column,
+        "--label-column": spec.label_column,
+        "--streaming": spec.streaming,
+    }
+    return [option for option, value in given.items() if value]
+
+
+def _existing_folder(path: str) -> Path:
+    root = Path(path).expanduser()
+    try:
+        if root.is_dir():
+            return root
+        exists = root.exists()
+        siblings = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}", hint="check its permissions: ls -ld"
+        ) from error
+    if exists:
+        raise DataError(
+            f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}", hint=f"--data {root.parent}"
+        )
+    hint = did_you_mean(root.name, [*siblings, DIGITS])
+    if hint is None and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        hint = f"--data {HUB_PREFIX}{path} reads the set of that name from the hub"
+    raise DataError(f"{path}: no such folder; data is a folder, {HUB_PREFIX}NAME or {DIGITS}", hint=hint)
+
+
+def _holds_parquet(root: Path) -> bool:
+    """Whether the first data file below ``root`` is parquet rather than an image."""
+    for _, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(is_image(name) for name in files):
+            return False
+        if any(name.lower().endswith(".parquet") for name in files):
+            return True
+    return False

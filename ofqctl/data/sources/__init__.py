@@ -1,0 +1,1 @@
+"""Readers, one a kind of data: image folders, `datasets` tables (local and hub), the built-in digits."""

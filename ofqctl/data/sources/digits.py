@@ -1,0 +1,38 @@
+"""The built-in data: scikit-learn's 1797 handwritten digits, which need neither files nor a network."""
+
+from ofqctl.data.sources.source import ClassNames, Record, Source
+from ofqctl.data.sources.splits import default_split, find_split
+
+_TRAIN_IMAGES = 1437
+_SPLITS = ("train", "test")
+
+
+def open_digits(split: str | None) -> Source:
+    """Open the digits 0..9 as 8x8 RGB images, stratified into 1437 to train on and 360 to test on.
+
+    Args:
+        split: 'train', or 'test' (also called 'val'); None takes 'test'.
+
+    Raises:
+        DataError: Another split was named.
+    """
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    asked = "test" if split in ("val", "validation", "valid") else split
+    chosen = find_split(asked, _SPLITS, "digits") if asked else default_split(_SPLITS, "digits")
+    digits = load_digits()
+    parts = train_test_split(
+        np.arange(len(digits.target)), train_size=_TRAIN_IMAGES, stratify=digits.target, random_state=0
+    )
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    records = [
+        Record(f"digits[{index}]", Image.fromarray(grey[index]).convert("RGB"), str(digits.target[index]))
+        for index in parts[_SPLITS.index(chosen)].tolist()
+    ]
+    names = tuple(str(digit) for digit in range(10))
+    return Source(
+        f"digits/{chosen}", records, ClassNames(names, "digits", "by value", numbered=True), len(names)
+    )

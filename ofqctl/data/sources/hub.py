@@ -1,0 +1,46 @@
+"""Whether the Hugging Face hub can be asked for a dataset."""
+
+from typing import cast
+
+from ofqctl.errors import DataError
+
+_TIMEOUT = 10.0
+
+
+def check_hub(name: str) -> None:
+    """Ask the hub for a set, so that a missing network shows within seconds rather than after many retries.
+
+    Offline mode (HF_HUB_OFFLINE=1) asks nothing: what was downloaded before is used.
+
+    Raises:
+        DataError: The hub cannot be reached, or has no such set that may be read.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().dataset_info(name, timeout=_TIMEOUT)
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise DataError(
+            f"hfds/{name}: the hub has no dataset '{name}' that may be read without signing in",
+            hint="check the name; a gated or private set needs `hf auth login`",
+        ) from error
+    except (OSError, http_error()) as error:
+        raise DataError(
+            f"hfds/{name}: the Hugging Face hub cannot be reached: {first_line(error)}",
+            hint=f"`hf download --repo-type dataset {name} --local-dir DIR` where there is a network, "
+            "then --data DIR; HF_HUB_OFFLINE=1 uses a copy loaded before",
+        ) from error
+
+
+def http_error() -> type[Exception]:
+    """What the hub's client raises, whichever HTTP library it is built on."""
+    from huggingface_hub import errors
+
+    return cast("type[Exception]", errors.HTTPError)  # type: ignore[attr-defined]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,117 @@
+"""Tables read with the `datasets` library: a local directory with parquet files, or a set on the hub."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ofqctl.data.sources.columns import image_column, is_class_label, is_text, label_column
+from ofqctl.data.sources.hub import first_line, http_error
+from ofqctl.data.sources.rows import ClassNameOf, StreamRecords, TableRecords
+from ofqctl.data.sources.source import ClassNames, Source
+from ofqctl.data.sources.splits import default_split, find_split
+from ofqctl.data.spec import DataSpec
+from ofqctl.errors import DataError
+
+
+def open_datasets(repo: str, spec: DataSpec) -> Source:
+    """Open a `datasets` table.
+
+    Args:
+        repo: Local directory, or name of a set on the hub.
+        spec: Split, columns and whether to stream.
+
+    Raises:
+        DataError: Not a dataset, damaged, empty, or without the split or column asked for.
+    """
+    import datasets
+
+    with data_errors(spec.path):
+        splits = [str(name) for name in datasets.get_dataset_split_names(repo)]
+        split, notes = _choose_split(spec, splits)
+        table = datasets.load_dataset(repo, split=split, streaming=spec.streaming)
+    where = f"{spec.path}:{split}"
+    if table.features is None:
+        raise DataError(f"{where}: the columns are unknown before reading", hint="leave out --streaming")
+    image, image_note = image_column(table.features, spec.image_column, where)
+    label, label_note = label_column(table.features, spec.label_column, where)
+    notes += [note for note in (image_note, label_note) if note]
+    with data_errors(where):
+        # Bytes, not images: a damaged one is then ours to skip.
+        table = table.select_columns([name for name in (image, label) if name])
+        table = table.cast_column(image, datasets.Image(decode=False))
+    return _source(where, table, image, label, notes)
+
+
+@contextmanager
+def data_errors(where: str) -> Iterator[None]:
+    """Turn what `datasets` raises on missing, damaged or odd data into a DataError.
+
+    Progress bars are shown on a terminal only.
+    """
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    quiet = not sys.stderr.isatty() and datasets.is_progress_bar_enabled()
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    except (DatasetsError, OSError, http_error(), ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{where}: `datasets` cannot read it: {first_line(error.__cause__ or error)}",
+            hint="a directory needs intact parquet files, a hub set a network or an earlier download",
+        ) from error
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
+
+
+def _choose_split(spec: DataSpec, splits: list[str]) -> tuple[str, list[str]]:
+    """The split to load, slices such as ``train[:10%]`` kept, and a note if none was named."""
+    if spec.split is None:
+        split = default_split(splits, spec.path)
+        return split, [f"split '{split}' was taken from {', '.join(splits)}"]
+    name, bracket, part = spec.split.partition("[")
+    return find_split(name, splits, spec.path) + bracket + part, []
+
+
+def _source(where: str, table: Any, image: str, label: str | None, notes: list[str]) -> Source:
+    """A table with its image column undecoded, as a source."""
+    import datasets
+
+    if isinstance(table, datasets.IterableDataset):
+        classes = _classes(table.features[label], None) if label else None
+        stream = StreamRecords(where, table, image, _class_name_of(table, label), data_errors)
+        return Source(where, stream, classes, None, tuple(notes))
+    if len(table) == 0:
+        raise DataError(f"{where}: the split is empty; at least one image is needed")
+    labels = _labels_used(table, label) if label else []
+    if label and not labels:
+        notes.append(f"label column '{label}' of {where} holds no labels: the images are unlabelled")
+        label = None
+    classes = _classes(table.features[label], labels) if label else None
+    rows = TableRecords(where, table, image, _class_name_of(table, label))
+    return Source(where, rows, classes, len(labels) or None, tuple(notes))
+
+
+def _labels_used(table: Any, label: str) -> list[Any]:
+    """The distinct labels, sorted; what stands for 'no label' (nothing, or a negative number) left out."""
+    values = [value for value in table.unique(label) if value is not None]
+    return sorted(value for value in values if isinstance(value, str) or value >= 0)
+
+
+def _classes(feature: Any, labels: list[Any] | None) -> ClassNames:
+    """The classes of a label column; ``labels`` are those that occur, None if the table is streamed."""
+    if is_class_label(feature):
+        return ClassNames(tuple(feature.names), "classes", "in the data's own order")
+    numbered = not is_text(feature)
+    if labels is None:
+        return ClassNames(None, "classes", "in the data's own order", numbered)
+    names = [str(number) for number in range(labels[-1] + 1)] if numbered else labels
+    return ClassNames(tuple(names), "classes", "as numbered in the data" if numbered else "sorted by name", numbered)
+
+
+def _class_name_of(table: Any, label: str | None) -> ClassNameOf:
+    feature = table.features[label] if label else None
+    return ClassNameOf(label, tuple(feature.names) if is_class_label(feature) else ())

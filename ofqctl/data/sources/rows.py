@@ -1,0 +1,106 @@
+"""Rows of a `datasets` table as records, by index or as a stream."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, overload
+
+from ofqctl.data.sources.source import Record
+
+_SHUFFLE_BUFFER = 1000
+
+
+class ClassNameOf:
+    """Gives a row's class name; a class rather than a closure, so that it travels to loader processes.
+
+    Args:
+        column: The label column; None if nothing is labelled.
+        names: Class names by number, where the column declares them.
+    """
+
+    def __init__(self, column: str | None, names: tuple[str, ...] = ()) -> None:
+        self.column = column
+        self.names = names
+
+    def __call__(self, row: Any) -> str | None:
+        """The class name of a row; None where it has no label."""
+        value = row[self.column] if self.column else None
+        if value is None or isinstance(value, str):
+            return value
+        if value < 0:
+            return None
+        return self.names[value] if value < len(self.names) else str(value)
+
+
+class TableRecords(Sequence[Record]):
+    """The rows of a table.
+
+    Args:
+        where: Name of the data, for messages.
+        table: A `datasets.Dataset` whose image column is undecoded.
+        image: Name of the image column.
+        class_name_of: Gives a row's class name.
+    """
+
+    def __init__(self, where: str, table: Any, image: str, class_name_of: ClassNameOf) -> None:
+        self.where = where
+        self.table = table
+        self.image = image
+        self.class_name_of = class_name_of
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        row = self.table[index]
+        return Record(f"{self.where}[{index}]", _content(row[self.image]), self.class_name_of(row))
+
+
+class StreamRecords:
+    """The rows of a streamed table.
+
+    Args:
+        where: Name of the data, for messages.
+        table: A `datasets.IterableDataset` whose image column is undecoded.
+        image: Name of the image column.
+        class_name_of: Gives a row's class name.
+        data_errors: Context that turns what reading raises into a DataError.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        table: Any,
+        image: str,
+        class_name_of: ClassNameOf,
+        data_errors: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        self.where = where
+        self.table = table
+        self.image = image
+        self.class_name_of = class_name_of
+        self.data_errors = data_errors
+
+    def __iter__(self) -> Iterator[Record]:
+        with self.data_errors(self.where):
+            # `iter` gives every row in every loader process; plain iteration would share them out by file.
+            for index, rows in enumerate(self.table.iter(batch_size=1)):
+                row = {name: values[0] for name, values in rows.items()}
+                yield Record(f"{self.where}[{index}]", _content(row[self.image]), self.class_name_of(row))
+
+    def shuffled(self, seed: int) -> "StreamRecords":
+        """The same rows, shuffled by file and within a buffer of 1000 rows."""
+        table = self.table.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
+        return StreamRecords(self.where, table, self.image, self.class_name_of, self.data_errors)
+
+
+def _content(value: Any) -> str | bytes:
+    """An undecoded image as its bytes, or as the path or URL of its file; nothing where there is none."""
+    if value is None:
+        return b""
+    return str(value["path"]) if value["bytes"] is None else bytes(value["bytes"])

@@ -1,0 +1,131 @@
+"""The two matrix products of attention, on quantized operands."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ofqctl.quantizers import build_quantizer
+from ofqctl.recipe import QuantizerPlan
+
+MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+
+
+class AttentionProducts(nn.Module):
+    """``softmax(q k^T * scale + bias) v`` with quantized query, key, softmax output and value.
+
+    Args:
+        operands: Quantizers of ``q``, ``k``, ``softmax`` and ``v``; a missing one stays float.
+    """
+
+    def __init__(self, operands: Mapping[str, QuantizerPlan]) -> None:
+        super().__init__()
+        for name in ("q", "k", "softmax", "v"):
+            plan = operands.get(name)
+            self.add_module(name, nn.Identity() if plan is None else build_quantizer(plan))
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """The signature and meaning of ``F.scaled_dot_product_attention``.
+
+        Args:
+            query: (..., N, d).
+            key: (..., M, d).
+            value: (..., M, e).
+            attn_mask: Added to the logits, or True where attention is allowed; broadcasts to (..., N, M).
+            dropout_p: Probability of dropping a softmax output.
+            is_causal: Whether query i sees keys 0..i only.
+            scale: Factor of the logits, ``d ** -0.5`` by default.
+            enable_gqa: Whether several query heads share a key and value head.
+
+        Returns:
+            (..., N, e).
+        """
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (t.repeat_interleave(groups, dim=-3) for t in (key, value))
+        logits = self.q(query) @ self.k(key).transpose(-2, -1)
+        logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return self.mix(logits, value, attn_mask, dropout_p, is_causal)
+
+    def mix(
+        self, logits: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool
+    ) -> Tensor:
+        """Softmax of masked ``logits`` (..., N, M) times ``value`` (..., M, e)."""
+        if is_causal:
+            allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+            logits = logits.masked_fill(~allowed, float("-inf"))
+        elif attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(~attn_mask, float("-inf"))
+        elif attn_mask is not None:
+            logits = logits + attn_mask
+        weights = logits.softmax(dim=-1)
+        if dropout_p > 0.0:
+            weights = F.dropout(weights, dropout_p)
+        return self.softmax(weights) @ self.v(value)  # type: ignore[no-any-return]
+
+    def multiply_query_key(self, query: Tensor, transposed_key: Tensor) -> Tensor:
+        """``query @ transposed_key``, (..., N, d) and (..., d, M), on their codes."""
+        key = self.k(transposed_key.transpose(-2, -1))
+        return self.q(query) @ key.transpose(-2, -1)  # type: ignore[no-any-return]
+
+    def multiply_softmax_value(self, weights: Tensor, value: Tensor) -> Tensor:
+        """``weights @ value``, (..., N, M) and (..., M, e), on their codes."""
+        return self.softmax(weights) @ self.v(value)  # type: ignore[no-any-return]
+
+
+class Redirected(TorchFunctionMode):
+    """While active, hands the products that timm's own attention code calls to ``products``.
+
+    With ``fused`` that is the one call of ``scaled_dot_product_attention``; otherwise the first matrix product is the
+    one of query and key, the second the one of softmax output and value.
+    """
+
+    def __init__(self, products: AttentionProducts, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self._attend = products.attend
+        self._multiply = iter((products.multiply_query_key, products.multiply_softmax_value))
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func``, or the product that stands for it."""
+        if self.fused and func is F.scaled_dot_product_attention:
+            func = self._attend
+        elif not self.fused and func in MATMULS:
+            func = next(self._multiply)
+        return func(*args, **(kwargs or {}))
+
+
+class QuantAttention(nn.Module):
+    """Mix-in that runs a timm attention class as it is, but for its two products.
+
+    Attributes:
+        products: What computes them.
+        fused: Whether timm's code calls ``scaled_dot_product_attention`` for them.
+    """
+
+    products: AttentionProducts
+    fused: bool
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """timm's own forward."""
+        with Redirected(self.products, fused=self.fused):
+            return super().forward(*args, **kwargs)

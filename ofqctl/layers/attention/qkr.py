@@ -1,0 +1,107 @@
+"""Query-key reparameterization (OFQ): the product of the two projections is quantized instead of each of them."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofqctl.layers.attention.products import AttentionProducts
+from ofqctl.layers.weight import WeightSite
+from ofqctl.quantizers import build_quantizer
+from ofqctl.recipe import ModulePlan
+
+
+class FusedQKV(Protocol):
+    """What a timm attention class must have for its query and key to be merged."""
+
+    qkv: nn.Linear
+    num_heads: int
+    scale: float
+
+
+class InputForEachHead(nn.Module):
+    """Takes the place of the ``qkv`` projection and passes the block's input on, as query, key and value.
+
+    timm splits what comes out here into heads and hands it to the products, which find the whole input there again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, 3, C), a view."""
+        return x.unsqueeze(2).expand(-1, -1, 3, -1)
+
+
+class MergedQueryKey(WeightSite):
+    """The weight ``W_qk[h] = Wq[h]^T Wk[h]``, (H, C, C); its latent weights are those of the two projections."""
+
+    def __init__(self, query: Tensor, key: Tensor, heads: int, plan: ModulePlan) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Parameter(query)
+        self.k = nn.Parameter(key)
+        self.register_buffer("merged", None, persistent=False)
+        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
+
+    def latent(self) -> Tensor:
+        """(H, C, C)."""
+        if self.merged is not None:
+            return self.merged
+        query, key = (w.unflatten(0, (self.heads, -1)) for w in (self.q, self.k))
+        return query.transpose(-2, -1) @ key
+
+    def install_value(self, value: Tensor) -> None:
+        """Take the product itself, (H, C, C), and drop the two projections."""
+        self.merged = value
+        self.q = self.k = None
+
+
+class QKRProducts(AttentionProducts):
+    """Attention whose logits are ``x_q W_qk x_q^T * scale``; ``x`` is quantized once and shared with the value.
+
+    A query bias adds ``bq^T Wk x_j`` to the logits of key j, which is kept exactly; the terms of a key bias are
+    constant over the keys and vanish in the softmax.
+
+    Args:
+        attention: The float attention block, its ``qkv`` still in place.
+        plan: Quantizer of the merged weight; of the operands ``x``, ``qkx``, ``softmax`` and ``v``.
+    """
+
+    def __init__(self, attention: FusedQKV, plan: ModulePlan) -> None:
+        super().__init__({name: p for name, p in plan.operands.items() if name in ("softmax", "v")})
+        for name in ("x", "qkx"):
+            operand = plan.operands.get(name)
+            self.add_module(name, nn.Identity() if operand is None else build_quantizer(operand))
+        self.heads, self.scale = attention.num_heads, attention.scale
+        query, key, value = attention.qkv.weight.detach().chunk(3)
+        self.qk = MergedQueryKey(query.clone(), key.clone(), self.heads, plan)
+        self.v_proj = nn.Linear(value.shape[1], value.shape[0], bias=attention.qkv.bias is not None)
+        self.v_proj.weight = nn.Parameter(value.clone())
+        self.key_term: nn.Parameter | None = None
+        if attention.qkv.bias is not None:
+            query_bias, _, value_bias = attention.qkv.bias.detach().chunk(3)
+            self.v_proj.bias = nn.Parameter(value_bias.clone())
+            if plan.query_bias:
+                per_head = key.unflatten(0, (self.heads, -1)), query_bias.unflatten(0, (self.heads, -1))
+                self.key_term = nn.Parameter(torch.einsum("hdc,hd->hc", *per_head))
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """As the overridden method, but query, key and value are all the block's input in heads, (B, H, N, C / H)."""
+        del query, key, scale, enable_gqa
+        x = self.x(value.transpose(1, 2).flatten(2))
+        weighted = F.linear(x, self.qk.quantized_weight().flatten(0, 1))
+        weighted = self.qkx(weighted.unflatten(2, (self.heads, -1)).transpose(1, 2))
+        logits = x.unsqueeze(1) @ weighted.transpose(-2, -1)
+        if self.key_term is not None:
+            logits = logits + torch.einsum("bnc,hc->bhn", x, self.key_term).unsqueeze(-2)
+        value = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return self.mix(logits * self.scale, value, attn_mask, dropout_p, is_causal)

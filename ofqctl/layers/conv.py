@@ -1,0 +1,45 @@
+"""Conv2d with a quantized weight and a quantized input."""
+
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+from ofqctl.layers.weight import WeightSite
+from ofqctl.quantizers import build_quantizer
+from ofqctl.recipe import ModulePlan
+
+
+class QuantConv2d(nn.Conv2d, WeightSite):
+    """Convolution of the quantized input with the quantized weight; takes over the parameters of the original.
+
+    Args:
+        conv: The float layer; timm's ``Conv2dSame`` keeps its padding.
+        plan: Quantizers of its ``weight`` and ``input``; a missing one stays float.
+    """
+
+    def __init__(self, conv: nn.Conv2d, plan: ModulePlan) -> None:
+        nn.Module.__init__(self)
+        for name in nn.Conv2d.__constants__:
+            setattr(self, name, getattr(conv, name))
+        self.transposed = False
+        self._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
+        self.weight, self.bias = conv.weight, conv.bias
+        self.pads_same = isinstance(conv, Conv2dSame)
+        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
+        operand = plan.operands.get("input")
+        self.input = nn.Identity() if operand is None else build_quantizer(operand)
+
+    def latent(self) -> Tensor:
+        """(out, in / groups, height, width)."""
+        return self.weight
+
+    def install_value(self, value: Tensor) -> None:
+        """Replace the weight, (out, in / groups, height, width)."""
+        self.weight = nn.Parameter(value, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height, width)."""
+        x = self.input(x)
+        if self.pads_same:
+            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        return self._conv_forward(x, self.quantized_weight(), self.bias)

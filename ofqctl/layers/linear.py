@@ -1,0 +1,37 @@
+"""Linear with a quantized weight and a quantized input."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofqctl.layers.weight import WeightSite
+from ofqctl.quantizers import build_quantizer
+from ofqctl.recipe import ModulePlan
+
+
+class QuantLinear(nn.Linear, WeightSite):
+    """``F.linear(input(x), quantized_weight(), bias)``; takes over the parameters of the Linear it replaces.
+
+    Args:
+        linear: The float layer.
+        plan: Quantizers of its ``weight`` and ``input``; a missing one stays float.
+    """
+
+    def __init__(self, linear: nn.Linear, plan: ModulePlan) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
+        operand = plan.operands.get("input")
+        self.input = nn.Identity() if operand is None else build_quantizer(operand)
+
+    def latent(self) -> Tensor:
+        """(out, in)."""
+        return self.weight
+
+    def install_value(self, value: Tensor) -> None:
+        """Replace the weight, (out, in)."""
+        self.weight = nn.Parameter(value, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return F.linear(self.input(x), self.quantized_weight(), self.bias)

@@ -1,0 +1,68 @@
+"""A weight that is quantized: latent while it is trained, decoded once when it only runs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.grids import Encoded
+from ofqctl.quantizers import Quantizer
+
+
+class WeightSite(nn.Module):
+    """Mix-in for a module with one quantized weight.
+
+    In training the value is computed from the latent weight at every call. In evaluation it is computed once and kept
+    until the latent weight or the quantizer changes. A module read from an artifact has no latent weight any more:
+    its codes are fixed and their value is decoded once for good.
+
+    Attributes:
+        weight_quantizer: None keeps the weight in float.
+    """
+
+    weight_quantizer: Quantizer | None
+
+    def latent(self) -> Tensor:
+        """The float weight behind the codes."""
+        raise AssertionError(f"{type(self).__name__} has no latent weight")
+
+    def install_value(self, value: Tensor) -> None:
+        """Take ``value``, the decoded codes, in place of the latent weight."""
+        raise AssertionError(f"{type(self).__name__} cannot take codes")
+
+    def quantized_weight(self) -> Tensor:
+        """The weight to compute with, differentiable with respect to the latent weight."""
+        if self.weight_quantizer is None or self.fixed_codes is not None:
+            return self.latent()
+        if self.training or torch.is_grad_enabled():
+            return self.weight_quantizer(self.latent())  # type: ignore[no-any-return]
+        tag = [(p.data_ptr(), p._version, p.device) for p in self.parameters()]
+        if self.__dict__.get("_decoded_from") != tag:
+            self.__dict__["_decoded"] = self.weight_quantizer(self.latent())
+            self.__dict__["_decoded_from"] = tag
+        decoded: Tensor = self.__dict__["_decoded"]
+        return decoded
+
+    def encode_weight(self) -> Encoded | None:
+        """Codes, steps and grid of the weight; None if it is float."""
+        if self.weight_quantizer is None:
+            return None
+        if self.fixed_codes is not None:
+            return self.fixed_codes
+        with torch.no_grad():
+            return self.weight_quantizer.encode(self.latent())
+
+    @property
+    def fixed_codes(self) -> Encoded | None:
+        """The codes that came from an artifact, or None if the weight is still latent."""
+        return self.__dict__.get("_fixed_codes")
+
+    def fix_codes(self, codes: Encoded) -> None:
+        """Run on these codes from now on, without a latent weight."""
+        with torch.no_grad():
+            self.install_value(codes.decode())
+        self.__dict__["_fixed_codes"] = codes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the decoded weight: a copy decodes its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_decoded", "_decoded_from")}

@@ -1,0 +1,18 @@
+"""From a name, hub id, local directory or checkpoint to a timm model with its data config."""
+
+from ofqctl.models.building import build_architecture
+from ofqctl.models.checkpoints import read_checkpoint, read_torch_file
+from ofqctl.models.loading import LoadedModel, ModelRequest, load_model
+from ofqctl.models.names import families, matching, resolve_name
+
+__all__ = [
+    "LoadedModel",
+    "ModelRequest",
+    "build_architecture",
+    "families",
+    "load_model",
+    "matching",
+    "read_checkpoint",
+    "read_torch_file",
+    "resolve_name",
+]

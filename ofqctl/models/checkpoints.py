@@ -1,0 +1,200 @@
+"""Weight files: read them without running anything they contain, and fit them to a model strictly."""
+
+import argparse
+import inspect
+import pickle
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+
+from ofqctl.errors import ModelError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+
+_NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_SHOWN = 4
+# What torch.load and timm's conversion functions are known to raise on a file made for something else.
+_FOREIGN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+
+
+def read_torch_file(path: Path) -> Any:
+    """Whatever a PyTorch file holds, e.g. the dict of epoch, arch and state_dict in a ``.pth.tar``.
+
+    Only tensors, plain containers and ``argparse.Namespace`` are built; nothing in the file is run.
+
+    Raises:
+        ModelError: The file is missing, wants to run code, is truncated or is no PyTorch file.
+    """
+    _check_is_file(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for '{wanted[1]}'" if wanted else "it holds more than tensors and plain containers"
+        raise ModelError(
+            f"checkpoint '{path}': refused, because {reason}, and loading it could run code",
+            hint="save its state_dict alone, with torch.save or as .safetensors, where you trust it",
+        ) from error
+    except OSError as error:
+        raise ModelError(f"checkpoint '{path}': cannot be read: {error.strerror or error}") from error
+    except _FOREIGN as error:
+        raise _damaged(path, "PyTorch", error) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` or PyTorch file, without wrapper prefixes such as ``module.``.
+
+    In a training checkpoint the averaged weights come first: ``state_dict_ema``, ``model_ema``,
+    ``state_dict``, ``model``, in this order.
+
+    Raises:
+        ModelError: The file is missing, of a kind not known, unsafe, truncated, or holds no state dict.
+    """
+    _check_is_file(path)
+    if path.suffix not in SUFFIXES:
+        raise ModelError(f"checkpoint '{path}': unknown kind '{path.suffix}'; allowed: {', '.join(SUFFIXES)}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    if isinstance(content, dict):
+        nested = next((key for key in _NESTED_KEYS if isinstance(content.get(key), dict)), None)
+        content = content[nested] if nested else content
+    if not isinstance(content, dict):
+        raise ModelError(f"checkpoint '{path}': holds a {type(content).__name__}; allowed: a state dict")
+    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange or not content:
+        seen = f"{_few(strange)} holds no tensor" if strange else "it is empty"
+        raise ModelError(
+            f"checkpoint '{path}': holds no state dict, {seen}; "
+            f"allowed: tensors by name, alone or under one of {', '.join(_NESTED_KEYS)}"
+        )
+    return dict(clean_state_dict(content))
+
+
+def load_weights(
+    model: nn.Module, state_dict: dict[str, Tensor], *, where: str, replace_head: bool
+) -> int | None:
+    """Put ``state_dict`` into ``model``; every tensor has to have its place and every place its tensor.
+
+    Names and shapes of other releases are first converted by timm's own function for the architecture, which
+    also resamples position embeddings to another image size.
+
+    Args:
+        model: A timm model, any weights.
+        state_dict: As read by `read_checkpoint`.
+        where: The file or directory, for messages.
+        replace_head: Let the model keep its own classifier where the file's is of another size or absent.
+
+    Returns:
+        The number of classes in the file (0 for a file without classifier) if the model kept its own
+        classifier, otherwise None.
+
+    Raises:
+        ModelError: Tensors are missing, not expected or of another shape.
+    """
+    state_dict = _converted(state_dict, model)
+    own = model.state_dict()
+    misfits = {key for key in own.keys() & state_dict.keys() if own[key].shape != state_dict[key].shape}
+    head = _head_tensors(model, own.keys() | state_dict.keys())
+    head_fits = not head & (misfits | (own.keys() ^ state_dict.keys()))
+    left_out = head if replace_head and not head_fits else set()
+    faults = {
+        "missing": sorted(own.keys() - state_dict.keys() - left_out),
+        "not expected": sorted(state_dict.keys() - own.keys() - left_out),
+        "of another shape": [_shapes(key, own, state_dict) for key in sorted(misfits - left_out)],
+    }
+    classes = next((len(state_dict[key]) for key in sorted(head & state_dict.keys())), 0)
+    if any(faults.values()):
+        only_head = len(faults["of another shape"]) == sum(map(len, faults.values())) and misfits <= head
+        raise _misfit(model, where, faults, classes if only_head else None)
+    kept = {key: value for key, value in state_dict.items() if key not in left_out}
+    model.load_state_dict(kept, strict=not left_out)
+    return classes if left_out else None
+
+
+def check_finite(model: nn.Module, *, where: str) -> None:
+    """Refuse weights with NaN or Inf in them, naming the first tensor that has any."""
+    bad = {
+        name: count
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and (count := int((~value.isfinite()).sum()))
+    }
+    if bad:
+        first, count = next(iter(bad.items()))
+        raise ModelError(
+            f"{where}: '{first}' has {count} values that are NaN or Inf"
+            f" ({len(bad)} such tensors, {sum(bad.values())} values in all); allowed: finite weights",
+            hint="take an earlier checkpoint",
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, "safetensors", error) from error
+    except OSError as error:
+        raise ModelError(f"checkpoint '{path}': cannot be read: {error.strerror or error}") from error
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise ModelError(
+            f"checkpoint '{path}': is a directory", hint=f"write 'local-dir:{path}' as the model"
+        )
+    if not path.is_file():
+        raise ModelError(f"checkpoint '{path}': there is no such file")
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> ModelError:
+    reason = str(error).strip().split("\n")[0].split(". ")[0] or "it ends too early"
+    return ModelError(
+        f"checkpoint '{path}': no {kind} file, or a truncated one ({path.stat().st_size} bytes): {reason}",
+        hint="download or copy it again",
+    )
+
+
+def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``state_dict`` through the conversion function of the timm module, if it has one that can read it."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state_dict
+    arguments = (dict(state_dict), model)[: len(inspect.signature(convert).parameters)]
+    try:
+        return dict(convert(*arguments))
+    except _FOREIGN:
+        return state_dict  # of another architecture: the comparison of names says so better
+
+
+def _head_tensors(model: Any, keys: Iterable[str]) -> set[str]:
+    """Those of ``keys`` that belong to the classifier of ``model``, or to one of its classifiers."""
+    classifiers = model.get_classifier()
+    classifiers = classifiers if isinstance(classifiers, tuple) else (classifiers,)
+    prefixes = tuple(
+        f"{name}." for name, module in model.named_modules() if any(module is head for head in classifiers)
+    )
+    return {key for key in keys if key.startswith(prefixes)}
+
+
+def _misfit(model: nn.Module, where: str, faults: dict[str, list[str]], classes: int | None) -> ModelError:
+    listed = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in faults.items() if names)
+    if classes is not None:
+        hint = f"`--num-classes {classes}` takes its {classes} classes, another number a new classifier"
+    else:
+        hint = "check that the model name is the one the weights were saved from"
+    return ModelError(f"{where}: does not fit a {type(model).__name__} of this size, {listed}", hint=hint)
+
+
+def _shapes(key: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    return f"{key} {tuple(found[key].shape)} instead of {tuple(own[key].shape)}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

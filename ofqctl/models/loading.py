@@ -1,0 +1,214 @@
+"""Load a model as it was asked for: pretrained, from a checkpoint, or with random weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from ofqctl.errors import ModelError
+from ofqctl.models.building import (
+    LOCAL_KEYS,
+    check_forward,
+    class_count,
+    construct,
+    follow_arguments,
+    weights_config,
+)
+from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint
+from ofqctl.models.origins import Origin, check_reachable, downloading, find_origin, find_weights
+
+# Arguments of timm.create_model that a request has fields for, or that give something else than a classifier.
+_RESERVED = frozenset(
+    (
+        "num_classes",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+        "features_only",
+    )
+)
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, with which weights.
+
+    Attributes:
+        name: A timm name with or without tag, a short name (see `resolve_name`), ``hf-hub:ORG/NAME`` or
+            ``local-dir:PATH``.
+        checkpoint: Weight file to load in place of the pretrained weights, see `read_checkpoint`.
+        pretrained: Whether to load pretrained weights where there is no checkpoint.
+        num_classes: Classes of the classifier, >= 1; None keeps those of the weights.
+        img_size: Height and width of the images, in pixels, >= 1; None keeps the model's own.
+        kwargs: Further arguments of the architecture, able to be written as JSON.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+    pretrained: bool = True
+    num_classes: int | None = None
+    img_size: int | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LoadedModel:
+    """A timm model and all that is needed to build it again; every dict can be written as JSON.
+
+    Attributes:
+        model: On the CPU, float32, in evaluation mode.
+        architecture: timm's entrypoint, without tag.
+        num_classes: Outputs of the classifier; 0 for a model without one.
+        model_kwargs: What `build_architecture` needs besides the number of classes.
+        pretrained_cfg: timm's description of the weights, its input size the one that was asked for.
+        data_config: Preprocessing: input_size (channels, height, width), interpolation, mean, std, crop_pct
+            and crop_mode.
+        source: Where the weights came from.
+        notes: What was done that nobody asked for in so many words.
+    """
+
+    model: nn.Module
+    architecture: str
+    num_classes: int
+    model_kwargs: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    data_config: dict[str, Any]
+    source: str
+    notes: list[str]
+
+
+def load_model(request: ModelRequest) -> LoadedModel:
+    """The model that ``request`` asks for, with its weights and its data config.
+
+    Raises:
+        ModelError: The name is unknown, the weights are out of reach, damaged, not finite or made for another
+            architecture, or the architecture does not take the arguments or the image size.
+    """
+    _check_request(request)
+    origin = find_origin(request.name)
+    kwargs = _model_kwargs(origin, request)
+    model, source, notes = _with_weights(origin, request, kwargs)
+    follow_arguments(model, kwargs)
+    data_config = _jsonable(resolve_model_data_config(model))  # type: ignore[no-untyped-call]
+    if "img_size" in kwargs:
+        check_forward(model, data_config["input_size"], where=f"model '{request.name}'")
+    return LoadedModel(
+        model=model,
+        architecture=origin.architecture,
+        num_classes=class_count(model),
+        model_kwargs=kwargs,
+        pretrained_cfg=_jsonable({k: v for k, v in weights_config(model).items() if k not in LOCAL_KEYS}),
+        data_config=data_config,
+        source=source,
+        notes=[*origin.notes, *notes],
+    )
+
+
+def _check_request(request: ModelRequest) -> None:
+    where = f"model '{request.name}'"
+    for option, value in (("num_classes", request.num_classes), ("img_size", request.img_size)):
+        if value is not None and value < 1:
+            raise ModelError(
+                f"{where}: {option} is {value}; allowed: 1 or more", hint=f"--{option.replace('_', '-')} N"
+            )
+    reserved = sorted(_RESERVED & request.kwargs.keys())
+    if reserved:
+        raise ModelError(
+            f"{where}: '{reserved[0]}' is not an argument of the architecture",
+            hint="use `--num-classes N`, `--checkpoint FILE` or `--no-pretrained`",
+        )
+    if request.img_size is not None and request.kwargs.get("img_size", request.img_size) != request.img_size:
+        raise ModelError(
+            f"{where}: img_size is {request.img_size} and, among the model's arguments, "
+            f"{request.kwargs['img_size']}; allowed: one of them"
+        )
+
+
+def _model_kwargs(origin: Origin, request: ModelRequest) -> dict[str, Any]:
+    """The architecture's arguments: config.json's, overridden by the request's."""
+    kwargs = {key: value for key, value in origin.model_args.items() if key not in _RESERVED}
+    kwargs.update(request.kwargs)
+    if request.img_size is not None:
+        kwargs["img_size"] = request.img_size
+    try:
+        return _jsonable({key: value for key, value in kwargs.items() if value is not None})
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"model '{request.name}': an argument cannot be written as JSON: {error}; "
+            f"allowed: numbers, text, true, false, lists and objects of these"
+        ) from error
+
+
+def _with_weights(
+    origin: Origin, request: ModelRequest, kwargs: dict[str, Any]
+) -> tuple[nn.Module, str, list[str]]:
+    """The model, where its weights came from, and notes on what was changed to fit them."""
+    wanted = request.pretrained and request.checkpoint is None
+    file = request.checkpoint
+    if wanted and origin.directory is not None:
+        file = find_weights(origin.directory)
+    if file is not None:
+        source = f"checkpoint {file}" if request.checkpoint else origin.label
+        model, notes = _from_file(origin, file, request.num_classes, kwargs)
+    elif wanted and origin.has_weights:
+        source = origin.label
+        model, notes = _pretrained(origin, request.num_classes, kwargs)
+    else:
+        model = construct(origin.timm_name, kwargs, num_classes=request.num_classes)
+        notes = (
+            [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
+        )
+        source = "random initialization"
+    if source != "random initialization":
+        check_finite(model, where=source)
+    if class_count(model) == 0:
+        notes.append(f"{origin.architecture} has no classifier: its output is features")
+    return model, source, notes
+
+
+def _from_file(
+    origin: Origin, file: Path, num_classes: int | None, kwargs: dict[str, Any]
+) -> tuple[nn.Module, list[str]]:
+    state_dict = read_checkpoint(file)
+    model = construct(origin.timm_name, kwargs, num_classes=num_classes)
+    replaced = load_weights(
+        model, state_dict, where=f"checkpoint '{file}'", replace_head=num_classes is not None
+    )
+    return model, [] if replaced is None else [_replacement(replaced, model)]
+
+
+def _pretrained(
+    origin: Origin, num_classes: int | None, kwargs: dict[str, Any]
+) -> tuple[nn.Module, list[str]]:
+    """The model with the weights that timm fetches.
+
+    They are loaded with their own classifier and it is replaced afterwards: given another number of classes,
+    timm would let any other tensor be missing too.
+    """
+    with downloading(f"model '{origin.timm_name}'"):
+        if origin.hub_id is not None:
+            check_reachable(origin.hub_id)
+        model = construct(origin.timm_name, kwargs, pretrained=True)
+    before = class_count(model)
+    if num_classes is None or num_classes == before:
+        return model, []
+    reset_classifier: Any = model.reset_classifier
+    reset_classifier(num_classes)
+    return model.eval(), [_replacement(before, model)]
+
+
+def _replacement(classes: int, model: nn.Module) -> str:
+    if classes == 0:
+        return f"a random classifier with {class_count(model)} classes was added"
+    return f"the classifier of {classes} classes was replaced by a random one with {class_count(model)}"
+
+
+def _jsonable(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` as it comes back from JSON: tuples as lists."""
+    return cast("dict[str, Any]", json.loads(json.dumps(value)))

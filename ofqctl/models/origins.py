@@ -1,0 +1,199 @@
+"""Where a model comes from: timm's registry, the Hugging Face hub or a local directory."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from timm.models import get_pretrained_cfg, is_model, load_model_config_from_hf, split_model_name_tag
+
+from ofqctl.errors import ModelError
+from ofqctl.models.checkpoints import SUFFIXES
+from ofqctl.models.names import resolve_name, unknown_architecture
+
+_PREFERRED_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model that was found, before it is built.
+
+    Attributes:
+        timm_name: What ``timm.create_model`` is given.
+        architecture: timm's entrypoint, without tag.
+        label: Where the pretrained weights come from, for people: ``timm/...``, ``hf-hub:...``.
+        hub_id: Repository the weights are fetched from, ``org/name`` or ``org/name@revision``.
+        directory: The local directory that holds the weights.
+        has_weights: Whether pretrained weights exist at all.
+        model_args: Arguments of the architecture that its config.json names.
+        notes: What was done to the name.
+    """
+
+    timm_name: str
+    architecture: str
+    label: str
+    hub_id: str | None = None
+    directory: Path | None = None
+    has_weights: bool = True
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def find_origin(name: str) -> Origin:
+    """The origin of a timm name, short name, ``hf-hub:org/name`` or ``local-dir:PATH``.
+
+    Raises:
+        ModelError: The name is unknown or ambiguous, or its config.json is missing, corrupt or out of reach.
+    """
+    source, separator, location = name.partition(":")
+    if not separator:
+        return _registered(name)
+    if source in ("hf-hub", "hf_hub") and location:
+        return _on_hub(location)
+    if source == "local-dir" and location:
+        return _in_directory(Path(location).expanduser().resolve())
+    raise ModelError(
+        f"model '{name}': unknown source; allowed: a timm name, hf-hub:ORG/NAME, local-dir:PATH",
+        hint="`ofqctl models 'PATTERN'` lists the timm names",
+    )
+
+
+def find_weights(directory: Path) -> Path:
+    """The weight file of a local directory: ``model.safetensors`` first, then timm's other names, then any.
+
+    Raises:
+        ModelError: There is none, or several of which none has one of the usual names.
+    """
+    preferred = [path for name in _PREFERRED_FILES if (path := directory / name).is_file()]
+    others = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if preferred or len(others) == 1:
+        return (preferred or others)[0]
+    if others:
+        found = ", ".join(path.name for path in others)
+        raise ModelError(
+            f"model 'local-dir:{directory}': several weight files, {found}; allowed: one, or {_PREFERRED_FILES[0]}",
+            hint="choose one with `--checkpoint FILE`",
+        )
+    raise ModelError(
+        f"model 'local-dir:{directory}': no weights; allowed: {', '.join(_PREFERRED_FILES)} "
+        f"or one other file that ends in {', '.join(SUFFIXES)}",
+        hint="`--no-pretrained` builds it with random weights",
+    )
+
+
+@contextmanager
+def downloading(what: str) -> Iterator[None]:
+    """Turn every way in which a download fails into a ModelError that starts with ``what``."""
+    try:
+        yield
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"{what}: not on the Hugging Face hub, or not open to you: {_first_line(error)}",
+            hint="check the id; a private or gated model needs `hf auth login`",
+        ) from error
+    except _connection_errors() as error:
+        raise ModelError(
+            f"{what}: the weights could not be downloaded: {_first_line(error)}",
+            hint="without a network: `--no-pretrained`, `--checkpoint FILE` or a model `local-dir:PATH`",
+        ) from error
+
+
+def check_reachable(hub_id: str) -> None:
+    """Ask the hub for ``hub_id`` once, unless it is in the cache.
+
+    The client repeats a failed download for most of a minute, once for every file name that timm tries.
+    """
+    repository, _, revision = hub_id.partition("@")
+    try:
+        snapshot_download(repository, revision=revision or None, local_files_only=True)
+    except LocalEntryNotFoundError:
+        HfApi().model_info(repository, revision=revision or None, timeout=_CONNECT_SECONDS)
+
+
+def _registered(name: str) -> Origin:
+    timm_name = resolve_name(name)
+    cfg = get_pretrained_cfg(timm_name)
+    hub_id = cfg.hf_hub_id if cfg else None
+    return Origin(
+        timm_name=timm_name,
+        architecture=split_model_name_tag(timm_name)[0],
+        label=hub_id or f"timm/{timm_name}",
+        hub_id=hub_id,
+        has_weights=bool(cfg and cfg.has_weights),
+        notes=() if timm_name == name else (f"'{name}' completed to '{timm_name}'",),
+    )
+
+
+def _on_hub(hub_id: str) -> Origin:
+    where = f"model 'hf-hub:{hub_id}'"
+    with downloading(where):
+        check_reachable(hub_id)
+        try:
+            _, architecture, model_args = load_model_config_from_hf(hub_id)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ModelError(
+                f"{where}: its config.json is not timm's: {type(error).__name__} {error}",
+                hint="only repositories in timm's layout can be read",
+            ) from error
+    _check_architecture(where, architecture)
+    name = f"hf-hub:{hub_id}"
+    return Origin(name, architecture, label=name, hub_id=hub_id, model_args=model_args or {})
+
+
+def _in_directory(directory: Path) -> Origin:
+    name = f"local-dir:{directory}"
+    config = _read_config(directory)
+    architecture = config.get("architecture")
+    _check_architecture(f"model '{name}', config.json", architecture)
+    return Origin(
+        name, str(architecture), label=name, directory=directory, model_args=config.get("model_args") or {}
+    )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """The config.json of ``directory``, a JSON object."""
+    path = directory / "config.json"
+    if not directory.is_dir():
+        raise ModelError(f"model 'local-dir:{directory}': there is no such directory")
+    if not path.is_file():
+        raise ModelError(
+            f"model 'local-dir:{directory}': no config.json in it",
+            hint="timm.models.save_for_hf writes such a directory; a bare weight file goes to `--checkpoint`",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model 'local-dir:{directory}': config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(
+            f"model 'local-dir:{directory}': config.json holds a {type(config).__name__}, not an object"
+        )
+    return config
+
+
+def _check_architecture(where: str, architecture: object) -> None:
+    if not isinstance(architecture, str):
+        raise ModelError(f"{where}: 'architecture' is {architecture!r}; allowed: the name of a timm model")
+    if not is_model(architecture):
+        raise unknown_architecture(where, architecture)
+
+
+def _connection_errors() -> tuple[type[BaseException], ...]:
+    """OSError, and the base error of the HTTP client that the hub's library has imported."""
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return OSError, *(client.HTTPError for client in clients if client)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,141 @@
+"""The OFQ authors' checkpoint files (``.pth.tar``, timm layout) -> a quantized model of ours.
+
+Their tensors become ours by name and by shape; nothing is left over and nothing is left at its start value.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.convert import convert
+from ofqctl.errors import ArtifactError
+from ofqctl.grids import UniformGrid
+from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.catalogue import load
+
+# their name -> ours; `{}` stands for what the first group matched
+_QUANTIZER_NAMES = (
+    (r"(.*)\.input_quant_fn\.s", "{}.input.step"),
+    (r"(.*)\.lsqw_fn\.s", "{}.weight_quantizer.step"),
+    (r"(.*)\.quan_a_(\w+)_fn\.s", "{}.products.{}.step"),
+    (r"(.*)\.move_(qkx|v|q|k)_b4\.bias", "{}.products.{}.before"),
+    (r"(.*)\.move_(qkx|v|q|k)_aft\.bias", "{}.products.{}.after"),
+    (r"(.*)\.move_b4\.bias", "{}.input.before"),
+    (r"(.*)\.move_aft\.bias", "{}.input.after"),
+)
+_QKR_NAMES = (
+    (r"(.*)\.quant_x_4_qkv\.input_quant_fn\.s", "{}.products.x.step"),
+    (r"(.*)\.quant_x_4_qkv\.move_b4\.bias", "{}.products.x.before"),
+    (r"(.*)\.quant_x_4_qkv\.move_aft\.bias", "{}.products.x.after"),
+    (r"(.*\.attn)\.(q|k)\.weight", "{}.products.qk.{}"),
+    (r"(.*\.attn)\.v\.(weight|bias)", "{}.products.v_proj.{}"),
+)
+_CONSTANTS = (".clip_val", ".signed")  # StatsQ's constant 2, and the sign of a grid
+
+
+def recipe_for(state: Mapping[str, Tensor], *, wbits: int, abits: int) -> Recipe:
+    """The recipe that a checkpoint was trained with.
+
+    Args:
+        state: The authors' state dict.
+        wbits: Bits of the weights; the file does not say.
+        abits: Bits of the activations; the file does not say.
+
+    Raises:
+        ArtifactError: This is no OFQ checkpoint.
+    """
+    if not any(name.endswith(".input_quant_fn.s") for name in state):
+        raise ArtifactError(
+            "checkpoint: no OFQ quantizers in it (no name ends in '.input_quant_fn.s')",
+            hint="`ofqctl quantize MODEL --checkpoint FILE` starts from a float checkpoint",
+        )
+    qkr = any(name.endswith(".attn.q.weight") for name in state)
+    assignments = [
+        "name=ofq/imported",
+        f"weights.bits={wbits}",
+        f"activations.bits={abits}",
+        f"attention.qkr={str(qkr).lower()}",
+        "attention.query_bias=false",
+    ]
+    return load("ofq/vit_w2a2", assignments)
+
+
+def translate(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The authors' tensors, or gradients of them, under our names and in our shapes.
+
+    Args:
+        state: By the authors' names.
+        shapes: Of our tensors, by our names; a tensor that fits none keeps the authors' shape.
+    """
+    translated: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(_CONSTANTS):
+            continue
+        if name.endswith(".move_qkv_b4.bias"):
+            block = name.removesuffix(".move_qkv_b4.bias")
+            for operand, part in zip("qkv", tensor.chunk(3), strict=True):
+                translated[f"{block}.products.{operand}.before"] = part
+            continue
+        translated[_our_name(name)] = tensor
+    return {name: _in_our_shape(name, tensor, shapes.get(name)) for name, tensor in translated.items()}
+
+
+def _in_our_shape(name: str, tensor: Tensor, shape: torch.Size | None) -> Tensor:
+    if shape is None or shape.numel() != tensor.numel():
+        return tensor
+    if name.endswith(".qkx.step"):  # theirs runs over (token, head), ours is (head, token, 1)
+        tensor = tensor.reshape(shape[1], shape[0]).T
+    return tensor.reshape(shape)
+
+
+def _our_name(name: str) -> str:
+    for pattern, ours in (*_QKR_NAMES, *_QUANTIZER_NAMES):
+        match = re.fullmatch(pattern, name)
+        if match:
+            return ours.format(*match.groups())
+    return name
+
+
+def load_ofq(model: nn.Module, state: Mapping[str, Tensor], recipe: Recipe, input_size: tuple[int, int, int]) -> Plan:
+    """Convert a float model in place and give it the authors' tensors.
+
+    Args:
+        model: A timm model of the checkpoint's architecture; its weights do not matter.
+        state: The authors' state dict.
+        recipe: From :func:`recipe_for`.
+        input_size: (3, H, W).
+
+    Raises:
+        ArtifactError: Tensors that do not fit the model, or are missing, each named.
+    """
+    plan = convert(model, recipe, input_size)
+    wanted = model.state_dict()
+    given = translate(state, {name: tensor.shape for name, tensor in wanted.items()})
+    faults = [f"{n}: not in the file" for n in wanted if n not in given]
+    faults += [f"{n}: not in the model" for n in given if n not in wanted]
+    faults += [
+        f"{n}: shape {tuple(t.shape)} in the file, {tuple(wanted[n].shape)} in the model"
+        for n, t in given.items()
+        if n in wanted and t.shape != wanted[n].shape
+    ]
+    if faults:
+        shown = faults[:8] + ([f"and {len(faults) - 8} more"] if len(faults) > 8 else [])
+        raise ArtifactError(
+            "\n  ".join(["checkpoint: does not fit the model:", *shown]),
+            hint="--model-kwargs gives widths, depths and sizes, such as embed_dim=192 depth=12 num_heads=3",
+        )
+    model.load_state_dict(given)
+    _set_signs(model, state)
+    return plan
+
+
+def _set_signs(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Grids whose sign the authors decided by data."""
+    for name, flag in state.items():
+        if name.endswith(".input_quant_fn.signed"):
+            quantizer = model.get_submodule(f"{name.removesuffix('.input_quant_fn.signed')}.input")
+            quantizer.grid = UniformGrid.of_bits(quantizer.plan.bits, signed=bool(flag.item()))  # type: ignore[union-attr, arg-type]
+
+

@@ -1,0 +1,17 @@
+"""How a tensor becomes codes: one file a method, all against the contract in ``base``."""
+
+from ofqctl.quantizers.base import Quantizer
+from ofqctl.quantizers.lsq import LSQ
+from ofqctl.quantizers.statsq import StatsQ
+from ofqctl.quantizers.uniform import Uniform
+from ofqctl.recipe.plan import QuantizerPlan
+
+METHODS: dict[str, type[Quantizer]] = {quantizer.method: quantizer for quantizer in (StatsQ, LSQ, Uniform)}
+
+
+def build_quantizer(plan: QuantizerPlan) -> Quantizer:
+    """The quantizer that ``plan`` describes, with start values still to be set."""
+    return METHODS[plan.method](plan)
+
+
+__all__ = ["LSQ", "METHODS", "Quantizer", "QuantizerPlan", "StatsQ", "Uniform", "build_quantizer"]

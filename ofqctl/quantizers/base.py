@@ -1,0 +1,98 @@
+"""The contract that every quantizer keeps."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.grids import Encoded, UniformGrid, code_dtype
+from ofqctl.quantizers.fake_quantize import MIN_STEP, fake_quantize, snap
+from ofqctl.recipe.plan import QuantizerPlan
+
+
+class Quantizer(nn.Module, ABC):
+    """Turns a tensor into codes; ``forward(x)`` is exactly ``encode(x).decode()``, differentiable.
+
+    Start values come from data: ``observe`` any number of tensors, then ``finish``.
+
+    Attributes:
+        method: The name of the method in a recipe.
+        plan: What this quantizer was built from; ``describe`` gives it as it is now.
+        grid: Integer range of the codes.
+        step: Distance between neighbouring values, broadcasts to the tensor; a parameter or a buffer.
+        offset: Added to a code before it is scaled; 0 or of the shape of ``step``.
+        before: Learned shift ahead of rounding, or None.
+        after: Learned shift behind it, or None.
+        observing: While set, tensors pass unchanged and are taken into account for the start values.
+    """
+
+    method: ClassVar[str]
+    grid: UniformGrid
+    step: Tensor
+    offset: Tensor
+    before: nn.Parameter | None
+    after: nn.Parameter | None
+
+    def __init__(self, plan: QuantizerPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.observing = False
+        self.grid = UniformGrid.of_bits(plan.bits, signed=plan.signed is not False)
+        shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
+        self.before = None if shift is None else nn.Parameter(shift)
+        self.after = None if shift is None else nn.Parameter(shift.clone())
+        self.register_buffer("offset", torch.tensor(0.0), persistent=False)
+
+    def encode(self, x: Tensor) -> Encoded:
+        """Codes of ``x`` and what they mean."""
+        moved = x.float() if self.before is None else x + self.before
+        step = self.step.clamp(min=MIN_STEP)
+        codes = snap(moved, step, self.offset, self.grid).to(code_dtype(self.grid))
+        return Encoded(codes, step, self.offset, self.grid, self.after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` snapped to the grid."""
+        if self.observing:
+            self.observe(x)
+            return x
+        return fake_quantize(x, self.step, self.offset, self.grid, self.before, self.after)
+
+    @abstractmethod
+    def observe(self, x: Tensor) -> None:
+        """Take ``x`` into account for the start values."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Set the start values from what was observed.
+
+        Raises:
+            ValueError: Nothing was observed, or something that is not finite.
+        """
+
+    def describe(self) -> QuantizerPlan:
+        """The plan that builds this very quantizer again, but for its tensors."""
+        return self.plan.model_copy(update={"signed": self.grid.signed})
+
+    def extra_repr(self) -> str:
+        """One line of ``print(model)``."""
+        return f"{self.plan.bits} bits, {self.grid.low}..{self.grid.high}, step {tuple(self.plan.step_shape)}"
+
+
+def by_group(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
+    """The elements of ``x`` that share a step, side by side.
+
+    Args:
+        x: Any shape to which ``step_shape`` broadcasts.
+        step_shape: Shape of the step, aligned with the last dimensions of ``x``.
+
+    Returns:
+        (groups, elements that share a step); groups in the row-major order of ``step_shape``.
+    """
+    aligned = (1,) * (x.dim() - len(step_shape)) + tuple(step_shape)
+    own = [d for d, size in enumerate(aligned) if size > 1]
+    rest = [d for d, size in enumerate(aligned) if size == 1]
+    groups = 1
+    for d in own:
+        groups *= aligned[d]
+    return x.permute(*own, *rest).reshape(groups, -1)

@@ -1,0 +1,137 @@
+"""Which range a grid should cover: streaming estimates with memory that does not grow with the data."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ofqctl.grids import UniformGrid
+from ofqctl.recipe.plan import RangeMethod
+
+
+Fit = tuple[Tensor, Tensor]  # step and offset, (groups, 1) each
+
+_BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB
+_SHRINKS = torch.linspace(1.0, 0.1, 46)  # fractions of the range that the search of least squared error tries
+
+
+class RangeEstimator:
+    """Collects groups of values batch by batch, then fits steps and offsets to them.
+
+    Minimum and maximum are exact over all that was seen; percentiles and squared errors come from a uniform random
+    sample of bounded size, drawn with a fixed seed.
+
+    Args:
+        method: How the range is chosen.
+        percentile: Share of the values, in percent, that the range covers with method ``percentile``.
+    """
+
+    def __init__(self, method: RangeMethod, percentile: float) -> None:
+        self.method = method
+        self.percentile = percentile
+        self._low: Tensor | None = None
+        self._high: Tensor | None = None
+        self._sample: Tensor | None = None
+        self._rate = 1.0
+        self._random = torch.Generator().manual_seed(0)
+
+    @property
+    def negative(self) -> bool:
+        """Whether a negative value was seen."""
+        return self._low is not None and bool((self._low < 0).any())
+
+    def observe(self, rows: Tensor) -> None:
+        """Take a batch into account.
+
+        Args:
+            rows: Values, (groups, elements); the number of groups is the same in every call.
+        """
+        low, high = rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
+        self._low = low if self._low is None else torch.minimum(self._low, low)
+        self._high = high if self._high is None else torch.maximum(self._high, high)
+        if self.method != "minmax":
+            self._keep(rows)
+
+    def fit(self, grid: UniformGrid, *, symmetric: bool) -> Fit:
+        """Steps and offsets of each group.
+
+        Args:
+            grid: Integer range of the codes; starts at 0 if not ``symmetric``.
+            symmetric: Whether the offset is 0; otherwise it is minus the integer zero point.
+
+        Returns:
+            Two tensors, (groups, 1).
+
+        Raises:
+            ValueError: Nothing was observed, or something that is not finite.
+        """
+        if self._low is None or self._high is None:
+            raise ValueError("no values to estimate a range from")
+        if not bool(torch.isfinite(self._low).all() and torch.isfinite(self._high).all()):
+            raise ValueError("values that are not finite")
+        to_grid = _symmetric if symmetric else _asymmetric
+        if self.method == "percentile":
+            return to_grid(*self._percentiles(), grid)
+        if self.method == "mse":
+            return self._least_error(to_grid, grid, both_ends=not symmetric)
+        return to_grid(self._low, self._high, grid)
+
+    def _keep(self, rows: Tensor) -> None:
+        """Add to the sample; once it is full, halve it and the rate at which it grows."""
+        groups, count = rows.shape
+        budget = max(1024, _BUDGET // groups)
+        self._rate = min(self._rate, budget / count)
+        taken = max(1, int(self._rate * count))
+        if taken < count:
+            rows = rows[:, torch.randint(count, (taken,), generator=self._random).to(rows.device)]
+        sample = rows.clone() if self._sample is None else torch.cat([self._sample, rows], dim=1)
+        if sample.shape[1] > budget:
+            half = torch.randperm(sample.shape[1], generator=self._random)[: budget // 2]
+            sample, self._rate = sample[:, half.to(rows.device)], self._rate * budget / 2 / sample.shape[1]
+        self._sample = sample
+
+    def _percentiles(self) -> tuple[Tensor, Tensor]:
+        assert self._sample is not None
+        ordered = self._sample.sort(dim=1).values
+        tail = (100.0 - self.percentile) / 100.0
+        last = ordered.shape[1] - 1
+        return ordered[:, round(tail * last), None], ordered[:, round((1.0 - tail) * last), None]
+
+    def _least_error(self, to_grid: "ToGrid", grid: UniformGrid, *, both_ends: bool) -> Fit:
+        """Shrink both ends together, then (asymmetric grids) each by itself, to the least squared error."""
+        assert self._sample is not None and self._low is not None and self._high is not None
+        low, high = self._low, self._high
+        rounds = [(1, 1), (0, 1), (1, 0)] if both_ends else [(1, 1)]
+        for shrink_low, shrink_high in rounds:
+            best = torch.full_like(low, torch.inf)
+            best_low, best_high = low, high
+            for factor in _SHRINKS.tolist():
+                at = low * (factor if shrink_low else 1.0), high * (factor if shrink_high else 1.0)
+                error = _squared_error(self._sample, *to_grid(*at, grid), grid)
+                better = error < best
+                best = torch.where(better, error, best)
+                best_low, best_high = torch.where(better, at[0], best_low), torch.where(better, at[1], best_high)
+            low, high = best_low, best_high
+        return to_grid(low, high, grid)
+
+
+ToGrid = Callable[[Tensor, Tensor, UniformGrid], Fit]
+
+
+def _symmetric(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
+    step = high / grid.high
+    if grid.signed:
+        step = torch.maximum(step, low / grid.low)
+    step = step.clamp(min=torch.finfo(step.dtype).tiny)
+    return step, torch.zeros_like(step)
+
+
+def _asymmetric(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)  # 0 is always on the grid
+    step = ((high - low) / grid.high).clamp(min=torch.finfo(low.dtype).tiny)
+    return step, (low / step).round().clamp(-grid.high, 0)
+
+
+def _squared_error(rows: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid) -> Tensor:
+    codes = (rows / step).sub_(offset).round_().clamp_(grid.low, grid.high)
+    return codes.add_(offset).mul_(step).sub_(rows).square_().mean(dim=1, keepdim=True)

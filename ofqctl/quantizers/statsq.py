@@ -1,0 +1,49 @@
+"""StatsQ: the weight quantizer of OFQ (Liu et al., ICML 2023, arXiv 2302.02210)."""
+
+from torch import Tensor, nn
+
+import torch
+
+from ofqctl.grids import Encoded, code_dtype
+from ofqctl.quantizers.base import Quantizer
+from ofqctl.quantizers.fake_quantize import MIN_STEP, snap, straight_through
+from ofqctl.recipe.plan import QuantizerPlan
+
+
+class StatsQ(Quantizer):
+    """Steps from the weights themselves, half a step off zero: all ``2**bits`` levels used, symmetric.
+
+    Per output channel ``s = 2 * mean|w|``, ``step = s / 2**(bits - 1)``, ``offset = 0.5``; the backward pass is the
+    identity for every weight, clipped ones included, and ``s`` gets no gradient.
+    """
+
+    method = "statsq"
+
+    def __init__(self, plan: QuantizerPlan) -> None:
+        super().__init__(plan)
+        self.offset = torch.tensor(0.5)
+
+    def step_of(self, weight: Tensor) -> Tensor:
+        """Step of every output channel of ``weight``, in the broadcast shape of the plan."""
+        shape = self.plan.step_shape
+        shared = [d for d, size in enumerate(shape) if size == 1]
+        mean = weight.detach().float().abs().mean(dim=shared, keepdim=True)
+        return (2.0 * mean / (1 << (self.plan.bits - 1))).clamp(min=MIN_STEP * MIN_STEP)
+
+    def encode(self, x: Tensor) -> Encoded:
+        """Codes of ``x`` with the steps that ``x`` itself gives."""
+        step = self.step_of(x)
+        codes = snap(x.detach().float(), step, self.offset, self.grid).to(code_dtype(self.grid))
+        return Encoded(codes, step, self.offset, self.grid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` snapped to the grid; gradient of the identity."""
+        step = self.step_of(x)
+        codes = snap(x.detach().float(), step, self.offset, self.grid)
+        return straight_through(x, codes.add_(self.offset).mul_(step))
+
+    def observe(self, x: Tensor) -> None:
+        """Nothing to learn from data: the weights give the steps."""
+
+    def finish(self) -> None:
+        """Nothing to set."""

@@ -1,0 +1,43 @@
+"""Static uniform quantization: steps fixed once from the range of weights or calibration activations."""
+
+import torch
+from torch import Tensor
+
+from ofqctl.grids import UniformGrid
+from ofqctl.quantizers.base import Quantizer, by_group
+from ofqctl.quantizers.fake_quantize import MIN_STEP
+from ofqctl.quantizers.ranges import RangeEstimator
+from ofqctl.recipe.plan import QuantizerPlan
+
+
+class Uniform(Quantizer):
+    """Steps and, for an asymmetric grid, integer zero points from an estimated range; nothing is learned.
+
+    The range is the minimum and maximum, percentiles, or the one with the least squared error.
+    A symmetric grid is signed unless the plan or the data says that there are no negatives.
+    """
+
+    method = "uniform"
+
+    def __init__(self, plan: QuantizerPlan) -> None:
+        super().__init__(plan)
+        self.register_buffer("step", torch.ones(plan.step_shape))
+        if not plan.symmetric:
+            self.grid = UniformGrid.of_bits(plan.bits, signed=False)
+            self.register_buffer("offset", torch.zeros(plan.step_shape))
+        self._estimator = RangeEstimator(plan.range, plan.percentile)
+
+    def observe(self, x: Tensor) -> None:
+        """Add the elements of ``x`` to what is known of each group's range."""
+        self._estimator.observe(by_group(x.detach().float(), self.plan.step_shape))
+
+    def finish(self) -> None:
+        """Fix steps and zero points."""
+        if self.plan.symmetric:
+            signed = self._estimator.negative if self.plan.signed is None else self.plan.signed
+            self.grid = UniformGrid.of_bits(self.plan.bits, signed=signed)
+        step, offset = self._estimator.fit(self.grid, symmetric=self.plan.symmetric)
+        self.step.copy_(step.clamp(min=MIN_STEP).reshape(self.step.shape))
+        if not self.plan.symmetric:
+            self.offset.copy_(offset.reshape(self.offset.shape))
+        self._estimator = RangeEstimator(self.plan.range, self.plan.percentile)

@@ -1,0 +1,48 @@
+"""The recipes that come with the package, and how a name or a file becomes a recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ofqctl.errors import RecipeError, did_you_mean
+from ofqctl.recipe.reading import Values, build, change, read_file
+from ofqctl.recipe.schema import Recipe
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def folder() -> Path:
+    """Where the shipped recipes lie: inside the installed package, or beside it in a source tree."""
+    installed = _PACKAGE / "recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def names() -> list[str]:
+    """Names of the shipped recipes, such as ``ptq/mse``."""
+    root = folder()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def path_of(name: str) -> Path:
+    """The file of a shipped recipe, or the recipe file that ``name`` is the path of.
+
+    Raises:
+        RecipeError: Neither; suggests the closest name.
+    """
+    if name in names():
+        return folder() / f"{name}.yaml"
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    hint = did_you_mean(name, names()) or "`ofqctl recipe ls` lists the recipes; a file ends in .yaml"
+    raise RecipeError(f"recipe '{name}': no shipped recipe of that name and no file", hint=hint)
+
+
+def load(name: str, assignments: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file, with ``a.b=c`` assignments carried out.
+
+    Raises:
+        RecipeError: Unknown, unreadable or faulty; all faults at once.
+    """
+    values: Values = read_file(path_of(name))
+    values.setdefault("name", Path(name).stem if Path(name).suffix else name)
+    return build(change(values, assignments), where=f"recipe '{name}'")
