@@ -118,7 +118,7 @@ class ImageData:
             raise UnusableImageError(record.name, "has no label")
         if record.class_name not in self._labels:
             raise DataError(
-                f"{record.name}: class '{record.class_name}' is unknown; {len(self._labels)} classes are known",
+                f"{record.name}: class '{record.class_name}' is unknown among {len(self._labels)}",
                 hint="--class-map FILE says which class is which label",
             )
         return self._labels[record.class_name]

@@ -63,7 +63,8 @@ class ImageLoader:
         _check_counts({"batch size": (batch_size, 1), "workers": (workers, 0), "limit": (limit, 1)})
         self.data = data
         self.transform = transform
-        self.transform_text = ", ".join(str(step) for step in getattr(transform, "transforms", [transform]))
+        steps = ", ".join(str(step) for step in getattr(transform, "transforms", [transform]))
+        self.transform_text = " ".join(steps.split())
         self.batch_size = batch_size
         self.limit = limit
         self.shuffle = shuffle
@@ -108,7 +109,7 @@ class ImageLoader:
             raise DataError(f"{self.data.name}: none of its {visited} images can be used{first}")
 
     def _batches(self) -> Iterable["_Batch"]:
-        # It seeds augmentation in worker processes; without any, augmentation draws from the global generators.
+        # It seeds augmentation in worker processes; without workers, the global generators decide.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         samples: Dataset[_Item]
         order: Sequence[int] | None = None

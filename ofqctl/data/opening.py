@@ -9,7 +9,8 @@ from ofqctl.data.images import ImageData
 from ofqctl.data.labels import map_labels
 from ofqctl.data.sources.digits import open_digits
 from ofqctl.data.sources.folder import is_image, open_folder
-from ofqctl.data.sources.huggingface import check_hub, open_datasets
+from ofqctl.data.sources.hub import check_hub
+from ofqctl.data.sources.huggingface import open_datasets
 from ofqctl.data.sources.source import Source
 from ofqctl.data.spec import DataSpec, LabelSpace
 from ofqctl.errors import DataError, did_you_mean

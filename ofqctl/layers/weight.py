@@ -1,6 +1,6 @@
 """A weight that is quantized: latent while it is trained, decoded once when it only runs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ class WeightSite(nn.Module):
 
     Attributes:
         weight_quantizer: None keeps the weight in float.
+        latent_names: The parameters that the latent weight is made of.
     """
 
     weight_quantizer: Quantizer | None
+    latent_names: ClassVar[tuple[str, ...]] = ("weight",)
 
     def latent(self) -> Tensor:
         """The float weight behind the codes."""

@@ -99,34 +99,33 @@ def follow_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
         kwargs: The arguments it was built with.
     """
     cfg = weights_config(model)
-    channels, *size = cfg["input_size"]
+    cfg["input_size"] = _input_size(model, kwargs)
     if "img_size" in kwargs:
-        size = _height_width(kwargs["img_size"])
         cfg.pop("test_input_size", None)
-    channels = kwargs.get("in_chans", channels)
-    cfg["input_size"] = (channels, *size)
+    channels = cfg["input_size"][0]
     for key in ("mean", "std"):
         if len(cfg[key]) != channels:
             cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * channels
 
 
-def check_forward(model: nn.Module, input_size: list[int], *, where: str) -> None:
+def check_forward(model: nn.Module, kwargs: Mapping[str, Any], *, where: str) -> None:
     """Send one black image through the model: many architectures notice a wrong image size only then.
 
     Args:
-        model: Any model for images.
-        input_size: Channels, height and width.
+        model: A timm model.
+        kwargs: The arguments it was built with.
         where: What the message starts with.
 
     Raises:
         ModelError: The model does not take images of this size.
     """
+    channels, height, width = _input_size(model, kwargs)
     try:
         with torch.inference_mode():
-            model(torch.zeros(1, *input_size))
+            model(torch.zeros(1, channels, height, width))
     except _BUILD_FAULTS as error:
         raise ModelError(
-            f"{where}: does not work with images of {input_size[1]}x{input_size[2]} pixels: {_short(error)}",
+            f"{where}: does not work with images of {height}x{width} pixels: {_short(error)}",
             hint="choose a multiple of its patch (and window) size, or leave out `--img-size`",
         ) from error
 
@@ -144,6 +143,14 @@ def _create(name: str, kwargs: Mapping[str, Any], options: Mapping[str, Any]) ->
     if resize is not None:
         resize(img_size=_height_width(kwargs["img_size"]))
     return model
+
+
+def _input_size(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Channels, height and width of the images for ``model``, built with ``kwargs``."""
+    channels, *size = weights_config(model)["input_size"]
+    if "img_size" in kwargs:
+        size = _height_width(kwargs["img_size"])
+    return (kwargs.get("in_chans", channels), *size)
 
 
 def _height_width(img_size: int | Iterable[int]) -> list[int]:

@@ -16,6 +16,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ofqctl.errors import ModelError
+from ofqctl.models.building import weights_config
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
@@ -110,7 +111,7 @@ def load_weights(
         "not expected": sorted(state_dict.keys() - own.keys() - left_out),
         "of another shape": [_shapes(key, own, state_dict) for key in sorted(misfits - left_out)],
     }
-    classes = next((len(state_dict[key]) for key in sorted(head & state_dict.keys())), 0)
+    classes = next((len(state_dict[key]) for key in sorted(head & misfits)), 0)
     if any(faults.values()):
         only_head = len(faults["of another shape"]) == sum(map(len, faults.values())) and misfits <= head
         raise _misfit(model, where, faults, classes if only_head else None)
@@ -174,13 +175,12 @@ def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def _head_tensors(model: Any, keys: Iterable[str]) -> set[str]:
-    """Those of ``keys`` that belong to the classifier of ``model``, or to one of its classifiers."""
-    classifiers = model.get_classifier()
-    classifiers = classifiers if isinstance(classifiers, tuple) else (classifiers,)
-    prefixes = tuple(
-        f"{name}." for name, module in model.named_modules() if any(module is head for head in classifiers)
-    )
-    return {key for key in keys if key.startswith(prefixes)}
+    """Those of ``keys`` that belong to a classifier: one the model gives or one that timm names for it."""
+    given, named = model.get_classifier(), weights_config(model).get("classifier") or ()
+    given = given if isinstance(given, tuple) else (given,)
+    names = {name for name, module in model.named_modules() if any(module is head for head in given)}
+    names.update((named,) if isinstance(named, str) else named)
+    return {key for key in keys if key.startswith(tuple(f"{name}." for name in names))}
 
 
 def _misfit(model: nn.Module, where: str, faults: dict[str, list[str]], classes: int | None) -> ModelError:
@@ -188,8 +188,8 @@ def _misfit(model: nn.Module, where: str, faults: dict[str, list[str]], classes:
     if classes is not None:
         hint = f"`--num-classes {classes}` takes its {classes} classes, another number a new classifier"
     else:
-        hint = "check that the model name is the one the weights were saved from"
-    return ModelError(f"{where}: does not fit a {type(model).__name__} of this size, {listed}", hint=hint)
+        hint = "check that the model and its arguments are those that the weights were saved from"
+    return ModelError(f"{where}: does not fit {weights_config(model)['architecture']}: {listed}", hint=hint)
 
 
 def _shapes(key: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> str:

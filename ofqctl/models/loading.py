@@ -96,8 +96,6 @@ def load_model(request: ModelRequest) -> LoadedModel:
     model, source, notes = _with_weights(origin, request, kwargs)
     follow_arguments(model, kwargs)
     data_config = _jsonable(resolve_model_data_config(model))  # type: ignore[no-untyped-call]
-    if "img_size" in kwargs:
-        check_forward(model, data_config["input_size"], where=f"model '{request.name}'")
     return LoadedModel(
         model=model,
         architecture=origin.architecture,
@@ -160,7 +158,7 @@ def _with_weights(
         source = origin.label
         model, notes = _pretrained(origin, request.num_classes, kwargs)
     else:
-        model = construct(origin.timm_name, kwargs, num_classes=request.num_classes)
+        model = _construct(origin, kwargs, num_classes=request.num_classes)
         notes = (
             [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
         )
@@ -176,7 +174,7 @@ def _from_file(
     origin: Origin, file: Path, num_classes: int | None, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, list[str]]:
     state_dict = read_checkpoint(file)
-    model = construct(origin.timm_name, kwargs, num_classes=num_classes)
+    model = _construct(origin, kwargs, num_classes=num_classes)
     replaced = load_weights(
         model, state_dict, where=f"checkpoint '{file}'", replace_head=num_classes is not None
     )
@@ -188,19 +186,27 @@ def _pretrained(
 ) -> tuple[nn.Module, list[str]]:
     """The model with the weights that timm fetches.
 
-    They are loaded with their own classifier and it is replaced afterwards: given another number of classes,
-    timm would let any other tensor be missing too.
+    They are loaded with their own classifier first, and moved to a model with another one afterwards: given
+    another number of classes, timm would let any other tensor be missing too.
     """
-    with downloading(f"model '{origin.timm_name}'"):
+    where = f"model '{origin.timm_name}'"
+    with downloading(where):
         if origin.hub_id is not None:
             check_reachable(origin.hub_id)
-        model = construct(origin.timm_name, kwargs, pretrained=True)
-    before = class_count(model)
-    if num_classes is None or num_classes == before:
+        model = _construct(origin, kwargs, pretrained=True)
+    if num_classes in (None, class_count(model)):
         return model, []
-    reset_classifier: Any = model.reset_classifier
-    reset_classifier(num_classes)
-    return model.eval(), [_replacement(before, model)]
+    resized = _construct(origin, kwargs, num_classes=num_classes)
+    load_weights(resized, model.state_dict(), where=where, replace_head=True)
+    return resized, [_replacement(class_count(model), resized)]
+
+
+def _construct(origin: Origin, kwargs: dict[str, Any], **options: Any) -> nn.Module:
+    """The model, tried at the image size that was asked for, if one was."""
+    model = construct(origin.timm_name, kwargs, **options)
+    if "img_size" in kwargs:
+        check_forward(model, kwargs, where=f"model '{origin.timm_name}'")
+    return model
 
 
 def _replacement(classes: int, model: nn.Module) -> str:

@@ -18,6 +18,7 @@ from ofqctl.errors import ModelError, did_you_mean
 _SHOWN = 8
 _WILDCARDS = frozenset("*?[")
 _PLAIN_REST = re.compile(r"(?:(?:patch|p)(?P<patch>\d+)_)?(?:window(?P<window>\d+)_)?(?P<size>\d+)")
+_PLAIN_END = re.compile(f"_{_PLAIN_REST.pattern}$")
 
 
 def resolve_name(name: str) -> str:
@@ -141,8 +142,10 @@ def _check_tag(architecture: str, tag: str) -> None:
 
 
 def unknown_architecture(where: str, architecture: str) -> ModelError:
-    """The error for a name that timm does not know, with the closest one that it does."""
-    suggestion = did_you_mean(architecture, list_models())
+    """The error for a name that timm does not know, with the closest one, full or short, that it does."""
+    names = list_models()
+    short_names = {_PLAIN_END.sub("", name) for name in names}
+    suggestion = did_you_mean(architecture, sorted(short_names.union(names)))
     listing = "`ofqctl models 'PATTERN'` lists the names"
     return ModelError(
         f"{where}: timm has no architecture called '{architecture}'",

@@ -82,7 +82,8 @@ def find_weights(directory: Path) -> Path:
     if others:
         found = ", ".join(path.name for path in others)
         raise ModelError(
-            f"model 'local-dir:{directory}': several weight files, {found}; allowed: one, or {_PREFERRED_FILES[0]}",
+            f"model 'local-dir:{directory}': several weight files ({found}); "
+            f"allowed: one, or one called {_PREFERRED_FILES[0]}",
             hint="choose one with `--checkpoint FILE`",
         )
     raise ModelError(
@@ -93,19 +94,19 @@ def find_weights(directory: Path) -> Path:
 
 
 @contextmanager
-def downloading(what: str) -> Iterator[None]:
-    """Turn every way in which a download fails into a ModelError that starts with ``what``."""
+def downloading(where: str, what: str = "the weights") -> Iterator[None]:
+    """Turn every way in which the download of ``what`` fails into a ModelError that starts with ``where``."""
     try:
         yield
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelError(
-            f"{what}: not on the Hugging Face hub, or not open to you: {_first_line(error)}",
+            f"{where}: not on the Hugging Face hub, or not open to you: {_first_line(error)}",
             hint="check the id; a private or gated model needs `hf auth login`",
         ) from error
     except _connection_errors() as error:
         raise ModelError(
-            f"{what}: the weights could not be downloaded: {_first_line(error)}",
-            hint="without a network: `--no-pretrained`, `--checkpoint FILE` or a model `local-dir:PATH`",
+            f"{where}: {what} could not be downloaded: {_first_line(error)}",
+            hint="offline: `local-dir:PATH`, or a timm name and `--no-pretrained` or `--checkpoint FILE`",
         ) from error
 
 
@@ -137,7 +138,7 @@ def _registered(name: str) -> Origin:
 
 def _on_hub(hub_id: str) -> Origin:
     where = f"model 'hf-hub:{hub_id}'"
-    with downloading(where):
+    with downloading(where, "its config.json"):
         check_reachable(hub_id)
         try:
             _, architecture, model_args = load_model_config_from_hf(hub_id)

@@ -70,6 +70,13 @@ class Quantizer(nn.Module, ABC):
             ValueError: Nothing was observed, or something that is not finite.
         """
 
+    def restore(self, codes: Encoded) -> None:
+        """Take over the steps and offsets of stored codes."""
+        with torch.no_grad():
+            self.step.copy_(codes.step)
+            if self.offset.dim():
+                self.offset.copy_(codes.offset)
+
     def describe(self) -> QuantizerPlan:
         """The plan that builds this very quantizer again, but for its tensors."""
         return self.plan.model_copy(update={"signed": self.grid.signed})

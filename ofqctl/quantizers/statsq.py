@@ -1,8 +1,7 @@
 """StatsQ: the weight quantizer of OFQ (Liu et al., ICML 2023, arXiv 2302.02210)."""
 
-from torch import Tensor, nn
-
 import torch
+from torch import Tensor
 
 from ofqctl.grids import Encoded, code_dtype
 from ofqctl.quantizers.base import Quantizer
@@ -41,6 +40,9 @@ class StatsQ(Quantizer):
         step = self.step_of(x)
         codes = snap(x.detach().float(), step, self.offset, self.grid)
         return straight_through(x, codes.add_(self.offset).mul_(step))
+
+    def restore(self, codes: Encoded) -> None:
+        """Nothing to take over: the weights give the steps."""
 
     def observe(self, x: Tensor) -> None:
         """Nothing to learn from data: the weights give the steps."""

@@ -1,7 +1,6 @@
 """Whether the Hugging Face hub can be asked for a dataset."""
 
-from typing import cast
-
+from ofqctl.data.sources.failures import first_line, http_error
 from ofqctl.errors import DataError
 
 _TIMEOUT = 10.0
@@ -32,15 +31,3 @@ def check_hub(name: str) -> None:
             hint=f"`hf download --repo-type dataset {name} --local-dir DIR` where there is a network, "
             "then --data DIR; HF_HUB_OFFLINE=1 uses a copy loaded before",
         ) from error
-
-
-def http_error() -> type[Exception]:
-    """What the hub's client raises, whichever HTTP library it is built on."""
-    from huggingface_hub import errors
-
-    return cast("type[Exception]", errors.HTTPError)  # type: ignore[attr-defined]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

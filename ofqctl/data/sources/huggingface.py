@@ -1,12 +1,9 @@
 """Tables read with the `datasets` library: a local directory with parquet files, or a set on the hub."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ofqctl.data.sources.columns import image_column, is_class_label, is_text, label_column
-from ofqctl.data.sources.hub import first_line, http_error
+from ofqctl.data.sources.failures import data_errors
 from ofqctl.data.sources.rows import ClassNameOf, StreamRecords, TableRecords
 from ofqctl.data.sources.source import ClassNames, Source
 from ofqctl.data.sources.splits import default_split, find_split
@@ -43,30 +40,6 @@ def open_datasets(repo: str, spec: DataSpec) -> Source:
     return _source(where, table, image, label, notes)
 
 
-@contextmanager
-def data_errors(where: str) -> Iterator[None]:
-    """Turn what `datasets` raises on missing, damaged or odd data into a DataError.
-
-    Progress bars are shown on a terminal only.
-    """
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    quiet = not sys.stderr.isatty() and datasets.is_progress_bar_enabled()
-    if quiet:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    except (DatasetsError, OSError, http_error(), ValueError, TypeError, RuntimeError) as error:
-        raise DataError(
-            f"{where}: `datasets` cannot read it: {first_line(error.__cause__ or error)}",
-            hint="a directory needs intact parquet files, a hub set a network or an earlier download",
-        ) from error
-    finally:
-        if quiet:
-            datasets.enable_progress_bars()
-
-
 def _choose_split(spec: DataSpec, splits: list[str]) -> tuple[str, list[str]]:
     """The split to load, slices such as ``train[:10%]`` kept, and a note if none was named."""
     if spec.split is None:
@@ -82,7 +55,7 @@ def _source(where: str, table: Any, image: str, label: str | None, notes: list[s
 
     if isinstance(table, datasets.IterableDataset):
         classes = _classes(table.features[label], None) if label else None
-        stream = StreamRecords(where, table, image, _class_name_of(table, label), data_errors)
+        stream = StreamRecords(where, table, image, _class_name_of(table, label))
         return Source(where, stream, classes, None, tuple(notes))
     if len(table) == 0:
         raise DataError(f"{where}: the split is empty; at least one image is needed")
@@ -109,9 +82,11 @@ def _classes(feature: Any, labels: list[Any] | None) -> ClassNames:
     if labels is None:
         return ClassNames(None, "classes", "in the data's own order", numbered)
     names = [str(number) for number in range(labels[-1] + 1)] if numbered else labels
-    return ClassNames(tuple(names), "classes", "as numbered in the data" if numbered else "sorted by name", numbered)
+    return ClassNames(
+        tuple(names), "classes", "as numbered in the data" if numbered else "sorted by name", numbered
+    )
 
 
 def _class_name_of(table: Any, label: str | None) -> ClassNameOf:
     feature = table.features[label] if label else None
-    return ClassNameOf(label, tuple(feature.names) if is_class_label(feature) else ())
+    return ClassNameOf(label, tuple(getattr(feature, "names", ())))

@@ -1,9 +1,9 @@
 """Rows of a `datasets` table as records, by index or as a stream."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from ofqctl.data.sources.failures import data_errors
 from ofqctl.data.sources.source import Record
 
 _SHUFFLE_BUFFER = 1000
@@ -69,34 +69,26 @@ class StreamRecords:
         table: A `datasets.IterableDataset` whose image column is undecoded.
         image: Name of the image column.
         class_name_of: Gives a row's class name.
-        data_errors: Context that turns what reading raises into a DataError.
     """
 
-    def __init__(
-        self,
-        where: str,
-        table: Any,
-        image: str,
-        class_name_of: ClassNameOf,
-        data_errors: Callable[[str], AbstractContextManager[None]],
-    ) -> None:
+    def __init__(self, where: str, table: Any, image: str, class_name_of: ClassNameOf) -> None:
         self.where = where
         self.table = table
         self.image = image
         self.class_name_of = class_name_of
-        self.data_errors = data_errors
 
     def __iter__(self) -> Iterator[Record]:
-        with self.data_errors(self.where):
+        with data_errors(self.where):
             # `iter` gives every row in every loader process; plain iteration would share them out by file.
             for index, rows in enumerate(self.table.iter(batch_size=1)):
                 row = {name: values[0] for name, values in rows.items()}
-                yield Record(f"{self.where}[{index}]", _content(row[self.image]), self.class_name_of(row))
+                name = f"{self.where}, image {index} of the stream"
+                yield Record(name, _content(row[self.image]), self.class_name_of(row))
 
     def shuffled(self, seed: int) -> "StreamRecords":
         """The same rows, shuffled by file and within a buffer of 1000 rows."""
         table = self.table.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
-        return StreamRecords(self.where, table, self.image, self.class_name_of, self.data_errors)
+        return StreamRecords(self.where, table, self.image, self.class_name_of)
 
 
 def _content(value: Any) -> str | bytes:

@@ -20,9 +20,10 @@ def find_split(asked: str, available: Sequence[str], where: str) -> str:
     for name in available:
         if name.lower() in same:
             return name
+    other = next((name for name in available if not name.startswith("train")), available[0])
     raise DataError(
         f"{where}: no split '{asked}'; there is {', '.join(available)}",
-        hint=did_you_mean(asked, available) or f"--split {available[0]}",
+        hint=did_you_mean(asked, available) or f"--split {other}",
     )
 
 

@@ -34,6 +34,8 @@ class InputForEachHead(nn.Module):
 class MergedQueryKey(WeightSite):
     """The weight ``W_qk[h] = Wq[h]^T Wk[h]``, (H, C, C); its latent weights are those of the two projections."""
 
+    latent_names = ("q", "k")
+
     def __init__(self, query: Tensor, key: Tensor, heads: int, plan: ModulePlan) -> None:
         super().__init__()
         self.heads = heads

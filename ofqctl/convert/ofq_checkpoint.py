@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ofqctl.convert import convert
+from ofqctl.convert.planning import make_plan
+from ofqctl.convert.surgery import apply_plan
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import UniformGrid
 from ofqctl.recipe import Plan, Recipe
@@ -110,7 +111,8 @@ def load_ofq(model: nn.Module, state: Mapping[str, Tensor], recipe: Recipe, inpu
     Raises:
         ArtifactError: Tensors that do not fit the model, or are missing, each named.
     """
-    plan = convert(model, recipe, input_size)
+    plan = make_plan(model, recipe, input_size)
+    apply_plan(model, plan)
     wanted = model.state_dict()
     given = translate(state, {name: tensor.shape for name, tensor in wanted.items()})
     faults = [f"{n}: not in the file" for n in wanted if n not in given]

@@ -1,0 +1,22 @@
+"""What lies on disk: the only reader and writer of run directories."""
+
+from ofqctl.artifact.atomic import check_output
+from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config
+from ofqctl.artifact.ledger import Ledger, make_ledger
+from ofqctl.artifact.run import WEIGHTS, Run, digest, is_run, load_run, save_run, serialize
+
+__all__ = [
+    "WEIGHTS",
+    "Ledger",
+    "QuantizationConfig",
+    "Run",
+    "RunConfig",
+    "check_output",
+    "digest",
+    "is_run",
+    "load_run",
+    "make_ledger",
+    "read_config",
+    "save_run",
+    "serialize",
+]

@@ -1,0 +1,76 @@
+"""Write a whole directory at once: whoever looks finds the old one or the new one, never a part."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ofqctl.errors import ArtifactError
+
+
+def check_output(directory: Path, *, overwrite: bool) -> None:
+    """Make sure, before any work is done, that ``directory`` can be written.
+
+    Raises:
+        ArtifactError: It exists and ``overwrite`` is not set, it is not a run directory, or its parent is read-only.
+    """
+    if directory.exists():
+        if not overwrite:
+            raise ArtifactError(f"{directory}: exists already", hint="--overwrite replaces it, --output names another")
+        holds_run = directory.is_dir() and (directory / "config.json").is_file()
+        if not holds_run and not (directory.is_dir() and not any(directory.iterdir())):
+            raise ArtifactError(f"{directory}: not a run directory, will not be overwritten")
+    parent = next(p for p in (directory.parent, *directory.parent.parents, Path()) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{directory}: cannot be written: {parent} is not a writable folder")
+
+
+@contextmanager
+def replaced_directory(directory: Path) -> Iterator[Path]:
+    """A fresh folder beside ``directory`` that takes its place when the block ends well, and vanishes otherwise.
+
+    Every file is flushed to the disk before the exchange. A killed process leaves ``directory`` as it was.
+
+    Raises:
+        ArtifactError: The disk is full or cannot be written.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", suffix=".partial", dir=directory.parent))
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from error
+    try:
+        fresh.chmod(0o755)
+        yield fresh
+        for path in fresh.iterdir():
+            _flush(path)
+        _exchange(fresh, directory)
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _exchange(fresh: Path, directory: Path) -> None:
+    """Put ``fresh`` in the place of ``directory``."""
+    retired = fresh.with_suffix(".replaced")
+    if directory.exists():
+        directory.rename(retired)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if retired.exists():
+            retired.rename(directory)
+        raise
+    _flush(directory.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,112 @@
+"""``config.json``: what a run directory says about itself, in timm's layout plus ``quantization_config``."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ofqctl import __version__
+from ofqctl.errors import ArtifactError
+from ofqctl.recipe import Plan, Recipe
+
+FORMAT_VERSION = 1
+METADATA_KEY = "ofqctl_format"  # the one entry of the metadata of model.safetensors
+
+
+class QuantizationConfig(BaseModel):
+    """What was quantized and how.
+
+    Attributes:
+        quant_method: Always ``ofqctl``.
+        format_version: Version of the layout of the run directory.
+        written_by: Version of the program.
+        recipe: The resolved recipe.
+        plan: Every quantized module and what was left in float.
+        sha256: Of ``model.safetensors``.
+        float_bytes: Size of the float model's weights.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    quant_method: Literal["ofqctl"] = "ofqctl"
+    format_version: int = FORMAT_VERSION
+    written_by: str = __version__
+    recipe: Recipe
+    plan: Plan
+    sha256: str
+    float_bytes: int
+
+
+class RunConfig(BaseModel):
+    """The whole file.
+
+    Attributes:
+        architecture: timm's name of the architecture, without tag.
+        num_classes: Outputs of the classifier.
+        model_args: Further arguments that build the architecture.
+        pretrained_cfg: timm's description of weights and preprocessing.
+        data_config: Preprocessing, as timm's ``create_transform`` takes it.
+        label_names: Class ids in label order, or None if they are not known.
+        source: Where the float weights came from.
+        quantization_config: What was quantized and how.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    architecture: str
+    num_classes: int
+    model_args: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    data_config: dict[str, Any]
+    label_names: list[str] | None = None
+    source: str
+    quantization_config: QuantizationConfig
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(3, H, W)."""
+        channels, height, width = self.data_config["input_size"]
+        return channels, height, width
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(self.model_dump(mode="json", exclude_defaults=False), indent=1) + "\n"
+
+
+def read_config(directory: Path) -> RunConfig:
+    """Read and check ``config.json``.
+
+    Raises:
+        ArtifactError: No run directory, a damaged file, a foreign one, or one of a future version.
+    """
+    path = directory / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{directory}: not a run directory: no config.json in it") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+    quantization = values.get("quantization_config") if isinstance(values, dict) else None
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != "ofqctl":
+        raise ArtifactError(
+            f"{path}: not written by ofqctl", hint=f"a float model is named `local-dir:{directory}`"
+        )
+    check_version(quantization.get("format_version"), str(path))
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
+
+
+def check_version(version: object, where: str) -> None:
+    """Accept the one format version there is.
+
+    Raises:
+        ArtifactError: Another one.
+    """
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where}: format version {version!r}, this program reads version {FORMAT_VERSION}",
+            hint="a newer ofqctl may read it: `pip install --upgrade ofqctl`",
+        )

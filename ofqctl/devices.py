@@ -1,0 +1,24 @@
+"""Which device to compute on."""
+
+from typing import Literal
+
+import torch
+
+from ofqctl.errors import DeviceError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def pick_device(name: DeviceName) -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        DeviceError: It was asked for by name and is absent.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in present.items() if there))
+    if not present[name]:
+        there = ", ".join(device for device, is_there in present.items() if is_there)
+        raise DeviceError(f"--device {name}: not present on this machine; present: {there}", hint="--device auto")
+    return torch.device(name)

@@ -1,0 +1,6 @@
+"""One way to compute logits and figures over float models, quantized models and artifacts."""
+
+from ofqctl.evaluation.metrics import Metrics, evaluate, predict
+from ofqctl.evaluation.subject import Subject, of_model, of_run, open_subject
+
+__all__ = ["Metrics", "Subject", "evaluate", "of_model", "of_run", "open_subject", "predict"]

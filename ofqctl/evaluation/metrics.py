@@ -1,0 +1,104 @@
+"""Accuracy, loss and speed of models on the same images."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofqctl.progress import Progress, silent
+
+
+@dataclass
+class Metrics:
+    """What one model did on labelled images.
+
+    Attributes:
+        images: Number of images.
+        correct1: Images whose label came first.
+        correct5: Images whose label was among the first five.
+        loss_sum: Sum of the cross entropies, in nats.
+        timings: Seconds and images of each forward pass.
+    """
+
+    images: int = 0
+    correct1: int = 0
+    correct5: int = 0
+    loss_sum: float = 0.0
+    timings: list[tuple[float, int]] = field(default_factory=list)
+
+    def add(self, logits: Tensor, labels: Tensor, seconds: float) -> None:
+        """Count one batch: logits (B, classes), labels (B,)."""
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
+        self.images += len(labels)
+        self.correct1 += int(ranked[:, 0].sum())
+        self.correct5 += int(ranked.any(dim=1).sum())
+        self.loss_sum += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+        self.timings.append((seconds, len(labels)))
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the forward passes alone; the first one, which warms up, does not count if there are more."""
+        counted = self.timings[1:] or self.timings
+        return sum(n for _, n in counted) / max(sum(s for s, _ in counted), 1e-9)
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Figures for people and JSON: percentages, mean loss, images per second."""
+        return {
+            "top1": round(100.0 * self.correct1 / self.images, 4),
+            "top5": round(100.0 * self.correct5 / self.images, 4),
+            "loss": self.loss_sum / self.images,
+            "images": self.images,
+            "images_per_second": round(self.images_per_second, 2),
+        }
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of a batch, the one way they are computed everywhere.
+
+    Args:
+        model: Float, quantized or read from an artifact; in evaluation mode.
+        images: Preprocessed, (B, 3, H, W); on the model's device.
+
+    Returns:
+        float32, (B, classes).
+    """
+    with torch.inference_mode():
+        logits: Tensor = model(images)
+    return logits.float()
+
+
+def evaluate(
+    models: Mapping[str, nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    device: torch.device,
+    total: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Metrics]:
+    """Measure models side by side: every batch is decoded once and given to each.
+
+    Args:
+        models: By name; on ``device``, in evaluation mode.
+        batches: Images (B, 3, H, W) and labels (B,).
+        device: Where to compute.
+        total: Number of images, if known.
+        progress: Told after every batch.
+    """
+    metrics = {name: Metrics() for name in models}
+    done = 0
+    for images, labels in batches:
+        moved, targets = images.to(device), labels.to(device)
+        for name, model in models.items():
+            start = time.perf_counter()
+            logits = predict(model, moved)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            metrics[name].add(logits, targets, time.perf_counter() - start)
+        done += len(labels)
+        progress("evaluate", done, total)
+    return metrics
+
+

@@ -1,0 +1,1 @@
+"""The library functions behind the commands: each takes a request and returns a result."""
