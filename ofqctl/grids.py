@@ -40,7 +40,7 @@ class UniformGrid:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A quantized tensor taken apart; every part broadcasts to the shape of ``codes``.
+    """A quantized tensor taken apart; every tensor broadcasts to the shape of ``codes``.
 
     Attributes:
         codes: Integers of ``grid``; int8 or int16, the shape of the tensor.
@@ -52,7 +52,7 @@ class Encoded:
 
     codes: Tensor
     step: Tensor
-    offset: Tensor
+    offset: float | Tensor
     grid: UniformGrid
     shift: Tensor | None = None
 

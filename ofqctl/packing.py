@@ -58,8 +58,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     _check_bits(bits)
     if packed.numel() != packed_size(count, bits):
         raise ValueError(
-            f"packed codes: {packed.numel()} bytes, but {count} codes of {bits} bits take "
-            f"{packed_size(count, bits)}"
+            f"packed codes: {packed.numel()} bytes, but {count} codes of {bits} bits take {packed_size(count, bits)}"
         )
     groups = -(-count // _GROUP)
     stream = np.zeros(groups * bits, dtype=np.uint8)

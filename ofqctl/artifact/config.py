@@ -87,9 +87,7 @@ def read_config(directory: Path) -> RunConfig:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
     quantization = values.get("quantization_config") if isinstance(values, dict) else None
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "ofqctl":
-        raise ArtifactError(
-            f"{path}: not written by ofqctl", hint=f"a float model is named `local-dir:{directory}`"
-        )
+        raise ArtifactError(f"{path}: not written by ofqctl", hint=f"a float model is named `local-dir:{directory}`")
     check_version(quantization.get("format_version"), str(path))
     try:
         return RunConfig.model_validate(values)

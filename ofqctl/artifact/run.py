@@ -100,7 +100,7 @@ def load_run(path: Path) -> Run:
     try:
         apply_plan(model, config.quantization_config.plan)
     except KeyError as error:
-        raise ArtifactError(f"{directory}: its plan names {error}, which {config.architecture} does not have") from error
+        raise ArtifactError(f"{directory}: its plan names {error}, not in {config.architecture}") from error
     from_tensors(model, tensors, str(directory / WEIGHTS))
     return Run(model.eval(), config, _read_results(directory), directory)
 
@@ -130,5 +130,3 @@ def _read_results(directory: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         return {}
     return values if isinstance(values, dict) else {}
-
-

@@ -1,7 +1,7 @@
 """A quantized model <-> the tensors of ``model.safetensors``.
 
-A quantized weight ``NAME`` is stored as ``NAME.codes`` (uint8, packed; code minus the grid's lowest), ``NAME.step`` and,
-where its grid has zero points, ``NAME.offset``; everything else lies under its name in the model.
+A quantized weight ``NAME`` is stored as ``NAME.codes`` (uint8, packed; code minus the grid's lowest), ``NAME.step``
+and, where its grid has zero points, ``NAME.offset``; everything else lies under its name in the model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ def to_tensors(model: nn.Module) -> dict[str, Tensor]:
         assert encoded is not None
         tensors[f"{name}.codes"] = pack(encoded.codes.to(torch.int16) - encoded.grid.low, encoded.grid.bits)
         tensors[f"{name}.step"] = encoded.step
-        if encoded.offset.dim():
+        if isinstance(encoded.offset, Tensor):
             tensors[f"{name}.offset"] = encoded.offset
         replaced |= _replaced_by_codes(name.removesuffix("weight"), site)
     tensors |= {name: t for name, t in model.state_dict().items() if name not in replaced}
@@ -83,8 +83,8 @@ def _read_codes(name: str, site: WeightSite, rest: dict[str, Tensor], where: str
     quantizer = site.weight_quantizer
     assert quantizer is not None
     packed, step = rest.pop(f"{name}.codes", None), rest.pop(f"{name}.step", None)
-    zero_points = rest.pop(f"{name}.offset", None) if quantizer.offset.dim() else quantizer.offset
-    if packed is None or step is None or zero_points is None:
+    offset = rest.pop(f"{name}.offset", None) if isinstance(quantizer.offset, Tensor) else quantizer.offset
+    if packed is None or step is None or offset is None:
         raise ArtifactError(f"{where}: the codes, steps or offsets of {name} are missing")
     shape, grid = site.latent().shape, quantizer.grid
     expected = packed_size(shape.numel(), grid.bits)
@@ -95,7 +95,7 @@ def _read_codes(name: str, site: WeightSite, rest: dict[str, Tensor], where: str
     if step.shape != tuple(quantizer.plan.step_shape) or step.dtype != torch.float32:
         raise ArtifactError(f"{where}: {name}.step is {_kind(step)}, expected {quantizer.plan.step_shape} float32")
     codes = unpack(packed, grid.bits, shape.numel()).reshape(shape).to(torch.int16) + grid.low
-    return Encoded(codes.to(code_dtype(grid)), step, zero_points, grid)
+    return Encoded(codes.to(code_dtype(grid)), step, offset, grid)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -13,6 +13,7 @@ from ofqctl.convert.planning import make_plan
 from ofqctl.convert.surgery import apply_plan
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import UniformGrid
+from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.catalogue import load
 
@@ -138,6 +139,5 @@ def _set_signs(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     for name, flag in state.items():
         if name.endswith(".input_quant_fn.signed"):
             quantizer = model.get_submodule(f"{name.removesuffix('.input_quant_fn.signed')}.input")
-            quantizer.grid = UniformGrid.of_bits(quantizer.plan.bits, signed=bool(flag.item()))  # type: ignore[union-attr, arg-type]
-
-
+            assert isinstance(quantizer, Quantizer)
+            quantizer.grid = UniformGrid.of_bits(quantizer.plan.bits, signed=bool(flag.item()))

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from ofqctl.convert.survey import Seen, Shape, Survey, survey
@@ -11,6 +12,7 @@ from ofqctl.convert.tensors import plan_operand
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.layers.attention.forms import NO_FORM, form_of, looks_like_attention, why_no_qkr
 from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
+from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer
 
 _NEVER_NEGATIVE = ("GELU", "GELUTanh", "QuickGELU", "QuickGELUTanh", "ReLU", "ReLU6")  # but for GELU's small dip
@@ -75,7 +77,7 @@ class _Planner:
         }
         self._keep(name, ModulePlan(kind="attention", operands=_present(operands)))
 
-    def _plan_merged(self, name: str, module: nn.Module, seen: dict[str, Seen]) -> None:
+    def _plan_merged(self, name: str, module: Any, seen: dict[str, Seen]) -> None:
         spec, inputs = self._spec(name), self.seen.inputs[f"{name}.qkv"]
         assert inputs.shape is not None, f"{name}: attention input without a shape"
         tokens, width = inputs.shape
@@ -109,7 +111,7 @@ class _Planner:
             )
         else:
             operand = plan_operand(spec.activations, "features", seen, signed=name not in self.never_negative)
-        kind = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
+        kind: ModuleKind = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
         weight = _plan_weight(spec.weights, tuple(module.weight.shape))
         self._keep(name, ModulePlan(kind=kind, weight=weight, operands=_present({"input": operand})))
 
@@ -161,9 +163,9 @@ def _second_layers(model: nn.Module) -> Iterator[str]:
     """Names of the layers that read the output of a GELU or ReLU inside one MLP."""
     for name, module in model.named_modules():
         children = dict(module.named_children())
-        if type(children.get("act")).__name__ in _NEVER_NEGATIVE and {"fc1", "fc2"} <= children.keys():
-            if isinstance(children.get("norm", nn.Identity()), nn.Identity):
-                yield f"{name}.fc2" if name else "fc2"
+        activated = type(children.get("act")).__name__ in _NEVER_NEGATIVE and {"fc1", "fc2"} <= children.keys()
+        if activated and isinstance(children.get("norm", nn.Identity()), nn.Identity):
+            yield f"{name}.fc2" if name else "fc2"
 
 
 def _present(operands: dict[str, QuantizerPlan | None]) -> dict[str, QuantizerPlan]:

@@ -64,5 +64,3 @@ def operands(module: nn.Module) -> dict[str, Quantizer]:
 
 def _described(quantizer: Quantizer | None) -> QuantizerPlan | None:
     return None if quantizer is None else quantizer.describe()
-
-

@@ -54,7 +54,7 @@ class _Recorder(AttentionProducts):
         super().__init__({})
         self._record, self._single = record, single
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self._note(q=query.shape, k=key.shape, v=value.shape)
         self._note(softmax=(*query.shape[:-1], key.shape[-2]))
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
@@ -109,10 +109,10 @@ def _watch(name: str, module: nn.Module, record: Survey, *, single: bool) -> lis
 
     def enter(_module: nn.Module, _args: Any) -> None:
         entered.append(Redirected(products, fused=form.fused))
-        entered[-1].__enter__()
+        entered[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        entered.pop().__exit__(None, None, None)
+        entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
 

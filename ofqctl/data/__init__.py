@@ -6,8 +6,9 @@ Read in this order: ``spec`` (what was asked for), ``sources`` (who reads which 
 
 from ofqctl.data.imagenet import label_names
 from ofqctl.data.images import ImageData, UnusableImageError
-from ofqctl.data.loader import ImageLoader, Skipped, image_loader
+from ofqctl.data.loader import ImageLoader, image_loader
 from ofqctl.data.opening import open_data
+from ofqctl.data.samples import Skipped
 from ofqctl.data.spec import DataSpec, LabelSpace
 from ofqctl.data.synthetic import synthetic_images
 

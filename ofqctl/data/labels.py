@@ -155,7 +155,7 @@ def _mismatch(names: tuple[str, ...], classes: ClassNames, space: LabelSpace, wh
         why += f"; not all are {imagenet_title(model)} classes: {_some(sorted(set(names) - set(ids)))}"
     return DataError(
         why,
-        hint=f"--class-map FILE says which class is which label; --num-classes {count} a new head",
+        hint=f"--class-map FILE gives every class its label, --num-classes {count} the model a new head",
     )
 
 

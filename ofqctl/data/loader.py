@@ -5,27 +5,16 @@ seed and the epoch alone: never on the number of worker processes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from ofqctl.data.images import ImageData, UnusableImageError
-from ofqctl.data.sources.source import Record
+from ofqctl.data.images import ImageData
+from ofqctl.data.samples import Batch, Item, Samples, Skipped, StreamedSamples, Transform, collate
 from ofqctl.errors import DataError
-
-Transform = Callable[[Image.Image], Tensor]
-
-
-class Skipped(NamedTuple):
-    """An image that was left out, and why."""
-
-    name: str
-    reason: str
 
 
 class ImageLoader:
@@ -108,24 +97,24 @@ class ImageLoader:
             first = f"; the first, {self.skipped[0].name}, {self.skipped[0].reason}" if visited else ""
             raise DataError(f"{self.data.name}: none of its {visited} images can be used{first}")
 
-    def _batches(self) -> Iterable["_Batch"]:
+    def _batches(self) -> Iterable[Batch]:
         # It seeds augmentation in worker processes; without workers, the global generators decide.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        samples: Dataset[_Item]
+        samples: Dataset[Item]
         order: Sequence[int] | None = None
         if self.data.streaming:
-            samples = _StreamedSamples(
+            samples = StreamedSamples(
                 self.data, self.transform, self.batch_size, self.limit, self._stream_seed()
             )
         else:
-            samples, order = _Samples(self.data, self.transform), self._order()
+            samples, order = Samples(self.data, self.transform), self._order()
         return DataLoader(
             samples,
             batch_size=self.batch_size,
             sampler=order,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
-            collate_fn=_collate,
+            collate_fn=collate,
             generator=generator,
         )
 
@@ -201,87 +190,6 @@ def _transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None
         **(augmentation or {}),
     )
     return transform
-
-
-class _Sample(NamedTuple):
-    image: Tensor
-    label: int
-
-
-# A fault travels as a value: DataLoader would bury its message in a worker's traceback.
-_Item = _Sample | Skipped | DataError
-
-
-class _Batch(NamedTuple):
-    """What became of the images of one batch: (B, C, H, W) and (B,) with those left out missing."""
-
-    images: Tensor
-    labels: Tensor
-    skipped: list[Skipped]
-    fault: DataError | None
-
-
-class _Samples(Dataset[_Item]):
-    """Preprocessed images by index."""
-
-    def __init__(self, data: ImageData, transform: Transform) -> None:
-        self.data, self.transform = data, transform
-
-    def __getitem__(self, index: int) -> _Item:
-        try:
-            image, label = self.data[index]
-        except UnusableImageError as error:
-            return Skipped(error.name, error.reason)
-        except DataError as error:
-            return error
-        return _Sample(self.transform(image), label)
-
-
-class _StreamedSamples(IterableDataset[_Item]):
-    """Preprocessed images of a stream; each worker reads all and decodes every ``workers``-th batch."""
-
-    def __init__(
-        self, data: ImageData, transform: Transform, batch_size: int, limit: int | None, seed: int | None
-    ) -> None:
-        self.data, self.transform = data, transform
-        self.batch_size, self.limit, self.seed = batch_size, limit, seed
-
-    def __iter__(self) -> Iterator[_Item]:
-        worker = get_worker_info()
-        count, mine = (worker.num_workers, worker.id) if worker else (1, 0)
-        if worker:
-            _forget_inherited_locks()
-        records = islice(self.data.stream(self.seed), self.limit)
-        try:
-            for number, record in enumerate(records):
-                if number // self.batch_size % count == mine:
-                    yield self._item(record)
-        except DataError as error:
-            yield error
-
-    def _item(self, record: Record) -> _Item:
-        try:
-            image, label = self.data.load(record)
-        except UnusableImageError as error:
-            return Skipped(error.name, error.reason)
-        return _Sample(self.transform(image), label)
-
-
-def _forget_inherited_locks() -> None:
-    """Let a forked process read remote files: a lock held by the parent's reader would never be released."""
-    import fsspec.asyn  # type: ignore[import-untyped]
-
-    fsspec.asyn.reset_lock()
-
-
-def _collate(items: Sequence[_Item]) -> _Batch:
-    samples = [item for item in items if isinstance(item, _Sample)]
-    images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
-    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-    faults = [item for item in items if isinstance(item, DataError)]
-    return _Batch(
-        images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None)
-    )
 
 
 def _permuted(indices: list[int], seed: int) -> list[int]:

@@ -100,5 +100,3 @@ def evaluate(
         done += len(labels)
         progress("evaluate", done, total)
     return metrics
-
-

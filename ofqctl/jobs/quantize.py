@@ -3,21 +3,22 @@
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ofqctl.artifact import check_output, make_ledger, save_run, serialize
+from ofqctl.artifact import check_output, is_run, read_config, save_run, serialize
 from ofqctl.convert import convert, describe
-from ofqctl.data import DataSpec, ImageLoader, image_loader, open_data, synthetic_images
+from ofqctl.data import DataSpec, ImageData, ImageLoader, image_loader, open_data, synthetic_images
 from ofqctl.devices import DeviceName, pick_device
-from ofqctl.errors import RecipeError
+from ofqctl.errors import ArtifactError, DataError, ModelError, RecipeError
 from ofqctl.evaluation import Subject, of_model
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
-from ofqctl.jobs.writing import float_model_bytes, run_config
+from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import ModelRequest, load_model
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
@@ -67,6 +68,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         OfqctlError: Something a person can mend; nothing was written then.
     """
     started = time.perf_counter()
+    _refuse_run(request.model.name)
     device = pick_device(request.device)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite)
@@ -82,10 +84,11 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
             request.data, subject, batch_size=request.batch_size, workers=request.workers
         )
     float_bytes = float_model_bytes(loaded.model)
-    model = loaded.model.to(device)
-    float_model = copy.deepcopy(model) if evaluation else None
+    model = loaded.model
+    float_model = copy.deepcopy(model).to(device) if evaluation else None
     images, about_calibration, notes = _calibration_images(request, subject)
     plan = convert(model, request.recipe, tuple(subject.data_config["input_size"]))
+    model.to(device)
     calibrate(model, plan, _told(images, request.recipe.calibration.images, progress))
     plan = describe(model, plan)
     weights = serialize(model)
@@ -93,16 +96,10 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     if evaluation is not None and float_model is not None:
         metrics = measure({"float": float_model, "quantized": model}, evaluation, device, progress)
         figures = about_data(evaluation, subject) | metrics
-    results: dict[str, Any] = {
-        "model": loaded.architecture,
-        "source": loaded.source,
-        "recipe": request.recipe.name,
-        "bits": {"weights": request.recipe.weights.bits, "activations": request.recipe.activations.bits},
+    config = run_config(loaded, request.recipe, plan, weights, float_bytes)
+    results = about_run(model, config, weights) | {
         "calibration": about_calibration,
         "evaluation": figures,
-        "size": make_ledger(model, total=len(weights), float_model=float_bytes).as_dict(),
-        "quantized_modules": len(plan.modules),
-        "left_float": [left.model_dump() for left in plan.left_float],
         "notes": [*loaded.notes, *notes],
         "seed": request.seed,
         "device": str(device),
@@ -110,13 +107,23 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     }
     if request.strict:
         refuse_undone(results)
-    save_run(output, weights, run_config(loaded, request.recipe, plan, weights, float_bytes), results)
+    save_run(output, weights, config, results)
     return {"output": str(output)} | results
 
 
-def default_output(architecture: str, recipe: Recipe) -> Path:
-    """``runs/ARCHITECTURE-wWaA``."""
-    return Path("runs") / f"{architecture}-w{recipe.weights.bits}a{recipe.activations.bits}"
+def _refuse_run(name: str) -> None:
+    """Refuse the path of a run directory as the model: it is quantized already."""
+    path = Path(name.removeprefix("local-dir:"))
+    if not is_run(path):
+        return
+    try:
+        read_config(path.parent if path.is_file() else path)
+    except ArtifactError:  # a float model in timm's layout
+        return
+    raise ModelError(
+        f"model '{name}': is a run directory, which holds a model that is quantized already",
+        hint=f"`ofqctl evaluate {path} --data DATA` measures it; quantize starts from a float model",
+    )
 
 
 def refuse_undone(results: dict[str, Any]) -> None:
@@ -138,7 +145,7 @@ def _calibration_images(
     if request.calibration is None:
         batches = synthetic_images(subject.data_config, wanted.images, wanted.batch_size, request.seed)
         return [(images, None) for images in batches], {"data": "synthetic", "images": wanted.images}, [SYNTHETIC]
-    data = open_data(request.calibration, None)
+    data = _open_calibration(request.calibration)
     loader = image_loader(
         data,
         subject.data_config,
@@ -151,6 +158,14 @@ def _calibration_images(
     if data.image_count is not None and data.image_count < wanted.images:
         notes.append(f"calibration: {data.name} has {data.image_count} images, {wanted.images} were asked for")
     return loader, {"data": data.name, "images": loader.image_count}, notes
+
+
+def _open_calibration(spec: DataSpec) -> ImageData:
+    """The data, its training split where none was named and there is one: the others are for measuring."""
+    if spec.split is None:
+        with suppress(DataError):  # no such split, or a fault that opening it as it is reports
+            return open_data(replace(spec, split="train"))
+    return open_data(spec)
 
 
 def _told(images: ImageLoader | list[tuple[Tensor, None]], total: int, progress: Progress) -> Iterator[Tensor]:

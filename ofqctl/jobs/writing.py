@@ -1,10 +1,18 @@
-"""What a run directory says about the model in it."""
+"""What a run directory, and the result of the job that wrote it, say about the model in it."""
+
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from ofqctl.artifact import QuantizationConfig, RunConfig, digest
+from ofqctl.artifact import QuantizationConfig, RunConfig, digest, make_ledger
 from ofqctl.models import LoadedModel
 from ofqctl.recipe import Plan, Recipe
+
+
+def default_output(architecture: str, recipe: Recipe) -> Path:
+    """``runs/ARCHITECTURE-wWaA``."""
+    return Path("runs") / f"{architecture}-w{recipe.weights.bits}a{recipe.activations.bits}"
 
 
 def float_model_bytes(model: nn.Module) -> int:
@@ -36,3 +44,25 @@ def run_config(
             recipe=recipe, plan=plan, sha256=digest(weights), float_bytes=float_bytes
         ),
     )
+
+
+def about_run(model: nn.Module, config: RunConfig, weights: bytes) -> dict[str, Any]:
+    """What every result says: where the model came from, its bits and size, and what stayed float.
+
+    Args:
+        model: The quantized model.
+        config: From :func:`run_config`.
+        weights: The bytes of ``model.safetensors``.
+    """
+    quantization = config.quantization_config
+    recipe, plan = quantization.recipe, quantization.plan
+    size = make_ledger(model, total=len(weights), float_model=quantization.float_bytes)
+    return {
+        "model": config.architecture,
+        "source": config.source,
+        "recipe": recipe.name,
+        "bits": {"weights": recipe.weights.bits, "activations": recipe.activations.bits},
+        "size": size.as_dict(),
+        "quantized_modules": len(plan.modules),
+        "left_float": [left.model_dump() for left in plan.left_float],
+    }

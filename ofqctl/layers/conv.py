@@ -1,6 +1,6 @@
 """Conv2d with a quantized weight and a quantized input."""
 
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
@@ -41,5 +41,6 @@ class QuantConv2d(nn.Conv2d, WeightSite):
         """(batch, in, height, width) -> (batch, out, height, width)."""
         x = self.input(x)
         if self.pads_same:
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
-        return self._conv_forward(x, self.quantized_weight(), self.bias)
+            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        convolved: Tensor = self._conv_forward(x, self.quantized_weight(), self.bias)
+        return convolved

@@ -1,5 +1,6 @@
 """A weight that is quantized: latent while it is trained, decoded once when it only runs."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from ofqctl.grids import Encoded
 from ofqctl.quantizers import Quantizer
 
 
-class WeightSite(nn.Module):
+class WeightSite(nn.Module, ABC):
     """Mix-in for a module with one quantized weight.
 
     In training the value is computed from the latent weight at every call. In evaluation it is computed once and kept
@@ -24,13 +25,13 @@ class WeightSite(nn.Module):
     weight_quantizer: Quantizer | None
     latent_names: ClassVar[tuple[str, ...]] = ("weight",)
 
+    @abstractmethod
     def latent(self) -> Tensor:
         """The float weight behind the codes."""
-        raise AssertionError(f"{type(self).__name__} has no latent weight")
 
+    @abstractmethod
     def install_value(self, value: Tensor) -> None:
         """Take ``value``, the decoded codes, in place of the latent weight."""
-        raise AssertionError(f"{type(self).__name__} cannot take codes")
 
     def quantized_weight(self) -> Tensor:
         """The weight to compute with, differentiable with respect to the latent weight."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.grids import Encoded, UniformGrid, code_dtype
-from ofqctl.quantizers.fake_quantize import MIN_STEP, fake_quantize, snap
+from ofqctl.quantizers.fake_quantize import MIN_STEP, Offset, fake_quantize, snap
 from ofqctl.recipe.plan import QuantizerPlan
 
 
@@ -21,7 +21,7 @@ class Quantizer(nn.Module, ABC):
         plan: What this quantizer was built from; ``describe`` gives it as it is now.
         grid: Integer range of the codes.
         step: Distance between neighbouring values, broadcasts to the tensor; a parameter or a buffer.
-        offset: Added to a code before it is scaled; 0 or of the shape of ``step``.
+        offset: Added to a code before it is scaled; a constant, or a buffer of the shape of ``step``.
         before: Learned shift ahead of rounding, or None.
         after: Learned shift behind it, or None.
         observing: While set, tensors pass unchanged and are taken into account for the start values.
@@ -30,7 +30,7 @@ class Quantizer(nn.Module, ABC):
     method: ClassVar[str]
     grid: UniformGrid
     step: Tensor
-    offset: Tensor
+    offset: Offset
     before: nn.Parameter | None
     after: nn.Parameter | None
 
@@ -42,7 +42,6 @@ class Quantizer(nn.Module, ABC):
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
         self.before = None if shift is None else nn.Parameter(shift)
         self.after = None if shift is None else nn.Parameter(shift.clone())
-        self.register_buffer("offset", torch.tensor(0.0), persistent=False)
 
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x`` and what they mean."""
@@ -74,7 +73,7 @@ class Quantizer(nn.Module, ABC):
         """Take over the steps and offsets of stored codes."""
         with torch.no_grad():
             self.step.copy_(codes.step)
-            if self.offset.dim():
+            if isinstance(self.offset, Tensor) and isinstance(codes.offset, Tensor):
                 self.offset.copy_(codes.offset)
 
     def describe(self) -> QuantizerPlan:

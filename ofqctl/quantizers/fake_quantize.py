@@ -8,13 +8,15 @@ from torch.autograd import Function
 
 from ofqctl.grids import UniformGrid
 
+Offset = float | Tensor  # 0 and 1/2 are the same for every code; zero points are tensors
+
 MIN_STEP = 1e-5  # below this a step is numerically meaningless; LSQ's authors use the same floor
 
 _RESIDUAL_SCALE = 65532.0  # a residual of -0.5..0.5 steps as a 16-bit integer in -32766..32766
 _ABOVE, _BELOW = 32767, -32768  # marks of elements beyond the grid
 
 
-def snap(x: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid) -> Tensor:
+def snap(x: Tensor, step: Tensor, offset: Offset, grid: UniformGrid) -> Tensor:
     """Codes of ``x`` as floats: ``clamp(round(x / step - offset))``, half to even.
 
     Args:
@@ -29,7 +31,7 @@ def snap(x: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid) -> Tensor:
 def fake_quantize(  # noqa: PLR0917
     x: Tensor,
     step: Tensor,
-    offset: Tensor,
+    offset: Offset,
     grid: UniformGrid,
     before: Tensor | None = None,
     after: Tensor | None = None,
@@ -65,15 +67,22 @@ def straight_through(x: Tensor, value: Tensor) -> Tensor:
     return result
 
 
-def _in_steps(x: Tensor, step: Tensor, offset: Tensor) -> Tensor:
+def _in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
     """A fresh tensor ``x / step - offset``."""
-    return (x / step).sub_(offset)
+    position = x / step
+    return position if is_zero(offset) else position.sub_(offset)
 
 
-def _value(codes: Tensor, step: Tensor, offset: Tensor, after: Tensor | None) -> Tensor:
+def _value(codes: Tensor, step: Tensor, offset: Offset, after: Tensor | None) -> Tensor:
     """``(codes + offset) * step + after``, in place on ``codes``."""
-    value = codes.add_(offset).mul_(step)
+    moved = codes if is_zero(offset) else codes.add_(offset)
+    value = moved.mul_(step)
     return value if after is None else value.add_(after)
+
+
+def is_zero(offset: Offset) -> bool:
+    """Whether ``offset`` is the constant 0, which needs no arithmetic."""
+    return isinstance(offset, float) and offset == 0.0
 
 
 class _StraightThrough(Function):
@@ -96,7 +105,7 @@ class _FakeQuantize(Function):
         step: Tensor,
         before: Tensor | None,
         after: Tensor | None,
-        offset: Tensor,
+        offset: Offset,
         grid: UniformGrid,
     ) -> Tensor:
         moved = x.float() if before is None else x + before
@@ -105,8 +114,8 @@ class _FakeQuantize(Function):
         codes = position.round().clamp_(grid.low, grid.high)
         residual = (codes - position).mul_(_RESIDUAL_SCALE).clamp_(_BELOW + 2, _ABOVE - 1).to(torch.int16)
         residual.masked_fill_(position > grid.high, _ABOVE).masked_fill_(position < grid.low, _BELOW)
-        ctx.save_for_backward(residual, offset)
-        ctx.grid, ctx.step_shape, ctx.x_dtype = grid, step.shape, x.dtype
+        ctx.save_for_backward(residual)
+        ctx.grid, ctx.offset, ctx.step_shape, ctx.x_dtype = grid, offset, step.shape, x.dtype
         ctx.before_shape = None if before is None else before.shape
         ctx.after_shape = None if after is None else after.shape
         return _value(codes, step, offset, after)
@@ -114,7 +123,7 @@ class _FakeQuantize(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        residual, offset = ctx.saved_tensors
+        (residual,) = ctx.saved_tensors
         needs_x, needs_step, needs_before, needs_after = ctx.needs_input_grad[:4]
         above, below = residual == _ABOVE, residual == _BELOW
         grad_x = grad_step = grad_before = grad_after = None
@@ -126,8 +135,8 @@ class _FakeQuantize(Function):
             grad_after = grad.sum_to_size(ctx.after_shape)
         if needs_step:
             slope = residual.float().div_(_RESIDUAL_SCALE)
-            slope = torch.where(above, ctx.grid.high + offset, slope)
-            slope = torch.where(below, ctx.grid.low + offset, slope)
+            slope = torch.where(above, ctx.grid.high + ctx.offset, slope)
+            slope = torch.where(below, ctx.grid.low + ctx.offset, slope)
             shared = residual.numel() / max(1, ctx.step_shape.numel())
             scale = (max(1, ctx.grid.high) * shared) ** -0.5
             grad_step = slope.mul_(grad).sum_to_size(ctx.step_shape).mul_(scale)

@@ -17,6 +17,7 @@ class LSQ(Quantizer):
     """
 
     method = "lsq"
+    offset = 0.0
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)

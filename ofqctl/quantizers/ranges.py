@@ -8,7 +8,6 @@ from torch import Tensor
 from ofqctl.grids import UniformGrid
 from ofqctl.recipe.plan import RangeMethod
 
-
 Fit = tuple[Tensor, Tensor]  # step and offset, (groups, 1) each
 
 _BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB

@@ -1,12 +1,10 @@
 """StatsQ: the weight quantizer of OFQ (Liu et al., ICML 2023, arXiv 2302.02210)."""
 
-import torch
 from torch import Tensor
 
 from ofqctl.grids import Encoded, code_dtype
 from ofqctl.quantizers.base import Quantizer
 from ofqctl.quantizers.fake_quantize import MIN_STEP, snap, straight_through
-from ofqctl.recipe.plan import QuantizerPlan
 
 
 class StatsQ(Quantizer):
@@ -17,10 +15,7 @@ class StatsQ(Quantizer):
     """
 
     method = "statsq"
-
-    def __init__(self, plan: QuantizerPlan) -> None:
-        super().__init__(plan)
-        self.offset = torch.tensor(0.5)
+    offset = 0.5
 
     def step_of(self, weight: Tensor) -> Tensor:
         """Step of every output channel of ``weight``, in the broadcast shape of the plan."""

@@ -22,7 +22,9 @@ class Uniform(Quantizer):
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)
         self.register_buffer("step", torch.ones(plan.step_shape))
-        if not plan.symmetric:
+        if plan.symmetric:
+            self.offset = 0.0
+        else:
             self.grid = UniformGrid.of_bits(plan.bits, signed=False)
             self.register_buffer("offset", torch.zeros(plan.step_shape))
         self._estimator = RangeEstimator(plan.range, plan.percentile)
@@ -38,6 +40,6 @@ class Uniform(Quantizer):
             self.grid = UniformGrid.of_bits(self.plan.bits, signed=signed)
         step, offset = self._estimator.fit(self.grid, symmetric=self.plan.symmetric)
         self.step.copy_(step.clamp(min=MIN_STEP).reshape(self.step.shape))
-        if not self.plan.symmetric:
+        if isinstance(self.offset, Tensor):
             self.offset.copy_(offset.reshape(self.offset.shape))
         self._estimator = RangeEstimator(self.plan.range, self.plan.percentile)

@@ -59,6 +59,7 @@ class ModulePlan(Frozen):
     operands: dict[str, QuantizerPlan] = Field(default_factory=dict)
     query_bias: bool = True
 
+
 class LeftFloat(Frozen):
     """A module, or the products of one, that stays in float, and why."""
 

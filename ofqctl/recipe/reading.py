@@ -1,5 +1,6 @@
 """YAML and ``--set`` options -> recipe, and back; all faults are reported at once, each with its path."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -59,7 +60,7 @@ def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
     Raises:
         RecipeError: An assignment without ``=``, or a path that leads through a plain value.
     """
-    changed = yaml.safe_load(yaml.safe_dump(dict(values)))
+    changed: Values = copy.deepcopy(dict(values))
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
@@ -71,8 +72,10 @@ def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
         *parents, last = path.strip().split(".")
         spot: Any = changed
         for key in parents:
-            spot = spot[int(key)] if isinstance(spot, list) and key.isdigit() and int(key) < len(spot) else (
-                spot.setdefault(key, {}) if isinstance(spot, dict) else None
+            spot = (
+                spot[int(key)]
+                if isinstance(spot, list) and key.isdigit() and int(key) < len(spot)
+                else (spot.setdefault(key, {}) if isinstance(spot, dict) else None)
             )
         if isinstance(spot, list) and last.isdigit() and int(last) < len(spot):
             spot[int(last)] = value

@@ -39,6 +39,8 @@ def make_folder(tmp_path: Path, noise: NoiseMaker) -> Callable[..., Path]:
 def make_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Writes a local `datasets` repository, a parquet file a split; each column is (feature, values)."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # Shuffled streams wait that many seconds for their reading threads at the end of a pass: 5 by default.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.3, raising=False)
 
     def make(
         columns: dict[str, tuple[Any, Iterable[Any]]], splits: Iterable[str] = ("train", "test")

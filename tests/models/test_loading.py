@@ -13,7 +13,7 @@ from ofqctl.models import ModelRequest, build_architecture, load_model, loading,
 
 from .conftest import ARCHITECTURE, TINY
 
-WITHOUT_WEIGHTS = "vit_huge_patch14_224"
+WITHOUT_WEIGHTS = "vit_large_patch14_224"
 REAL = Path(__file__).resolve().parents[3] / "shared/data/vit_tiny_patch16_224"
 
 
@@ -240,8 +240,8 @@ def test_a_convolutional_model_takes_an_image_size_it_has_no_argument_for():
 
 
 def test_an_image_size_that_an_architecture_cannot_change_is_refused():
-    with pytest.raises(ModelError, match="does not work with images of 96x96 pixels"):
-        load_model(ModelRequest("levit_128s", pretrained=False, img_size=96))
+    with pytest.raises(ModelError, match="does not work with images of 100x100 pixels"):
+        load_model(ModelRequest("levit_128s", pretrained=False, img_size=100))
 
 
 def test_the_data_config_follows_the_number_of_channels():

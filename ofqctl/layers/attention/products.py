@@ -1,6 +1,7 @@
 """The two matrix products of attention, on quantized operands."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ofqctl.layers.attention.forms import Role
 from ofqctl.quantizers import build_quantizer
 from ofqctl.recipe import QuantizerPlan
 
@@ -20,6 +22,11 @@ class AttentionProducts(nn.Module):
     Args:
         operands: Quantizers of ``q``, ``k``, ``softmax`` and ``v``; a missing one stays float.
     """
+
+    q: nn.Module
+    k: nn.Module
+    softmax: nn.Module
+    v: nn.Module
 
     def __init__(self, operands: Mapping[str, QuantizerPlan]) -> None:
         super().__init__()
@@ -60,9 +67,7 @@ class AttentionProducts(nn.Module):
         logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
         return self.mix(logits, value, attn_mask, dropout_p, is_causal)
 
-    def mix(
-        self, logits: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool
-    ) -> Tensor:
+    def mix(self, logits: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool) -> Tensor:
         """Softmax of masked ``logits`` (..., N, M) times ``value`` (..., M, e)."""
         if is_causal:
             allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
@@ -74,30 +79,40 @@ class AttentionProducts(nn.Module):
         weights = logits.softmax(dim=-1)
         if dropout_p > 0.0:
             weights = F.dropout(weights, dropout_p)
-        return self.softmax(weights) @ self.v(value)  # type: ignore[no-any-return]
+        return self.multiply_softmax_value(weights, value)
 
     def multiply_query_key(self, query: Tensor, transposed_key: Tensor) -> Tensor:
         """``query @ transposed_key``, (..., N, d) and (..., d, M), on their codes."""
         key = self.k(transposed_key.transpose(-2, -1))
-        return self.q(query) @ key.transpose(-2, -1)  # type: ignore[no-any-return]
+        logits: Tensor = self.q(query) @ key.transpose(-2, -1)
+        return logits
 
     def multiply_softmax_value(self, weights: Tensor, value: Tensor) -> Tensor:
         """``weights @ value``, (..., N, M) and (..., M, e), on their codes."""
-        return self.softmax(weights) @ self.v(value)  # type: ignore[no-any-return]
+        product: Tensor = self.softmax(weights) @ self.v(value)
+        return product
+
+    def multiply_value_softmax(self, value: Tensor, weights: Tensor) -> Tensor:
+        """The transposed product: ``value @ weights``, (..., e, M) and (..., M, N), on their codes."""
+        return self.multiply_softmax_value(weights.transpose(-2, -1), value.transpose(-2, -1)).transpose(-2, -1)
 
 
 class Redirected(TorchFunctionMode):
     """While active, hands the products that timm's own attention code calls to ``products``.
 
-    With ``fused`` that is the one call of ``scaled_dot_product_attention``; otherwise the first matrix product is the
-    one of query and key, the second the one of softmax output and value.
+    Those are calls of ``scaled_dot_product_attention``, or matrix products with the given roles, over and over.
     """
 
-    def __init__(self, products: AttentionProducts, *, fused: bool) -> None:
+    def __init__(self, products: AttentionProducts, roles: Sequence[Role]) -> None:
         super().__init__()
-        self.fused = fused
         self._attend = products.attend
-        self._multiply = iter((products.multiply_query_key, products.multiply_softmax_value))
+        by_role: dict[Role, Callable[..., Any]] = {
+            "query_key": products.multiply_query_key,
+            "softmax_value": products.multiply_softmax_value,
+            "value_softmax": products.multiply_value_softmax,
+            "float": torch.matmul,
+        }
+        self._multiply = cycle([by_role[role] for role in roles] or [torch.matmul])
 
     def __torch_function__(
         self,
@@ -107,9 +122,9 @@ class Redirected(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run ``func``, or the product that stands for it."""
-        if self.fused and func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention:
             func = self._attend
-        elif not self.fused and func in MATMULS:
+        elif func in MATMULS:
             func = next(self._multiply)
         return func(*args, **(kwargs or {}))
 
@@ -119,13 +134,13 @@ class QuantAttention(nn.Module):
 
     Attributes:
         products: What computes them.
-        fused: Whether timm's code calls ``scaled_dot_product_attention`` for them.
+        roles: Of the matrix products in timm's code; empty where that calls ``scaled_dot_product_attention``.
     """
 
     products: AttentionProducts
-    fused: bool
+    roles: tuple[Role, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """timm's own forward."""
-        with Redirected(self.products, fused=self.fused):
+        with Redirected(self.products, self.roles):
             return super().forward(*args, **kwargs)

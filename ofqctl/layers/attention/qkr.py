@@ -35,6 +35,9 @@ class MergedQueryKey(WeightSite):
     """The weight ``W_qk[h] = Wq[h]^T Wk[h]``, (H, C, C); its latent weights are those of the two projections."""
 
     latent_names = ("q", "k")
+    q: nn.Parameter | None
+    k: nn.Parameter | None
+    merged: Tensor | None
 
     def __init__(self, query: Tensor, key: Tensor, heads: int, plan: ModulePlan) -> None:
         super().__init__()
@@ -46,15 +49,21 @@ class MergedQueryKey(WeightSite):
 
     def latent(self) -> Tensor:
         """(H, C, C)."""
-        if self.merged is not None:
+        if self.q is None or self.k is None:
+            assert self.merged is not None
             return self.merged
-        query, key = (w.unflatten(0, (self.heads, -1)) for w in (self.q, self.k))
+        query, key = _in_heads(self.q, self.heads), _in_heads(self.k, self.heads)
         return query.transpose(-2, -1) @ key
 
     def install_value(self, value: Tensor) -> None:
         """Take the product itself, (H, C, C), and drop the two projections."""
         self.merged = value
         self.q = self.k = None
+
+
+def _in_heads(rows: Tensor, heads: int) -> Tensor:
+    """(H * d, ...) -> (H, d, ...)."""
+    return rows.reshape(heads, -1, *rows.shape[1:])
 
 
 class QKRProducts(AttentionProducts):
@@ -67,6 +76,9 @@ class QKRProducts(AttentionProducts):
         attention: The float attention block, its ``qkv`` still in place.
         plan: Quantizer of the merged weight; of the operands ``x``, ``qkx``, ``softmax`` and ``v``.
     """
+
+    x: nn.Module
+    qkx: nn.Module
 
     def __init__(self, attention: FusedQKV, plan: ModulePlan) -> None:
         super().__init__({name: p for name, p in plan.operands.items() if name in ("softmax", "v")})
@@ -83,7 +95,7 @@ class QKRProducts(AttentionProducts):
             query_bias, _, value_bias = attention.qkv.bias.detach().chunk(3)
             self.v_proj.bias = nn.Parameter(value_bias.clone())
             if plan.query_bias:
-                per_head = key.unflatten(0, (self.heads, -1)), query_bias.unflatten(0, (self.heads, -1))
+                per_head = _in_heads(key, self.heads), _in_heads(query_bias, self.heads)
                 self.key_term = nn.Parameter(torch.einsum("hdc,hd->hc", *per_head))
 
     def attend(
@@ -101,9 +113,9 @@ class QKRProducts(AttentionProducts):
         del query, key, scale, enable_gqa
         x = self.x(value.transpose(1, 2).flatten(2))
         weighted = F.linear(x, self.qk.quantized_weight().flatten(0, 1))
-        weighted = self.qkx(weighted.unflatten(2, (self.heads, -1)).transpose(1, 2))
+        weighted = self.qkx(weighted.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2))
         logits = x.unsqueeze(1) @ weighted.transpose(-2, -1)
         if self.key_term is not None:
             logits = logits + torch.einsum("bnc,hc->bhn", x, self.key_term).unsqueeze(-2)
-        value = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        value = self.v_proj(x).reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
         return self.mix(logits * self.scale, value, attn_mask, dropout_p, is_causal)

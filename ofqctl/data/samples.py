@@ -1,0 +1,107 @@
+"""What happens in a loader process: decode, label and preprocess images, and collate them into batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from ofqctl.data.images import ImageData, UnusableImageError
+from ofqctl.data.sources.source import Record
+from ofqctl.errors import DataError
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+class Skipped(NamedTuple):
+    """An image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+class Sample(NamedTuple):
+    """A preprocessed image (C, H, W) and its label."""
+
+    image: Tensor
+    label: int
+
+
+# A fault travels as a value: DataLoader would bury its message in a worker's traceback.
+Item = Sample | Skipped | DataError
+
+
+class Batch(NamedTuple):
+    """What became of the images of one batch: (B, C, H, W) and (B,) with those left out missing."""
+
+    images: Tensor
+    labels: Tensor
+    skipped: list[Skipped]
+    fault: DataError | None
+
+
+class Samples(Dataset[Item]):
+    """Preprocessed images by index."""
+
+    def __init__(self, data: ImageData, transform: Transform) -> None:
+        self.data, self.transform = data, transform
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            image, label = self.data[index]
+        except UnusableImageError as error:
+            return Skipped(error.name, error.reason)
+        except DataError as error:
+            return error
+        return Sample(self.transform(image), label)
+
+
+class StreamedSamples(IterableDataset[Item]):
+    """Preprocessed images of a stream; each worker reads all and decodes every ``workers``-th batch."""
+
+    def __init__(
+        self, data: ImageData, transform: Transform, batch_size: int, limit: int | None, seed: int | None
+    ) -> None:
+        self.data, self.transform = data, transform
+        self.batch_size, self.limit, self.seed = batch_size, limit, seed
+
+    def __iter__(self) -> Iterator[Item]:
+        worker = get_worker_info()
+        count, mine = (worker.num_workers, worker.id) if worker else (1, 0)
+        if worker:
+            _forget_inherited_locks()
+        records = islice(self.data.stream(self.seed), self.limit)
+        try:
+            for number, record in enumerate(records):
+                if number // self.batch_size % count == mine:
+                    yield self._item(record)
+        except DataError as error:
+            yield error
+
+    def _item(self, record: Record) -> Item:
+        try:
+            image, label = self.data.load(record)
+        except UnusableImageError as error:
+            return Skipped(error.name, error.reason)
+        return Sample(self.transform(image), label)
+
+
+def _forget_inherited_locks() -> None:
+    """Let a forked process read remote files: a lock held by the parent's reader would never be released."""
+    import fsspec.asyn  # type: ignore[import-untyped]
+
+    fsspec.asyn.reset_lock()
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stack the samples among ``items``, and keep apart what could not become one."""
+    samples = [item for item in items if isinstance(item, Sample)]
+    images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
+    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+    faults = [item for item in items if isinstance(item, DataError)]
+    return Batch(
+        images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None)
+    )

@@ -1,0 +1,149 @@
+"""Which models timm offers, and how far the attention of each family is covered, without building any."""
+
+import dis
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from timm.models import get_pretrained_cfg, split_model_name_tag
+from torch import nn
+
+from ofqctl.errors import ModelError, did_you_mean
+from ofqctl.layers.attention.forms import FORMS
+from ofqctl.models import families, matching
+from ofqctl.progress import Progress, silent
+
+COVERAGE = {
+    "products": "layers and the products of attention are quantized",
+    "layers": "layers are quantized, the products of attention stay float",
+    "none": "no attention found in its code; layers are quantized",
+}
+
+
+@dataclass(frozen=True)
+class CoverageRequest:
+    """Which models.
+
+    Attributes:
+        pattern: Shell wildcards, a word in the name, or None for all; see `ofqctl.models.matching`.
+    """
+
+    pattern: str | None = None
+
+
+def coverage(request: CoverageRequest, progress: Progress = silent) -> dict[str, Any]:
+    """The models that match, and what is known of their families.
+
+    The coverage is read off the code of each timm module: it names the attention classes that models of the family
+    can be built from. One model of a family may use only some of them; ``quantize`` reports exactly what it did.
+
+    Raises:
+        ModelError: No name matches.
+    """
+    progress("list the models", 0, None)
+    names = matching(request.pattern)
+    if not names:
+        raise ModelError(
+            f"models '{request.pattern}': no timm model matches",
+            hint=did_you_mean(str(request.pattern), [*families(), *matching()])
+            or "`ofqctl models` lists all families; wildcards go in quotes: 'vit_*_224'",
+        )
+    family_of = {name: family for family, members in families().items() for name in members}
+    models = [
+        {"name": name, "family": family_of[split_model_name_tag(name)[0]], "pretrained": _has_weights(name)}
+        for name in names
+    ]
+    wanted = dict.fromkeys(str(model["family"]) for model in models)
+    return {
+        "pattern": request.pattern,
+        "families": [_family(family, [m for m in models if m["family"] == family]) for family in wanted],
+        "models": models,
+        "meaning": COVERAGE,
+    }
+
+
+def _family(name: str, models: list[dict[str, Any]]) -> dict[str, Any]:
+    classes = _attention_classes(sys.modules[f"timm.models.{name}"])
+    covered = [cls for cls in classes if _path(cls) in FORMS]
+    others = [cls for cls in classes if _path(cls) not in FORMS]
+    return {
+        "family": name,
+        "models": len(models),
+        "pretrained": sum(model["pretrained"] for model in models),
+        "attention": "products" if covered else "layers" if others else "none",
+        "qkr": any(FORMS[_path(cls)].no_qkr is None for cls in covered),
+        "quantized_classes": [cls.__name__ for cls in covered],
+        "float_classes": [cls.__name__ for cls in others],
+    }
+
+
+def _has_weights(name: str) -> bool:
+    cfg = get_pretrained_cfg(name)
+    return bool(cfg and cfg.has_weights)
+
+
+def _path(cls: type[nn.Module]) -> str:
+    """As the registered forms name it."""
+    return f"{cls.__module__}.{cls.__name__}".removeprefix("timm.")
+
+
+def _attention_classes(module: ModuleType) -> list[type[nn.Module]]:
+    """The attention classes that the code of a timm module leads to, in the order of their names."""
+    seen: set[Any] = set()
+    waiting = [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, FunctionType | type) and thing.__module__ == module.__name__
+    ]
+    while waiting:
+        thing = waiting.pop()
+        if thing not in seen:
+            seen.add(thing)
+            waiting.extend(_referred(thing))
+    return sorted((thing for thing in seen if isinstance(thing, type) and _is_attention(thing)), key=_path)
+
+
+@cache
+def _is_attention(cls: type) -> bool:
+    """Whether a class is a registered form, or its own code holds a softmax and a matrix product."""
+    if not issubclass(cls, nn.Module):
+        return False
+    codes = [code for function in _functions(cls) for code in _codes(function.__code__)]
+    names = {name for code in codes for name in code.co_names}
+    if _path(cls) in FORMS or "scaled_dot_product_attention" in names:
+        return True
+    multiplies = bool(names & {"matmul", "einsum", "bmm"}) or any(
+        instruction.argrepr == "@" for code in codes for instruction in dis.get_instructions(code)
+    )
+    return "softmax" in names and multiplies
+
+
+@cache
+def _referred(thing: FunctionType | type) -> tuple[FunctionType | type, ...]:
+    """Classes and functions of timm's models, and classes of its layers, that the code of ``thing`` names."""
+    found: list[Any] = list(thing.__bases__) if isinstance(thing, type) else []
+    for function in _functions(thing):
+        found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        found += [function.__globals__.get(name) for name in sorted(names)]
+    classes = [f for f in found if isinstance(f, type) and f.__module__.startswith("timm.")]
+    functions = [f for f in found if isinstance(f, FunctionType) and f.__module__.startswith("timm.models.")]
+    return (*classes, *functions)
+
+
+def _functions(thing: FunctionType | type) -> list[FunctionType]:
+    """The function itself, or those that a class defines; without their decorators."""
+    things = vars(thing).values() if isinstance(thing, type) else (thing,)
+    return [inspect.unwrap(function) for function in things if isinstance(function, FunctionType)]
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function and of those defined in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)

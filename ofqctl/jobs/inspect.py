@@ -1,0 +1,86 @@
+"""What lies in a run directory: every module's bits and grid, and where the bytes are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ofqctl.artifact import load_run
+from ofqctl.convert import operands, weight_site
+from ofqctl.layers import WeightSite
+from ofqctl.packing import packed_size
+from ofqctl.progress import Progress, silent
+from ofqctl.quantizers import Quantizer
+from ofqctl.recipe import ModulePlan
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """What to look into.
+
+    Attributes:
+        run: A run directory, or the weights file in one.
+    """
+
+    run: Path
+
+
+def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, Any]:
+    """Everything that a run directory says of itself, checked against its weights.
+
+    Raises:
+        ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
+    """
+    progress("read the run", 0, None)
+    run = load_run(request.run)
+    quantization = run.config.quantization_config
+    ledger = run.ledger
+    return {
+        "run": str(run.directory),
+        "model": run.config.architecture,
+        "num_classes": run.config.num_classes,
+        "input_size": list(run.config.input_size),
+        "source": run.config.source,
+        "recipe": quantization.recipe.name,
+        "format_version": quantization.format_version,
+        "written_by": f"ofqctl {quantization.written_by}",
+        "size": ledger.as_dict() | {"ratio": round(ledger.float_model / ledger.total, 3)},
+        "modules": [_module(run.model, name, plan) for name, plan in quantization.plan.modules.items()],
+        "left_float": [left.model_dump() for left in quantization.plan.left_float],
+        "results": run.results,
+    }
+
+
+def _module(model: nn.Module, name: str, plan: ModulePlan) -> dict[str, Any]:
+    module = model.get_submodule(name)
+    site = weight_site(module)
+    return {
+        "name": name,
+        "kind": plan.kind,
+        "weight": None if site is None or site.weight_quantizer is None else _weight(site),
+        "activations": {operand: _quantizer(q) for operand, q in operands(module).items()},
+    }
+
+
+def _weight(site: WeightSite) -> dict[str, Any]:
+    assert site.weight_quantizer is not None
+    shape, bits = site.latent().shape, site.weight_quantizer.grid.bits
+    stored = {"shape": list(shape), "bytes": packed_size(shape.numel(), bits)}
+    return _quantizer(site.weight_quantizer) | stored
+
+
+def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
+    """Bits, method, range of the codes and of what is added to them, and the shape of the step."""
+    offset = quantizer.offset
+    return {
+        "bits": quantizer.grid.bits,
+        "method": quantizer.method,
+        "grid": {
+            "low": quantizer.grid.low,
+            "high": quantizer.grid.high,
+            "offset": [float(offset.min()), float(offset.max())],
+        },
+        "step_shape": list(quantizer.step.shape),
+        "shifts": quantizer.before is not None,
+    }

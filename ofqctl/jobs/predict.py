@@ -1,0 +1,197 @@
+"""What a model sees in images, or in an array that is already preprocessed."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ofqctl.data import ImageData, ImageLoader, LabelSpace, image_loader, label_names
+from ofqctl.data.sources.folder import is_image
+from ofqctl.data.sources.source import Record, Source
+from ofqctl.devices import DeviceName, pick_device
+from ofqctl.errors import DataError
+from ofqctl.evaluation import Subject, open_subject
+from ofqctl.evaluation import predict as logits_of
+from ofqctl.models import ModelRequest
+from ofqctl.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What to look at, and with which model.
+
+    Attributes:
+        model: A float model, or the path of a run directory or of the weights file in one.
+        images: Image files, and folders whose images are all taken.
+        array: In place of images: a ``.npy`` file with preprocessed float values, (N, 3, H, W).
+        save_logits: Where to write the logits, float32 (N, classes), as ``.npy``; replaced if it exists.
+        top: Number of labels for each image, >= 1.
+        device: Where to compute.
+        batch_size: Images in one forward pass, >= 1.
+        workers: Processes that decode images.
+    """
+
+    model: ModelRequest
+    images: tuple[Path, ...] = ()
+    array: Path | None = None
+    save_logits: Path | None = None
+    top: int = 5
+    device: DeviceName = "auto"
+    batch_size: int = 64
+    workers: int = 0
+
+
+def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, Any]:
+    """The most probable labels of each image; images that cannot be decoded are left out and named.
+
+    Raises:
+        DataError: Nothing to look at, a file that is missing, an array that does not fit the model, or no
+            image that can be decoded.
+        OfqctlError: The model cannot be used.
+    """
+    _check(request)
+    device = pick_device(request.device)
+    paths = [] if request.array else list(_image_files(request.images))
+    array = _read_array(request.array) if request.array else None
+    progress("load the model", 0, None)
+    subject = open_subject(request.model)
+    model = subject.model.to(device)
+    loader = None
+    batches: Iterator[Tensor]
+    if array is None:
+        loader = _loader(paths, subject, request)
+        batches, total = (images for images, _ in loader), len(paths)
+    else:
+        _check_fits(array, subject, str(request.array))
+        batches, total = iter(torch.from_numpy(array).split(request.batch_size)), len(array)
+    logits: list[Tensor] = []
+    done = 0
+    for images in batches:
+        logits.append(logits_of(model, images.to(device)).cpu())
+        done += len(images)
+        progress("predict", done, total)
+    skipped = {} if loader is None else {image.name: image.reason for image in loader.skipped}
+    names = [str(path) for path in paths if str(path) not in skipped]
+    names = names or [f"{request.array}[{index}]" for index in range(total)]
+    everything = torch.cat(logits)
+    if request.save_logits is not None:
+        _save(request.save_logits, everything.numpy())
+    return {
+        "model": subject.name,
+        "kind": subject.kind,
+        "images": _ranked(everything, names, subject.labels, request.top),
+        "skipped": [{"image": name, "reason": reason} for name, reason in skipped.items()],
+        "saved_logits": None if request.save_logits is None else str(request.save_logits),
+        "notes": subject.notes,
+        "device": str(device),
+    }
+
+
+def _check(request: PredictRequest) -> None:
+    if bool(request.images) == (request.array is not None):
+        seen = "both" if request.images else "neither"
+        raise DataError(
+            f"predict: images or --array are needed, one of the two; {seen} were given",
+            hint="ofqctl predict MODEL image.jpg",
+        )
+    for name, value in (("--top", request.top), ("--batch-size", request.batch_size)):
+        if value < 1:
+            raise DataError(f"{name}: {value} is too small; at least 1 is allowed")
+    target = request.save_logits
+    if target is not None and (target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK)):
+        raise DataError(f"--save-logits {target}: cannot be written: it is, or lies in, no writable folder")
+
+
+def _image_files(given: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and the images in folders, in the order of their names."""
+    for path in given:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
+            if not found:
+                raise DataError(f"{path}: no images in this folder")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise DataError(f"{path}: there is no such image file")
+
+
+def _loader(paths: Sequence[Path], subject: Subject, request: PredictRequest) -> ImageLoader:
+    records = [Record(str(path), str(path), None) for path in paths]
+    source = Source("the images given", records, None, None)
+    return image_loader(
+        ImageData(source, None, subject.labels),
+        subject.data_config,
+        batch_size=request.batch_size,
+        workers=request.workers,
+    )
+
+
+def _read_array(path: Path) -> NDArray[np.float32]:
+    """The float32 values of a ``.npy`` file; nothing in the file is run."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: no .npy file of plain numbers, or a truncated one: {error}",
+            hint="numpy.save('x.npy', images.astype('float32')) writes one",
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: holds several arrays; allowed is one, as numpy.save writes it")
+    if array.dtype.kind != "f":
+        raise DataError(
+            f"{path}: values of type {array.dtype}; allowed are float32, float16 and float64",
+            hint="the array is what the model's preprocessing returns; files of pixels are given as images",
+        )
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        raise DataError(f"{path}: {bad} of its {array.size} values are NaN or infinite; allowed: finite values")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _check_fits(array: NDArray[np.float32], subject: Subject, where: str) -> None:
+    size = tuple(subject.data_config["input_size"])
+    if array.ndim != 4 or array.shape[1:] != size or not len(array):
+        wanted = ", ".join(str(length) for length in size)
+        raise DataError(f"{where}: shape {array.shape}; {subject.name} takes (N, {wanted}) with N >= 1")
+
+
+def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) -> list[dict[str, Any]]:
+    words = label_names(labels)
+    best = logits.softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
+    return [
+        {
+            "image": name,
+            "top": [
+                {"label": label, "name": words[label], "probability": probability}
+                for label, probability in zip(row_labels, row_values, strict=True)
+            ],
+        }
+        for name, row_labels, row_values in zip(
+            names, best.indices.tolist(), best.values.tolist(), strict=True
+        )
+    ]
+
+
+def _save(path: Path, logits: NDArray[np.float32]) -> None:
+    """Write a ``.npy`` file, whole or not at all."""
+    try:
+        handle, fresh = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, logits)
+            Path(fresh).chmod(0o644)
+            Path(fresh).replace(path)
+        finally:
+            Path(fresh).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"--save-logits {path}: cannot be written: {error.strerror or error}") from error
