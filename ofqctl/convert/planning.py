@@ -8,9 +8,9 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from ofqctl.convert.survey import Seen, Shape, Survey, survey
-from ofqctl.convert.tensors import plan_operand
+from ofqctl.convert.tensors import Kind, plan_operand
 from ofqctl.errors import RecipeError, did_you_mean
-from ofqctl.layers.attention.forms import NO_FORM, form_of, looks_like_attention, why_no_qkr
+from ofqctl.layers.attention.forms import form_of, why_no_form, why_no_qkr
 from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer
@@ -30,11 +30,12 @@ def make_plan(model: nn.Module, recipe: Recipe, input_size: Shape) -> Plan:
         The plan, with each module left in float and the reason.
 
     Raises:
-        RecipeError: A target pattern matches nothing, or QKR is asked for and no block allows it.
+        RecipeError: A target pattern matches nothing.
     """
     planner = _Planner(model, recipe, survey(model, input_size))
     for name, module in model.named_modules():
-        if recipe.attention.products and looks_like_attention(module):
+        multiplies = form_of(module) is not None or planner.seen.products(name)
+        if recipe.attention.products and multiplies:
             planner.plan_attention(name, module)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -57,38 +58,46 @@ class _Planner:
 
     def plan_attention(self, name: str, module: nn.Module) -> None:
         """Plan the two products of a block, with query and key merged if the recipe wants it and the block can."""
-        seen = self.seen.operands.get(name, {})
-        if set(seen) != {"q", "k", "softmax", "v"}:
-            reason = NO_FORM if form_of(module) is None else "its products were not called in a dry run"
+        form, seen = form_of(module), self.seen.operands.get(name, {})
+        if form is None or set(seen) != form.operands:
+            reason = why_no_form(module) if form is None else "its products were not called in a dry run"
             self._leave(name, module, f"attention products: {reason}")
             return
         if self.recipe.attention.qkr:
-            obstacle = why_no_qkr(module)
+            obstacle = why_no_qkr(module) or (None if seen["v"].shape else "its number of tokens varies")
             if obstacle is None:
                 self._plan_merged(name, module, seen)
                 return
             self._leave(name, module, f"query-key reparameterization: {obstacle}")
+        operands = self._plan_operands(name, seen, signed_weights=form.signed_weights)
+        self._keep(name, ModulePlan(kind="attention", operands=operands))
+
+    def _plan_operands(
+        self, name: str, seen: dict[str, Seen], *, signed_weights: bool = False
+    ) -> dict[str, QuantizerPlan]:
+        """Quantizers of whichever of ``q``, ``k``, ``softmax`` and ``v`` were seen."""
         activations = self._spec(name).activations
-        operands = {
-            "q": plan_operand(activations, "heads", seen["q"]),
-            "k": plan_operand(activations, "heads", seen["k"]),
-            "softmax": plan_operand(activations, "softmax", seen["softmax"], signed=False),
-            "v": plan_operand(activations, "values", seen["v"]),
-        }
-        self._keep(name, ModulePlan(kind="attention", operands=_present(operands)))
+        kinds: dict[str, Kind] = {"q": "heads", "k": "heads", "softmax": "softmax", "v": "values"}
+        signs = {"softmax": None if signed_weights else False}
+        return _present(
+            {
+                operand: plan_operand(activations, kind, seen[operand], signed=signs.get(operand, True))
+                for operand, kind in kinds.items()
+                if operand in seen
+            }
+        )
 
     def _plan_merged(self, name: str, module: Any, seen: dict[str, Seen]) -> None:
-        spec, inputs = self._spec(name), self.seen.inputs[f"{name}.qkv"]
-        assert inputs.shape is not None, f"{name}: attention input without a shape"
-        tokens, width = inputs.shape
-        stack = (module.num_heads, tokens, width)
+        spec = self._spec(name)
+        heads, width = module.num_heads, module.qkv.in_features
+        tokens = seen["v"].single[0][-2]
+        x, qkx = (tokens, width), (heads, tokens, width)
         operands = {
-            "x": plan_operand(spec.activations, "features", inputs),
-            "qkx": plan_operand(spec.activations, "head_features", Seen([(1, *stack)], [(2, *stack)])),
-            "softmax": plan_operand(spec.activations, "softmax", seen["softmax"], signed=False),
-            "v": plan_operand(spec.activations, "values", seen["v"]),
+            "x": plan_operand(spec.activations, "features", Seen([(1, *x)], [(2, *x)])),
+            "qkx": plan_operand(spec.activations, "head_features", Seen([(1, *qkx)], [(2, *qkx)])),
         }
-        merged = _plan_weight(spec.weights, (module.num_heads, width, width))
+        operands |= self._plan_operands(name, {operand: seen[operand] for operand in ("softmax", "v")})
+        merged = _plan_weight(spec.weights, (heads, width, width))
         self.modules[name] = ModulePlan(
             kind="qkr", weight=merged, operands=_present(operands), query_bias=self.recipe.attention.query_bias
         )

@@ -1,5 +1,6 @@
 """What a dry run shows of a float model: which modules compute on the image, and the shapes that they see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ofqctl.layers.attention import AttentionProducts, Redirected, form_of, open_products
+from ofqctl.layers.attention.products import MATMULS
 
 Shape = tuple[int, ...]
+
+_PRODUCTS = (*MATMULS, torch.bmm, Tensor.bmm, torch.einsum, F.scaled_dot_product_attention)
 
 
 @dataclass
@@ -41,10 +46,23 @@ class Survey:
     Attributes:
         inputs: Inputs of each Linear and Conv2d, by module name.
         operands: Operands ``q, k, softmax, v`` of each registered attention block, by module name.
+        factors: Left and right factors of every matrix product that a module computes itself, by module name.
     """
 
     inputs: dict[str, Seen] = field(default_factory=dict)
     operands: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    factors: dict[str, tuple[Seen, Seen]] = field(default_factory=dict)
+
+    def products(self, name: str) -> int:
+        """How many matrix products of two activations a module computes in one forward pass of the model.
+
+        Both factors of such a product grow with the batch; a parameter does not.
+        """
+        left, right = self.factors.get(name, (Seen(), Seen()))
+        return sum(
+            len({*shapes[:2]}) > 1 and len({*shapes[2:]}) > 1
+            for shapes in zip(left.single, left.double, right.single, right.double, strict=False)
+        )
 
 
 class _Recorder(AttentionProducts):
@@ -73,6 +91,30 @@ class _Recorder(AttentionProducts):
             (seen.single if self._single else seen.double).append(tuple(shape))
 
 
+class _Watch(TorchFunctionMode):
+    """While active, writes down the factors of every matrix product for the module that computes it."""
+
+    def __init__(self, record: Survey, *, single: bool) -> None:
+        super().__init__()
+        self.running: list[str] = []
+        self.single = single
+        self._record = record
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _PRODUCTS and self.running:
+            factors = [a for a in args if isinstance(a, Tensor)]
+            seen = self._record.factors.setdefault(self.running[-1], (Seen(), Seen()))
+            for factor, seen_factor in zip(factors, seen, strict=False):
+                (seen_factor.single if self.single else seen_factor.double).append(tuple(factor.shape))
+        return func(*args, **(kwargs or {}))
+
+
 def survey(model: nn.Module, input_size: Shape) -> Survey:
     """Run ``model`` on one and on two blank images and record every shape.
 
@@ -85,9 +127,10 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
     was_training = model.training
     model.eval()
     for batch in (1, 2):
-        handles = [h for name, m in model.named_modules() for h in _watch(name, m, record, single=batch == 1)]
+        watch = _Watch(record, single=batch == 1)
+        handles = [h for name, m in model.named_modules() for h in _watch(name, m, record, watch)]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), watch:
                 model(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
         finally:
             for handle in handles:
@@ -96,23 +139,26 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
     return record
 
 
-def _watch(name: str, module: nn.Module, record: Survey, *, single: bool) -> list[RemovableHandle]:
+def _watch(name: str, module: nn.Module, record: Survey, watch: _Watch) -> list[RemovableHandle]:
     if isinstance(module, nn.Linear | nn.Conv2d):
         seen = record.inputs.setdefault(name, Seen())
-        return [module.register_forward_pre_hook(partial(_note_input, seen, single))]
+        return [module.register_forward_pre_hook(partial(_note_input, seen, watch.single))]
     form = form_of(module)
-    if form is None:
-        return []
-    open_products(module)
-    products = _Recorder(record.operands.setdefault(name, {}), single=single)
+    if form is not None:
+        open_products(module)
     entered: list[Redirected] = []
 
     def enter(_module: nn.Module, _args: Any) -> None:
-        entered.append(Redirected(products, fused=form.fused))
-        entered[-1].__enter__()  # type: ignore[no-untyped-call]
+        watch.running.append(name)
+        if form is not None:
+            products = _Recorder(record.operands.setdefault(name, {}), single=watch.single)
+            entered.append(Redirected(products, form.roles_in(module)))
+            entered[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        watch.running.pop()
+        if entered:
+            entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
 

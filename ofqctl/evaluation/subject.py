@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ofqctl.artifact import Run, is_run, load_run
+from ofqctl.artifact import WEIGHTS, Run, is_run, load_run, read_config
 from ofqctl.data import LabelSpace
-from ofqctl.errors import ModelError
+from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.models import LoadedModel, ModelRequest, load_model
 
 
@@ -42,13 +42,61 @@ def open_subject(request: ModelRequest) -> Subject:
     """
     path = Path(request.name)
     if is_run(path) or path.is_file():
-        return of_run(load_run(path))
+        return _noting_unused(of_run(open_run(path)), request)
     if path.is_dir():
         raise ModelError(
             f"{path}: a folder without config.json is no run directory",
             hint=f"a float model in timm's layout is named `local-dir:{path}`",
         )
+    inside = Path(request.name.removeprefix("local-dir:"))
+    if holds_run(inside):
+        return _noting_unused(of_run(open_run(inside)), request)
+    if ":" not in request.name and len(path.parts) > 1:
+        raise ModelError(
+            f"{path}: there is no such run directory or file",
+            hint=f"a model on the hub is named `hf-hub:{path}`",
+        )
     return of_model(load_model(request))
+
+
+def open_run(path: Path) -> Run:
+    """A run directory, or the one that a ``model.safetensors`` lies in.
+
+    Raises:
+        ArtifactError: Another file, or the run is missing or damaged.
+    """
+    if path.is_file() and path.name != WEIGHTS:
+        raise ArtifactError(
+            f"{path}: not the {WEIGHTS} of a run directory",
+            hint="float weights go to `--checkpoint FILE`, an OFQ .pth.tar to `ofqctl import`",
+        )
+    return load_run(path)
+
+
+def holds_run(path: Path) -> bool:
+    """Whether ``path`` is a run directory that this program wrote and can read, or the weights file of one."""
+    if not is_run(path):
+        return False
+    try:
+        read_config(path.parent if path.is_file() else path)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
+    """``subject`` with a note on the options that say something about float models only."""
+    given = {
+        "--checkpoint": request.checkpoint,
+        "--no-pretrained": not request.pretrained,
+        "--num-classes": request.num_classes,
+        "--img-size": request.img_size,
+        "--model-kwargs": request.kwargs,
+    }
+    unused = [option for option, value in given.items() if value]
+    if unused:
+        subject.notes.append(f"{', '.join(unused)}: no effect on a run directory, which says all of it itself")
+    return subject
 
 
 def of_run(run: Run) -> Subject:

@@ -49,13 +49,12 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str,
         limit=request.limit,
     )
     figures = measure({"model": subject.model.to(device)}, loader, device, progress)["model"]
-    about = about_data(loader, subject)
     return {
         "model": subject.name,
         "kind": subject.kind,
         **figures,
-        **about,
-        "notes": [*subject.notes, *about.pop("data_notes")],
+        **about_data(loader, subject),
+        "notes": subject.notes,
         "device": str(device),
         "batch_size": request.batch_size,
     }

@@ -90,9 +90,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
     return dict(clean_state_dict(state)), architecture if isinstance(architecture, str) else None
 
 
-def _model_request(
-    request: ImportRequest, state: Mapping[str, Tensor], architecture: str | None
-) -> ModelRequest:
+def _model_request(request: ImportRequest, state: Mapping[str, Tensor], architecture: str | None) -> ModelRequest:
     """The float model that the checkpoint's tensors belong to, with random weights."""
     name = request.model or architecture
     if name is None:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from ofqctl.artifact import load_run
 from ofqctl.convert import operands, weight_site
+from ofqctl.evaluation import open_run
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
 from ofqctl.progress import Progress, silent
@@ -33,7 +34,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
         ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
     """
     progress("read the run", 0, None)
-    run = load_run(request.run)
+    run = open_run(request.run)
     quantization = run.config.quantization_config
     ledger = run.ledger
     return {
@@ -72,7 +73,7 @@ def _weight(site: WeightSite) -> dict[str, Any]:
 
 def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
     """Bits, method, range of the codes and of what is added to them, and the shape of the step."""
-    offset = quantizer.offset
+    offset = torch.as_tensor(quantizer.offset)
     return {
         "bits": quantizer.grid.bits,
         "method": quantizer.method,

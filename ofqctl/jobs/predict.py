@@ -70,7 +70,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
         batches, total = (images for images, _ in loader), len(paths)
     else:
         _check_fits(array, subject, str(request.array))
-        batches, total = iter(torch.from_numpy(array).split(request.batch_size)), len(array)
+        batches, total = iter(torch.split(torch.from_numpy(array), request.batch_size)), len(array)
     logits: list[Tensor] = []
     done = 0
     for images in batches:
@@ -96,9 +96,9 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
 
 def _check(request: PredictRequest) -> None:
     if bool(request.images) == (request.array is not None):
-        seen = "both" if request.images else "neither"
+        seen = "both were" if request.images else "none was"
         raise DataError(
-            f"predict: images or --array are needed, one of the two; {seen} were given",
+            f"predict: images or --array are needed, one of the two; {seen} given",
             hint="ofqctl predict MODEL image.jpg",
         )
     for name, value in (("--top", request.top), ("--batch-size", request.batch_size)):
@@ -176,9 +176,7 @@ def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) 
                 for label, probability in zip(row_labels, row_values, strict=True)
             ],
         }
-        for name, row_labels, row_values in zip(
-            names, best.indices.tolist(), best.values.tolist(), strict=True
-        )
+        for name, row_labels, row_values in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 

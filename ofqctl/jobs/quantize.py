@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofqctl.artifact import check_output, is_run, read_config, save_run, serialize
+from ofqctl.artifact import check_output, save_run, serialize
 from ofqctl.convert import convert, describe
 from ofqctl.data import DataSpec, ImageData, ImageLoader, image_loader, open_data, synthetic_images
 from ofqctl.devices import DeviceName, pick_device
-from ofqctl.errors import ArtifactError, DataError, ModelError, RecipeError
-from ofqctl.evaluation import Subject, of_model
+from ofqctl.errors import DataError, ModelError, RecipeError
+from ofqctl.evaluation import Subject, holds_run, of_model
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import ModelRequest, load_model
@@ -80,9 +80,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     subject = of_model(loaded)
     evaluation = None
     if request.data is not None:
-        evaluation = open_labelled(
-            request.data, subject, batch_size=request.batch_size, workers=request.workers
-        )
+        evaluation = open_labelled(request.data, subject, batch_size=request.batch_size, workers=request.workers)
     float_bytes = float_model_bytes(loaded.model)
     model = loaded.model
     float_model = copy.deepcopy(model).to(device) if evaluation else None
@@ -114,16 +112,11 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
 def _refuse_run(name: str) -> None:
     """Refuse the path of a run directory as the model: it is quantized already."""
     path = Path(name.removeprefix("local-dir:"))
-    if not is_run(path):
-        return
-    try:
-        read_config(path.parent if path.is_file() else path)
-    except ArtifactError:  # a float model in timm's layout
-        return
-    raise ModelError(
-        f"model '{name}': is a run directory, which holds a model that is quantized already",
-        hint=f"`ofqctl evaluate {path} --data DATA` measures it; quantize starts from a float model",
-    )
+    if holds_run(path):
+        raise ModelError(
+            f"model '{name}': is a run directory, which holds a model that is quantized already",
+            hint=f"`ofqctl evaluate {path} --data DATA` measures it; quantize starts from a float model",
+        )
 
 
 def refuse_undone(results: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from ofqctl.artifact import QuantizationConfig, RunConfig, digest, make_ledger
 from ofqctl.models import LoadedModel
 from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.schema import Layer
 
 
 def default_output(architecture: str, recipe: Recipe) -> Path:
@@ -20,9 +21,7 @@ def float_model_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def run_config(
-    loaded: LoadedModel, recipe: Recipe, plan: Plan, weights: bytes, float_bytes: int
-) -> RunConfig:
+def run_config(loaded: LoadedModel, recipe: Recipe, plan: Plan, weights: bytes, float_bytes: int) -> RunConfig:
     """The contents of ``config.json``.
 
     Args:
@@ -61,8 +60,13 @@ def about_run(model: nn.Module, config: RunConfig, weights: bytes) -> dict[str, 
         "model": config.architecture,
         "source": config.source,
         "recipe": recipe.name,
-        "bits": {"weights": recipe.weights.bits, "activations": recipe.activations.bits},
+        "bits": {part: _bits(layer) for part, layer in (("first", recipe.first), ("last", recipe.last))}
+        | _bits(recipe),
         "size": size.as_dict(),
         "quantized_modules": len(plan.modules),
         "left_float": [left.model_dump() for left in plan.left_float],
     }
+
+
+def _bits(layer: Layer | Recipe) -> dict[str, int]:
+    return {"weights": layer.weights.bits, "activations": layer.activations.bits}

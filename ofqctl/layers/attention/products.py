@@ -117,7 +117,7 @@ class Redirected(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,  # noqa: ARG002
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
@@ -141,6 +141,6 @@ class QuantAttention(nn.Module):
     roles: tuple[Role, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """timm's own forward."""
+        """Run timm's own forward."""
         with Redirected(self.products, self.roles):
             return super().forward(*args, **kwargs)

@@ -27,8 +27,8 @@ class InputForEachHead(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, 3, C), a view."""
-        return x.unsqueeze(2).expand(-1, -1, 3, -1)
+        """(*tokens, C) -> (*tokens, 3, C), a view."""
+        return x.unsqueeze(-2).expand(*x.shape[:-1], 3, -1)
 
 
 class MergedQueryKey(WeightSite):

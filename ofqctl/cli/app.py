@@ -1,0 +1,110 @@
+"""The program ``ofqctl``: its commands, and how it ends.
+
+Exit codes: 0 done, 1 something a person can mend, 2 wrong usage, 70 a bug, 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from ofqctl import __version__
+from ofqctl.cli import evaluate, importing, inspect, models, predict, quantize, recipe
+from ofqctl.cli.arguments import spread
+from ofqctl.cli.examples import examples
+from ofqctl.errors import OfqctlError
+
+FAULT, BUG, INTERRUPTED = 1, 70, 130
+
+
+class _Commands(TyperGroup):
+    """The commands, ended by Ctrl-C with a message."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run one."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("\ninterrupted; nothing was written", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="ofqctl",
+    help="Quantize any timm vision transformer to 2-8 bits, measure it, and store it at its real bit-width.",
+    epilog=examples(quantize.EXAMPLES[0], evaluate.EXAMPLES[0], inspect.EXAMPLES[0], predict.EXAMPLES[0]),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("quantize", epilog=examples(*quantize.EXAMPLES))(quantize.quantize)
+app.command("evaluate", epilog=examples(*evaluate.EXAMPLES))(evaluate.evaluate)
+app.command("predict", epilog=examples(*predict.EXAMPLES))(predict.predict)
+app.command("inspect", epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
+app.command("models", epilog=examples(*models.EXAMPLES))(models.models)
+app.command("import", epilog=examples(*importing.EXAMPLES))(importing.import_)
+app.add_typer(recipe.app, name="recipe")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ofqctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        arguments: What was typed after its name; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    typed = spread(sys.argv[1:] if arguments is None else arguments)
+    debug = os.environ.get("OFQCTL_DEBUG") == "1"
+    try:
+        get_command(app).main(args=typed, prog_name="ofqctl")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        return _hang_up()
+    except OfqctlError as error:
+        if debug:
+            traceback.print_exc()
+        _report(error)
+        return FAULT
+    except Exception:  # noqa: BLE001
+        traceback.print_exc()
+        print("\nofqctl: this is a bug; please report it with the lines above", file=sys.stderr)
+        return BUG
+    return 0
+
+
+def _report(error: OfqctlError) -> None:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _hang_up() -> int:
+    """End quietly when whoever read stdout has gone, as ``head`` does."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    return FAULT

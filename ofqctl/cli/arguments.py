@@ -1,0 +1,68 @@
+"""Several values after one flag, and ``k=v`` text -> values."""
+
+import ast
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ofqctl.errors import ModelError
+
+SEVERAL_VALUES = ("--set", "--model-kwargs")
+
+_PAIR = re.compile(r"[A-Za-z_][\w.]*=")
+_BETWEEN_PAIRS = re.compile(r"(?:\s*,\s*|\s+)(?=[A-Za-z_]\w*=)")
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """Give each of several ``k=v`` values after one flag a flag of its own, which is what the parser takes.
+
+    ``--set a.b=1 c=2`` becomes ``--set a.b=1 --set c=2``; so does ``--model-kwargs``. The values end at the first
+    argument that is not of the form ``k=v``; a file whose name looks like that goes before the flag.
+
+    Args:
+        arguments: What was typed.
+    """
+    result: list[str] = []
+    flag, values = None, 0
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return [*result, *arguments[position:]]
+        if flag is not None and values and _PAIR.match(argument):
+            result.append(flag)
+        elif flag is None or values:
+            flag = argument if argument in SEVERAL_VALUES else None
+            values = -1
+        result.append(argument)
+        values += 1
+    return result
+
+
+def parse_model_kwargs(texts: Sequence[str]) -> dict[str, Any]:
+    """``k=v`` texts as arguments of an architecture.
+
+    A text may hold several pairs with commas or blanks between them. Values are Python literals, as in timm's own
+    scripts; ``true``, ``false`` and ``none`` in any case count as such, and whatever is no literal is text.
+
+    Raises:
+        ModelError: A text that is no ``k=v``.
+    """
+    pairs = [pair for text in texts for pair in _BETWEEN_PAIRS.split(text.strip())]
+    kwargs = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier() or not value.strip():
+            raise ModelError(
+                f"--model-kwargs {pair}: expected NAME=VALUE", hint="--model-kwargs embed_dim=192 depth=12"
+            )
+        kwargs[key] = _value(value.strip())
+    return kwargs
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,91 @@
+"""``ofqctl inspect``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofqctl.cli import options
+from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.summary import left_float_lines
+
+EXAMPLES = (
+    "ofqctl inspect runs/deit_small_patch16_224-w4a4",
+    "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.safetensors --json",
+)
+
+
+def inspect(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run directory, or the model.safetensors in one.", show_default=False),
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Show every module's bits, grid and bytes, and where the bytes of a run directory are."""
+    from ofqctl.jobs.inspect import InspectRequest
+    from ofqctl.jobs.inspect import inspect as look
+
+    with Sink(as_json=as_json) as sink:
+        sink.show(look(InspectRequest(run), sink.progress), _render)
+
+
+def _render(result: dict[str, Any]) -> Iterator[Table | str]:
+    yield _modules(result["modules"])
+    yield ""
+    yield _sizes(result["size"])
+    yield ""
+    yield f"model     {result['model']}, {result['num_classes']} classes, input {result['input_size']}"
+    yield f"source    {result['source']}"
+    yield f"recipe    {result['recipe']}"
+    yield f"format    version {result['format_version']}, written by {result['written_by']}"
+    figures = result["results"].get("evaluation")
+    if figures:
+        top1 = {name: figures[name]["top1"] for name in ("float", "quantized")}
+        yield f"measured  top-1 {top1['quantized']:.2f} % (float {top1['float']:.2f} %) on {figures['data']}"
+    yield from left_float_lines(result["left_float"])
+
+
+def _modules(modules: list[dict[str, Any]]) -> Table:
+    table = Table(["module", "kind", "tensor", ">bits", "method", "grid", "shape", "step", ">bytes"])
+    for module in modules:
+        head = [module["name"], module["kind"]]
+        if module["weight"]:
+            weight = module["weight"]
+            table.add(*head, "weight", *_numeric(weight), _shape(weight["shape"]), _step(weight), weight["bytes"])
+            head = ["", ""]
+        for name, quantizer in module["activations"].items():
+            table.add(*head, name, *_numeric(quantizer), "", _step(quantizer), "")
+            head = ["", ""]
+    return table
+
+
+def _numeric(quantizer: dict[str, Any]) -> tuple[str, str, str]:
+    grid = quantizer["grid"]
+    low, high = grid["offset"]
+    offset = "" if low == high == 0 else f" {low:+g}" if low == high else f" {low:+g}..{high:+g}"
+    return str(quantizer["bits"]), quantizer["method"], f"{grid['low']}..{grid['high']}{offset}"
+
+
+def _step(quantizer: dict[str, Any]) -> str:
+    return _shape(quantizer["step_shape"]) + (" + shifts" if quantizer["shifts"] else "")
+
+
+def _shape(lengths: list[int]) -> str:
+    return "x".join(str(length) for length in lengths) or "1"
+
+
+def _sizes(size: dict[str, Any]) -> Table:
+    table = Table(["where the bytes are", ">bytes", ">"])
+    for key, words in (
+        ("codes", "codes of weights"),
+        ("steps", "steps and zero points"),
+        ("float_leftovers", "float leftovers: biases, norms, embeddings, shifts"),
+        ("ideal", "ideal: codes at exactly their bits, and the rest"),
+        ("total", "the file"),
+        ("float_model", "weights of the float model"),
+    ):
+        table.add(words, size[key], megabytes(size[key]))
+    table.add("float model / file", f"{size['ratio']:.2f}", "")
+    return table

@@ -1,0 +1,51 @@
+"""``ofqctl models``."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from ofqctl.cli import options
+from ofqctl.cli.output import Sink, Table
+
+EXAMPLES = ("ofqctl models", "ofqctl models deit", "ofqctl models 'vit_*_224' --json")
+
+
+def models(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATTERN", help="Part of a name, or wildcards in quotes; without one, families are listed."
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List what timm offers, and how far each family is covered."""
+    from ofqctl.jobs.coverage import CoverageRequest, coverage
+
+    with Sink(as_json=as_json) as sink:
+        sink.show(coverage(CoverageRequest(pattern), sink.progress), _render)
+
+
+def _render(result: dict[str, Any]) -> Iterator[Table | str]:
+    if result["pattern"]:
+        table = Table(["model", "family", "pretrained"])
+        for model in result["models"]:
+            table.add(model["name"], model["family"], "yes" if model["pretrained"] else "no")
+        yield table
+        yield ""
+    table = Table(["family", ">models", ">pretrained", "coverage", "qkr", "attention left in float"])
+    for family in result["families"]:
+        table.add(
+            family["family"],
+            family["models"],
+            family["pretrained"],
+            family["attention"],
+            "yes" if family["qkr"] else "",
+            ", ".join(family["float_classes"]),
+        )
+    yield table
+    yield ""
+    yield from (f"{word:<9} {meaning}" for word, meaning in result["meaning"].items())
+    yield "qkr       query and key can be merged in at least one attention class of the family"
+    yield "Read off the code of each family: a model may use only some of its attention classes."

@@ -1,0 +1,159 @@
+"""The options that several commands share, spelled as timm spells them where timm has them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ofqctl.cli.arguments import parse_model_kwargs
+
+if TYPE_CHECKING:
+    from ofqctl.data import DataSpec
+    from ofqctl.models import ModelRequest
+
+_MODEL, _DATA, _OUTPUT, _RUN = "Model", "Data", "Output", "Execution"
+
+FloatModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="timm name (deit_small_patch16_224), short name (deit_small), hf-hub:ORG/NAME or local-dir:PATH.",
+        show_default=False,
+    ),
+]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Run directory, the model.safetensors in one, or a float model: timm name, hf-hub:..., local-dir:...",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights of the float model (.safetensors, .pth); nothing in the file is run.",
+        metavar="FILE",
+        rich_help_panel=_MODEL,
+    ),
+]
+NoPretrained = Annotated[
+    bool, typer.Option("--no-pretrained", help="Random weights; no download.", rich_help_panel=_MODEL)
+]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(help="Classes; a classifier of another size is replaced.", metavar="N", rich_help_panel=_MODEL),
+]
+ImgSize = Annotated[
+    int | None, typer.Option(help="Height and width of the images.", metavar="PIXELS", rich_help_panel=_MODEL)
+]
+ModelKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Arguments of the architecture, several after one flag: embed_dim=192 depth=12.",
+        metavar="K=V ...",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Labelled images to measure on: folder with a subfolder per class, parquet folder, hfds/NAME or digits.",
+        metavar="DATA",
+        rich_help_panel=_DATA,
+    ),
+]
+RequiredData = Annotated[
+    str,
+    typer.Option(
+        help="Labelled images: folder with a subfolder per class, parquet folder, hfds/NAME or digits.",
+        metavar="DATA",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Part of the data; by default the validation or test part.", rich_help_panel=_DATA),
+]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of a table that holds the images.", rich_help_panel=_DATA)
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of a table that holds the labels.", rich_help_panel=_DATA)
+]
+ClassMap = Annotated[
+    Path | None,
+    typer.Option(help="File that gives each class its label.", metavar="FILE", rich_help_panel=_DATA),
+]
+Streaming = Annotated[bool, typer.Option("--streaming", help="Read a table while it downloads.", rich_help_panel=_DATA)]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Use that many images, drawn from all.", metavar="N", min=1, rich_help_panel=_DATA),
+]
+
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Run directory to write; by default runs/MODEL-wWaA.", metavar="DIR", rich_help_panel=_OUTPUT),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.", rich_help_panel=_OUTPUT)]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=_OUTPUT),
+]
+
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel=_RUN)]
+BatchSize = Annotated[int, typer.Option(help="Images in one forward pass.", metavar="N", min=1, rich_help_panel=_RUN)]
+Workers = Annotated[int, typer.Option(help="Processes that decode images.", metavar="N", min=0, rich_help_panel=_RUN)]
+Seed = Annotated[
+    int,
+    typer.Option(help="Decides random weights and images.", metavar="N", min=0, rich_help_panel=_RUN),
+]
+
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change keys of the recipe, several after one flag: weights.bits=4 calibration.images=64.",
+        metavar="A.B=C ...",
+        rich_help_panel="Recipe",
+    ),
+]
+
+
+def model_request(
+    name: str,
+    *,
+    checkpoint: Path | None,
+    no_pretrained: bool,
+    num_classes: int | None,
+    img_size: int | None,
+    model_kwargs: list[str] | None,
+) -> "ModelRequest":
+    """The model that the options of that name ask for."""
+    from ofqctl.models import ModelRequest
+
+    return ModelRequest(
+        name,
+        checkpoint=checkpoint,
+        pretrained=not no_pretrained,
+        num_classes=num_classes,
+        img_size=img_size,
+        kwargs=parse_model_kwargs(model_kwargs or []),
+    )
+
+
+def data_spec(
+    path: str,
+    *,
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    class_map: Path | None,
+    streaming: bool,
+) -> "DataSpec":
+    """The data that the options of that name ask for."""
+    from ofqctl.data import DataSpec
+
+    return DataSpec(path, split, image_column, label_column, class_map, streaming)

@@ -1,0 +1,169 @@
+"""The one way out: the result to stdout, as tables or as one JSON document; all else to stderr."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass
+class Table:
+    """Rows for people.
+
+    Attributes:
+        columns: Headings; those that start with ``>`` are aligned to the right.
+        rows: One text for each column.
+        title: What the table shows, or nothing.
+    """
+
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    title: str = ""
+
+    def add(self, *cells: object) -> None:
+        """Append a row."""
+        self.rows.append([str(cell) for cell in cells])
+
+
+Part = Table | str
+
+
+class Sink:
+    """Where a command's result, progress, notes and errors go.
+
+    On a terminal, tables have frames and progress is a bar. In a pipe or a file, tables are aligned text, nothing is
+    cut off, and progress is a line when a stage starts and ends, and every ten seconds in between.
+
+    Args:
+        as_json: Print the result as one JSON document.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_bars()
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Tell how far a stage is; see `ofqctl.progress.Progress`."""
+        if sys.stderr.isatty():
+            self._move_bar(stage, done, total)
+            return
+        now = time.monotonic()
+        finished = total is not None and done >= total > 0
+        due = now - self._told.get(stage, -math.inf) >= _SECONDS_BETWEEN_LINES
+        if due or finished:
+            self._told[stage] = now
+            far = "" if not (done or total) else f" {done}" if total is None else f" {done}/{total}"
+            print(f"{stage}{far}", file=sys.stderr, flush=True)
+
+    def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
+        """Print a result.
+
+        Args:
+            result: Able to be written as JSON; its ``notes`` go to stderr too.
+            render: Makes the tables and lines that a person reads.
+        """
+        self._stop_bars()
+        if self.as_json:
+            print(json.dumps(_finite(result), indent=2, ensure_ascii=False))
+        else:
+            for part in render(result):
+                print_table(part) if isinstance(part, Table) else print(part)
+        sys.stdout.flush()
+        for note in result.get("notes", ()) if isinstance(result, dict) else ():
+            print(f"note: {note}", file=sys.stderr)
+
+    def _move_bar(self, stage: str, done: int, total: int | None) -> None:
+        if self._bars is None:
+            self._bars = _new_bars()
+            self._bars.start()
+        if stage not in self._tasks:
+            for task in self._tasks.values():
+                self._bars.update(task, visible=False)
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+    def _stop_bars(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+def print_table(table: Table) -> None:
+    """Print with a frame on a terminal, otherwise as aligned text."""
+    if sys.stdout.isatty():
+        _print_framed(table)
+        return
+    rows = [[column.removeprefix(">") for column in table.columns], *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    if table.title:
+        print(table.title)
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def megabytes(count: int) -> str:
+    """A size in bytes for people, e.g. ``22.9 MB`` (10^6 bytes)."""
+    return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
+
+
+def _print_framed(table: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as Framed
+    from rich.text import Text
+
+    framed = Framed(title=Text(table.title) if table.title else None, title_justify="left")
+    for column in table.columns:
+        right = column.startswith(">")
+        heading = Text(column.removeprefix(">"))
+        framed.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for row in table.rows:
+        framed.add_row(*(Text(cell) for cell in row))
+    Console().print(framed)
+
+
+def _new_bars() -> "Bars":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for NaN and infinite numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,92 @@
+"""``ofqctl recipe ls|show|check|copy``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofqctl.cli import options
+from ofqctl.cli.examples import examples
+from ofqctl.cli.output import Sink, Table
+from ofqctl.errors import RecipeError
+
+NameOrFile = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe, or a YAML file.", show_default=False)
+]
+
+app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes.")
+
+
+@app.command("ls", epilog=examples("ofqctl recipe ls", "ofqctl recipe ls --json"))
+def list_recipes(as_json: options.Json = False) -> None:
+    """List the recipes that come with ofqctl."""
+    from ofqctl.recipe import catalogue
+
+    recipes = [(name, catalogue.load(name)) for name in catalogue.names()]
+    result = [
+        {
+            "name": name,
+            "bits": {"weights": recipe.weights.bits, "activations": recipe.activations.bits},
+            "description": recipe.description,
+        }
+        for name, recipe in recipes
+    ]
+    with Sink(as_json=as_json) as sink:
+        sink.show(result, _render_list)
+
+
+@app.command("show", epilog=examples("ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4"))
+def show(name: NameOrFile, assignments: options.Assignments = None, as_json: options.Json = False) -> None:
+    """Print a whole recipe as YAML, with every default written out."""
+    from ofqctl.recipe import catalogue
+    from ofqctl.recipe.reading import to_yaml
+
+    recipe = catalogue.load(name, assignments or [])
+    with Sink(as_json=as_json) as sink:
+        sink.show(recipe.model_dump(mode="json"), lambda _: [to_yaml(recipe).rstrip()])
+
+
+@app.command("check", epilog=examples("ofqctl recipe check my.yaml"))
+def check(name: NameOrFile, assignments: options.Assignments = None, as_json: options.Json = False) -> None:
+    """Check a recipe; every fault is listed with its path."""
+    from ofqctl.recipe import catalogue
+
+    recipe = catalogue.load(name, assignments or [])
+    result = {"recipe": recipe.name, "path": str(catalogue.path_of(name)), "valid": True}
+    with Sink(as_json=as_json) as sink:
+        sink.show(result, lambda _: [f"{name}: no fault found"])
+
+
+@app.command("copy", epilog=examples("ofqctl recipe copy ptq/mse my.yaml"))
+def copy(
+    name: NameOrFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", show_default=False)],
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Copy a recipe to a file, to change it there."""
+    from ofqctl.recipe import catalogue
+
+    catalogue.load(name)
+    text = catalogue.path_of(name).read_text(encoding="utf-8")
+    if file.is_dir() or (file.exists() and not overwrite):
+        kind = "is a folder" if file.is_dir() else "exists already"
+        raise RecipeError(f"{file}: {kind}", hint="--overwrite replaces a file, another FILE keeps it")
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{file}: cannot be written: {error.strerror}") from error
+    with Sink(as_json=as_json) as sink:
+        next_step = f"ofqctl quantize MODEL --recipe {file}"
+        sink.show(
+            {"recipe": name, "file": str(file)},
+            lambda _: [f"{name} copied to {file}", f"Next: edit it, then `{next_step}`"],
+        )
+
+
+def _render_list(result: list[dict[str, Any]]) -> Iterator[Table]:
+    table = Table(["recipe", ">weight bits", ">activation bits", "description"])
+    for recipe in result:
+        table.add(recipe["name"], recipe["bits"]["weights"], recipe["bits"]["activations"], recipe["description"])
+    yield table

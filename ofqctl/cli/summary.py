@@ -1,0 +1,63 @@
+"""What ``quantize`` and ``import`` tell a person at the end."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ofqctl.cli.output import Table, megabytes
+
+_FLOAT_BITS = "32"
+_SHOWN_REASONS = 5
+
+
+def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
+    """Before and after, side by side, and what stayed float."""
+    size, bits, figures = result["size"], result["bits"], result["evaluation"]
+    table = Table(["", ">float model", ">quantized"], title=f"{result['model']}, recipe {result['recipe']}")
+    for kind, words in (("weights", "weight bits"), ("activations", "activation bits")):
+        table.add(words, _FLOAT_BITS, bits[kind])
+        table.add("  first, last layer", _FLOAT_BITS, f"{bits['first'][kind]}, {bits['last'][kind]}")
+    table.add("size", megabytes(size["float_model"]), megabytes(size["total"]))
+    if figures:
+        before, after = figures["float"], figures["quantized"]
+        table.add("top-1 accuracy", f"{before['top1']:.2f} %", f"{after['top1']:.2f} %")
+        table.add("top-5 accuracy", f"{before['top5']:.2f} %", f"{after['top5']:.2f} %")
+        table.add("loss", f"{before['loss']:.4f}", f"{after['loss']:.4f}")
+        table.add("images/s", f"{before['images_per_second']:.1f}", f"{after['images_per_second']:.1f}")
+    yield table
+    yield ""
+    yield f"size      {size['float_model'] / size['total']:.1f} times smaller"
+    if figures:
+        yield f"measured  on {figures['quantized']['images']} images of {figures['data']}; {figures['labels']}"
+        yield from (f"          {note}" for note in figures["data_notes"])
+        if figures["skipped"]:
+            yield f"skipped   {len(figures['skipped'])} images, first {figures['skipped'][0]['image']}"
+    else:
+        yield "measured  nothing: accuracy is unknown (--data DATA measures it)"
+    yield f"quantized {result['quantized_modules']} modules"
+    yield from left_float_lines(result["left_float"])
+
+
+def left_float_lines(left_float: list[dict[str, str]]) -> Iterator[str]:
+    """How many modules stayed float, by type and reason."""
+    if not left_float:
+        yield "in float  biases, norms, embeddings; no Linear, Conv2d or product of attention"
+        return
+    reasons = Counter((left["type"], left["reason"]) for left in left_float)
+    for (kind, reason), count in reasons.most_common(_SHOWN_REASONS):
+        yield f"in float  {count} x {kind}: {reason}"
+    if len(reasons) > _SHOWN_REASONS:
+        yield f"in float  and {len(reasons) - _SHOWN_REASONS} more reasons: `ofqctl inspect` lists all"
+
+
+def next_commands(output: Path, data: str | None) -> Iterator[str]:
+    """What to type next."""
+    run = shlex.quote(str(output))
+    yield f"written   to {output}"
+    yield ""
+    yield "Next:"
+    yield f"  ofqctl inspect {run}"
+    yield f"  ofqctl evaluate {run} --data {shlex.quote(data) if data else 'DATA'}"
+    yield f"  ofqctl predict {run} IMAGE"

@@ -1,0 +1,32 @@
+"""Small models and the real data that tests share."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real weights, images and reference outputs; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real data, ../shared, is not here")
+    return SHARED
+
+
+@pytest.fixture
+def tiny_vit() -> nn.Module:
+    """A ViT with 2 blocks, width 48 and 10 classes for images of 32 pixels, random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, **TINY).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """(4, 3, 32, 32)."""
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))

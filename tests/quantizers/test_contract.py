@@ -1,0 +1,127 @@
+"""The contract every quantizer keeps: forward is encode, decoded; codes lie on the grid; state comes back."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ofqctl.grids import UniformGrid
+from ofqctl.packing import pack, unpack
+from ofqctl.quantizers import METHODS, build_quantizer
+from ofqctl.recipe.plan import QuantizerPlan
+
+SHAPES = {(): (4, 5, 6), (5, 1): (4, 5, 6), (6,): (4, 5, 6), (1, 1): (5, 6), (3, 1, 1): (2, 3, 4, 4), (2, 5, 1): (4, 2, 5, 6)}
+WEIGHT_SHAPES = {(5, 1): (5, 6), (1, 1): (5, 6), (3, 1, 1, 1): (3, 2, 4, 4), (2, 5, 1): (2, 5, 6)}
+
+
+@st.composite
+def plans(draw):
+    method = draw(st.sampled_from(sorted(METHODS)))
+    shapes = WEIGHT_SHAPES if method == "statsq" else SHAPES
+    symmetric = method != "uniform" or draw(st.booleans())
+    plan = QuantizerPlan(
+        method=method,
+        bits=draw(st.integers(2, 8)),
+        step_shape=draw(st.sampled_from(sorted(shapes))),
+        shift_shape=draw(st.sampled_from([None, (1,)])) if method == "lsq" else None,
+        signed=draw(st.sampled_from([True, False, None])) if method != "statsq" else True,
+        symmetric=symmetric,
+        range=draw(st.sampled_from(["minmax", "percentile", "mse"])),
+    )
+    return plan, shapes[plan.step_shape]
+
+
+def calibrated(plan, shape, seed, scale=1.0):
+    torch.manual_seed(seed)
+    x = torch.randn(shape) * scale
+    quantizer = build_quantizer(plan)
+    quantizer.observe(x)
+    quantizer.finish()
+    if quantizer.before is not None:
+        torch.nn.init.normal_(quantizer.before, std=0.1)
+        torch.nn.init.normal_(quantizer.after, std=0.1)
+    return quantizer, x
+
+
+@settings(deadline=None, max_examples=60)
+@given(plans(), st.integers(0, 1000), st.sampled_from([1e-3, 1.0, 50.0]))
+def test_forward_is_exactly_encode_then_decode_with_and_without_gradient(case, seed, scale):
+    plan, shape = case
+    quantizer, x = calibrated(plan, shape, seed, scale)
+    encoded = quantizer.encode(x)
+    assert torch.equal(quantizer(x), encoded.decode())
+    with torch.no_grad():
+        assert torch.equal(quantizer(x), encoded.decode())
+    trained = quantizer(x.clone().requires_grad_())
+    assert torch.equal(trained, encoded.decode())
+
+
+@settings(deadline=None, max_examples=60)
+@given(plans(), st.integers(0, 1000))
+def test_codes_are_integers_of_the_grid_and_survive_packing(case, seed):
+    plan, shape = case
+    quantizer, x = calibrated(plan, shape, seed)
+    encoded = quantizer.encode(3 * x)
+    grid = encoded.grid
+    assert not encoded.codes.is_floating_point()
+    assert grid.low <= int(encoded.codes.min()) and int(encoded.codes.max()) <= grid.high
+    assert grid.bits == plan.bits
+    back = unpack(pack(encoded.codes.to(torch.int16) - grid.low, grid.bits), grid.bits, x.numel())
+    assert torch.equal(back.reshape(shape).to(torch.int16) + grid.low, encoded.codes.to(torch.int16))
+
+
+@settings(deadline=None, max_examples=40)
+@given(plans(), st.integers(0, 1000))
+def test_values_inside_the_grid_move_by_half_a_step_at_most(case, seed):
+    plan, shape = case
+    quantizer, x = calibrated(plan, shape, seed)
+    encoded = quantizer.encode(x)
+    moved = x if quantizer.before is None else x + quantizer.before
+    value = (encoded.codes + encoded.offset) * encoded.step
+    inside = (encoded.codes > encoded.grid.low) & (encoded.codes < encoded.grid.high)
+    assert ((value - moved).abs() <= encoded.step / 2 * (1 + 1e-4))[inside].all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(plans(), st.integers(0, 1000))
+def test_a_quantizer_is_built_again_from_its_description_and_state(case, seed):
+    plan, shape = case
+    quantizer, x = calibrated(plan, shape, seed)
+    again = build_quantizer(quantizer.describe())
+    again.load_state_dict(quantizer.state_dict())
+    assert torch.equal(again(x), quantizer(x))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_grids_have_exactly_two_to_the_bits_codes(bits):
+    for signed in (True, False):
+        grid = UniformGrid.of_bits(bits, signed=signed)
+        assert grid.high - grid.low + 1 == 2**bits
+        assert grid.bits == bits
+        assert grid.signed is signed
+
+
+@pytest.mark.parametrize("method", ["lsq", "uniform"])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused(method, poison):
+    quantizer = build_quantizer(QuantizerPlan(method=method, bits=4, step_shape=()))
+    quantizer.observe(torch.tensor([1.0, poison]))
+    with pytest.raises(ValueError, match="finite"):
+        quantizer.finish()
+
+
+@pytest.mark.parametrize("method", ["lsq", "uniform"])
+def test_a_quantizer_that_saw_nothing_says_so(method):
+    with pytest.raises(ValueError, match="no "):
+        build_quantizer(QuantizerPlan(method=method, bits=4, step_shape=())).finish()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_rows_of_zeros_give_finite_values(method):
+    quantizer = build_quantizer(QuantizerPlan(method=method, bits=2, step_shape=(3, 1)))
+    weight = torch.zeros(3, 4)
+    quantizer.observe(weight)
+    quantizer.finish()
+    assert quantizer(weight).abs().max() < 1e-4

@@ -1,0 +1,179 @@
+"""Each method against its formula, written out with plain numbers or with autograd."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ofqctl.grids import UniformGrid
+from ofqctl.quantizers import LSQ, StatsQ, Uniform
+from ofqctl.quantizers.fake_quantize import fake_quantize
+from ofqctl.quantizers.ranges import RangeEstimator
+from ofqctl.recipe.plan import QuantizerPlan
+
+
+def statsq_by_hand(row, bits):
+    n = 2 ** (bits - 1)
+    s = 2 * sum(abs(w) for w in row) / len(row)
+    values = []
+    for w in row:
+        u = min(max(w / s, -1.0), 1 - 1e-6)
+        values.append(s / n * (round(u * n - 0.5) + 0.5))  # Python rounds half to even
+    return values
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 8), st.lists(st.floats(-3, 3, width=32).filter(lambda v: abs(v) > 1e-3), min_size=2, max_size=9))
+def test_statsq_is_the_formula_of_the_paper(bits, row):
+    weight = torch.tensor([row], dtype=torch.float64)
+    got = StatsQ(QuantizerPlan(method="statsq", bits=bits, step_shape=(1, 1)))(weight.float())
+    expected = torch.tensor([statsq_by_hand(row, bits)])
+    step = 2 * weight.abs().mean() / 2 ** (bits - 1)
+    differs = (got - expected).abs() > 1e-4 * step
+    if differs.any():  # float32 may fall on the other side of a rounding boundary
+        boundary = (weight / step - 0.5).remainder(1.0) - 0.5
+        assert (boundary[differs].abs() < 1e-4).all()
+
+
+def test_statsq_passes_every_gradient_even_of_clipped_weights():
+    weight = torch.tensor([[0.1, -0.2, 9.0, -9.0]], requires_grad=True)
+    StatsQ(QuantizerPlan(method="statsq", bits=2, step_shape=(1, 1)))(weight).backward(torch.tensor([[1.0, 2, 3, 4]]))
+    assert weight.grad.tolist() == [[1.0, 2.0, 3.0, 4.0]]
+
+
+def test_statsq_uses_all_levels_and_has_no_zero():
+    weight = torch.randn(1, 4096)
+    value = StatsQ(QuantizerPlan(method="statsq", bits=2, step_shape=(1, 1)))(weight)
+    assert len(value.unique()) == 4
+    assert value.abs().min() > 0
+    assert torch.allclose(value.unique(), -value.unique().flip(0))
+
+
+def test_statsq_flattens_a_stack_of_matrices_to_rows():
+    stack = torch.randn(3, 5, 7)
+    of_stack = StatsQ(QuantizerPlan(method="statsq", bits=3, step_shape=(3, 5, 1)))(stack)
+    of_rows = StatsQ(QuantizerPlan(method="statsq", bits=3, step_shape=(15, 1)))(stack.reshape(15, 7))
+    assert torch.equal(of_stack.reshape(15, 7), of_rows)
+
+
+@pytest.mark.parametrize(("signed", "factor"), [(True, 2.0), (False, 4.0)])
+def test_lsq_starts_from_the_mean_magnitude(signed, factor):
+    x = torch.randn(4, 5, 6).abs() if not signed else torch.randn(4, 5, 6)
+    quantizer = LSQ(QuantizerPlan(method="lsq", bits=4, step_shape=(5, 1), signed=signed))
+    quantizer.observe(x[:2])
+    quantizer.observe(x[2:])
+    quantizer.finish()
+    expected = factor * x.abs().mean(dim=(0, 2)) / quantizer.grid.high**0.5
+    assert torch.allclose(quantizer.step.flatten(), expected)
+
+
+def test_lsq_takes_a_signed_grid_as_soon_as_the_data_has_negatives():
+    plan = QuantizerPlan(method="lsq", bits=8, step_shape=(), signed=None)
+    for data, signed in ((torch.rand(9), False), (torch.rand(9) - 0.5, True)):
+        quantizer = LSQ(plan)
+        quantizer.observe(data)
+        quantizer.finish()
+        assert quantizer.grid.signed is signed
+        assert quantizer.describe().signed is signed
+
+
+class _Reference(torch.nn.Module):
+    """LSQ written with autograd alone: straight-through rounding, scaled step gradient."""
+
+    def forward(self, x, step, before, after, grid):
+        scale = (grid.high * x.numel() / step.numel()) ** -0.5
+        step = (step - step * scale).detach() + step * scale
+        u = ((x + before) / step).clamp(grid.low, grid.high)
+        return ((u.round() - u).detach() + u) * step + after
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(2, 8),
+    st.booleans(),
+    st.sampled_from([((), (1,)), ((5, 1), (6,)), ((6,), (5, 1))]),
+    st.integers(0, 10_000),
+)
+def test_every_gradient_is_that_of_autograd_on_the_definition(bits, signed, shapes, seed):
+    torch.manual_seed(seed)
+    grid = UniformGrid.of_bits(bits, signed=signed)
+    x = torch.randn(4, 5, 6)
+    step = torch.rand(shapes[0]) * 2 / grid.high + 0.01
+    before, after = torch.randn(shapes[1]) * 0.1, torch.randn(shapes[1]) * 0.1
+    weight = torch.randn(4, 5, 6)
+    results = []
+    for compute in (
+        lambda a, s, b, c: fake_quantize(a, s, 0.0, grid, b, c),
+        lambda a, s, b, c: _Reference()(a, s, b, c, grid),
+    ):
+        leaves = [t.clone().requires_grad_() for t in (x, step, before, after)]
+        value = compute(*leaves)
+        (value * weight).sum().backward()
+        results.append((value.detach(), [leaf.grad for leaf in leaves]))
+    (value, grads), (expected_value, expected_grads) = results
+    assert torch.allclose(value, expected_value, atol=1e-5)
+    for got, expected in zip(grads, expected_grads, strict=True):
+        assert got.shape == expected.shape
+        assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()) + 1e-7)
+
+
+def test_backward_keeps_two_bytes_an_element():
+    saved = []
+    x, step = torch.randn(8, 16, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        fake_quantize(x, step, 0.0, UniformGrid(-8, 7))
+    assert sum(t.numel() * t.element_size() for t in saved) == 2 * x.numel()
+
+
+def test_low_precision_inputs_get_gradients_of_their_own_dtype():
+    x = torch.randn(4, 4, dtype=torch.bfloat16, requires_grad=True)
+    value = fake_quantize(x, torch.tensor(0.1), 0.0, UniformGrid(-8, 7))
+    value.sum().backward()
+    assert value.dtype == torch.float32
+    assert x.grad.dtype == torch.bfloat16
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 8), st.integers(0, 1000), st.floats(-3, 3))
+def test_minmax_covers_every_value_and_keeps_zero_on_an_asymmetric_grid(bits, seed, center):
+    torch.manual_seed(seed)
+    x = torch.randn(3, 40) + center
+    quantizer = Uniform(QuantizerPlan(method="uniform", bits=bits, step_shape=(3, 1), symmetric=False))
+    quantizer.observe(x)
+    quantizer.finish()
+    assert ((quantizer(x) - x).abs() <= quantizer.step * 1.001).all()
+    assert (quantizer(torch.zeros(3, 1)) == 0).all()
+
+
+def test_percentile_ignores_outliers_and_least_error_beats_minmax():
+    torch.manual_seed(0)
+    x = torch.randn(1, 20_000)
+    x[0, 0] = 100.0
+    grid = UniformGrid.of_bits(4, signed=True)
+    errors = {}
+    for method in ("minmax", "percentile", "mse"):
+        estimator = RangeEstimator(method, 99.9)
+        estimator.observe(x)
+        step, offset = estimator.fit(grid, symmetric=True)
+        errors[method] = float((fake_quantize(x, step, offset, grid) - x)[:, 1:].square().mean())
+    assert errors["percentile"] < errors["minmax"] / 10
+    assert errors["mse"] < errors["minmax"]
+
+
+def test_memory_of_the_estimator_does_not_grow_with_the_data():
+    estimator = RangeEstimator("mse", 99.9)
+    sizes = []
+    for _ in range(6):
+        estimator.observe(torch.randn(2, 700_000))
+        sizes.append(estimator._sample.numel())
+    assert max(sizes) <= 1 << 20
+    assert min(sizes) >= 1 << 17
+
+
+def test_batches_seen_one_by_one_weigh_the_same_in_the_sample():
+    estimator = RangeEstimator("percentile", 99.9)
+    for value in range(8):
+        estimator.observe(torch.full((1, 900_000), float(value)))
+    shares = [(estimator._sample == value).float().mean().item() for value in range(8)]
+    assert min(shares) > 0.08
+    assert max(shares) < 0.18
