@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from typer import Context
 from typer.main import get_command
 
 from ofqctl.cli.app import app
@@ -45,7 +44,6 @@ def _commands(command: Any, name: str) -> Iterator[str]:
 
 
 def _command(command: Any, name: str) -> Iterator[str]:
-    context = Context(command, info_name=name)
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
     usage = " ".join([name, *(p.metavar if p.required else f"[{p.metavar}]" for p in arguments), "[OPTIONS]"])
@@ -57,14 +55,14 @@ def _command(command: Any, name: str) -> Iterator[str]:
     for parameter in arguments:
         yield _row(parameter.metavar, "", parameter.help)
     for option in options:
-        value = "" if option.is_flag else f" {option.display_type_rich(context) or ''}"
-        default = option.default if option.default not in (None, False) else ""
-        yield _row(f"{', '.join(option.opts)}{value}", default, option.help)
+        value = "" if option.is_flag else f" {option.metavar}"
+        default = "" if option.default is None or option.default is False else option.default
+        yield _row(f"{', '.join(option.opts)}{value}", "required" if option.required else default, option.help)
     yield ""
 
 
 def _row(name: str, default: object, meaning: str | None) -> str:
-    shown = f"`{default}`" if default != "" else ""
+    shown = f"`{default}`" if default not in ("", "required") else str(default)
     cells = (f"`{name.strip()}`", shown, meaning or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -2,55 +2,67 @@
 
     python docs/generate_coverage.py            write the page
     python docs/generate_coverage.py --check    fail if the page is out of date
-    python docs/generate_coverage.py --find     recompute which model is the smallest (minutes), then write the page
+    python docs/generate_coverage.py --find     search the smallest models anew (minutes), then write the page
 
-A family is one module of ``timm.models``. It holds attention if, in a dry run of one of its models, a module calls
-``scaled_dot_product_attention`` or multiplies two activations at least twice, or if one of its classes is named
-``...Attention`` and multiplies query with key elementwise. Gates (squeeze-and-excitation, CBAM, ECA, global context,
-split attention) multiply two activations once or not at all, and do not count.
+``tests/convert/test_coverage.py`` runs, trains, saves and reloads every model of the page.
 """
 
 import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import safetensors.torch
 import timm
 import torch
-from ofqctl.artifact.run import serialize
-from ofqctl.artifact.tensors import from_tensors
-from ofqctl.convert import apply_plan, convert, describe
-from ofqctl.convert.survey import Survey, survey
-from ofqctl.layers.attention import form_of
-from ofqctl.models import build_architecture, families
-from ofqctl.ptq import calibrate
-from ofqctl.recipe import Plan, Recipe
-from ofqctl.recipe.catalogue import load
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE / "coverage.md"
-MODELS = HERE / "coverage_models.json"
-SIZES = (112, 128, 160, 192, 224, 256)
-ELEMENTWISE = ("EfficientAdditiveAttention", "LinearSelfAttention")
+from ofqctl.convert import make_plan
+from ofqctl.convert.survey import Survey, survey
+from ofqctl.layers.attention import form_of
+from ofqctl.models import build_architecture, families
+from ofqctl.recipe import Plan
+from ofqctl.recipe.catalogue import load
+
+PAGE = Path(__file__).resolve().parent / "coverage.md"
+MODELS = PAGE.with_name("coverage_models.json")
+POST_TRAINING, OFQ = "ptq/minmax", "ofq/vit_w2a2"
 RECIPES = {
-    "ptq/minmax": ("weights.bits=4", "activations.bits=4"),
-    "ofq/vit_w2a2": (),
+    POST_TRAINING: load(POST_TRAINING, ["weights.bits=4", "activations.bits=4"]),
+    OFQ: load(OFQ),
 }
+SIZES = (112, 128, 160, 192, 224, 256)  # pixels; tried in this order where the model's own images are larger
+ELEMENTWISE = ("EfficientAdditiveAttention", "LinearSelfAttention")
+
+INTRODUCTION = """# Coverage
+
+What is quantized in the smallest model of every timm family that holds attention (timm {timm}).
+Of {families} families, the attention products are quantized in {products}; query and key can be merged (QKR) in {qkr}.
+Written by `docs/generate_coverage.py`; `tests/convert/test_coverage.py` converts each of these models with `{ptq}` at
+4 bits and with `{ofq}`, runs it, sends gradients through it, saves it and reloads it with equal outputs.
+
+A family is one module of `timm.models`. It holds attention if a module of one of its models calls
+`scaled_dot_product_attention`, or multiplies two activations as matrices at least twice, or is an attention class that
+multiplies query with key element by element. Gates (squeeze-and-excitation, CBAM, ECA, global context, split
+attention) are not attention.
+
+*Layers* counts Linear and Conv2d layers with quantized weights and inputs; *left in float* counts what keeps float
+weights or products, with the reason. Images are square, in pixels.
+"""
+HEADER = ("family", "model", "image", "attention", "products quantized", "QKR", "layers", "left in float")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One family's model.
+    """The model that stands for a family.
 
     Attributes:
         family: Module of ``timm.models``.
-        architecture: Its smallest model that holds attention.
+        architecture: Its smallest model that holds attention, by the number of parameters.
         img_size: Height and width of the images, in pixels; None is the model's own.
     """
 
@@ -72,114 +84,117 @@ class Subject:
 
     def images(self, model: nn.Module, count: int, seed: int = 0) -> Tensor:
         """Noise, (count, 3, H, W)."""
-        return torch.randn(count, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(seed))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one recipe did to one model.
-
-    Attributes:
-        plan: What was quantized and what was not.
-        unequal: Largest difference between the outputs before saving and after loading, 0 if equal.
-        batch_gap: Largest relative difference between outputs for an image alone and beside another.
-        without_gradient: Parameters that have a gradient in the float model and none, or one that is not finite, here.
-        finite: Whether every output is finite.
-    """
-
-    plan: Plan
-    unequal: float
-    batch_gap: float
-    without_gradient: list[str]
-    finite: bool
+        return torch.randn(count, *input_size(model), generator=torch.Generator().manual_seed(seed))
 
 
 def subjects() -> list[Subject]:
-    """The stored choice of models, by family."""
+    """The stored choice of models, in order of the families."""
     stored = json.loads(MODELS.read_text(encoding="utf-8"))
     return [Subject(family, **choice) for family, choice in stored.items()]
 
 
-def recipe(name: str) -> Recipe:
-    """A recipe of the table."""
-    return load(name, RECIPES[name])
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """(3, H, W)."""
+    return tuple(model.pretrained_cfg["input_size"])
 
 
-def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Every tensor that the model returns."""
-
-    def flat(value: object) -> Iterator[Tensor]:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, dict):
-            for item in value.values():
-                yield from flat(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                yield from flat(item)
-
-    return list(flat(model(images)))
+# The page
 
 
-def examine(subject: Subject, name: str) -> Outcome:
-    """Convert, calibrate, run, differentiate, save and reload one model."""
-    wanted = _with_gradient(subject)
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        products: Blocks with quantized products, by class.
+        merged: Blocks with merged query and key.
+        cells: What the table shows.
+    """
+
+    products: dict[str, int]
+    merged: int
+    cells: tuple[str, ...]
+
+
+@cache
+def plans(subject: Subject) -> dict[str, Plan]:
+    """The plan of every recipe for one model."""
     model = subject.build()
-    images = subject.images(model, 2)
-    size = tuple(model.pretrained_cfg["input_size"])
-    plan = convert(model, recipe(name), size)
-    calibrate(model, plan, [subject.images(model, 2, seed=1)])
-    plan = describe(model, plan)
-    with torch.inference_mode():
-        together, alone = outputs(model, images), outputs(model, images[:1])
-    loaded = subject.build(seed=1)
-    apply_plan(loaded, Plan.model_validate_json(plan.model_dump_json()))
-    from_tensors(loaded, safetensors.torch.load(serialize(model)), subject.architecture)
-    with torch.inference_mode():
-        again = outputs(loaded.eval(), images)
-    return Outcome(
-        plan=plan,
-        unequal=max(float((a - b).abs().max()) for a, b in zip(together, again, strict=True)),
-        batch_gap=max(
-            float((a[:1] - b).abs().max() / a.abs().max().clamp(min=1e-12))
-            for a, b in zip(together, alone, strict=True)
-            if a.shape[1:] == b.shape[1:]
-        ),
-        without_gradient=_missing(model, images, wanted),
-        finite=all(bool(torch.isfinite(o).all()) for o in together),
+    return {name: make_plan(model, recipe, input_size(model)) for name, recipe in RECIPES.items()}
+
+
+@cache
+def row(subject: Subject) -> Row:
+    """The line of one family."""
+    model = subject.build()
+    plan, ofq = plans(subject)[POST_TRAINING], plans(subject)[OFQ]
+    classes = {name: type(module).__name__ for name, module in model.named_modules()}
+    products = Counter(classes[name] for name, module in plan.modules.items() if module.kind == "attention")
+    in_float = Counter(
+        classes[left.module] for left in plan.left_float if left.reason.startswith("attention products: ")
     )
+    elementwise = Counter(name for name in classes.values() if name in ELEMENTWISE)
+    merged = sum(module.kind == "qkr" for module in ofq.modules.values())
+    kinds = Counter(module.kind for module in plan.modules.values())
+    left = Counter(f"{left.type}: {left.reason.removeprefix('attention products: ')}" for left in plan.left_float)
+    left += Counter({f"{name}: it multiplies element by element": count for name, count in elementwise.items()})
+    cells = (
+        subject.family,
+        f"`{subject.architecture}`",
+        str(input_size(model)[-1]),
+        ", ".join(sorted({*products, *in_float, *elementwise})),
+        _counted(products) or "none",
+        _merging(ofq, merged),
+        f"{kinds['linear']} Linear, {kinds['conv2d']} Conv2d",
+        _counted(left, "; ") or "nothing",
+    )
+    return Row(dict(products), merged, cells)
 
 
-def _with_gradient(subject: Subject) -> set[str]:
-    """Names of the parameters that get a gradient in the float model, in training mode."""
-    model = subject.build()
-    _backward(model, subject.images(model, 2))
-    return {name for name, p in model.named_parameters() if p.grad is not None}
+def _merging(plan: Plan, merged: int) -> str:
+    mark = "query-key reparameterization: "
+    reasons = Counter(left.reason.removeprefix(mark) for left in plan.left_float if left.reason.startswith(mark))
+    parts = [f"yes ({merged} blocks)"] if merged else ["no"]
+    return "; ".join([*parts, *(f"{count} blocks not: {reason}" for reason, count in reasons.items())])
 
 
-def _missing(model: nn.Module, images: Tensor, wanted: set[str]) -> list[str]:
-    _backward(model, images)
-    parameters = dict(model.named_parameters())
-    for name in list(wanted):
-        block, _, child = name.rpartition(".qkv.")
-        merged = {f"{block}.products.qk.q", f"{block}.products.qk.k", f"{block}.products.v_proj.weight"}
-        if child == "weight" and merged <= parameters.keys():
-            wanted = (wanted - {name}) | merged
-    grads = {name: parameters[name].grad for name in wanted if name in parameters}
-    missing = [name for name, grad in grads.items() if grad is None]
-    return missing + [n for n, p in parameters.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+def _counted(counts: Counter[str], separator: str = ", ") -> str:
+    return separator.join(f"{count} {name}" for name, count in counts.items())
 
 
-def _backward(model: nn.Module, images: Tensor) -> None:
-    torch.manual_seed(0)
-    sum((o * torch.randn_like(o)).sum() for o in outputs(model.train(), images)).backward()
+def page() -> str:
+    """The whole of ``docs/coverage.md``."""
+    rows = [row(subject) for subject in subjects()]
+    introduction = INTRODUCTION.format(
+        timm=timm.__version__,
+        families=len(rows),
+        products=sum(bool(r.products) for r in rows),
+        qkr=sum(bool(r.merged) for r in rows),
+        ptq=POST_TRAINING,
+        ofq=OFQ,
+    )
+    lines = [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(r.cells) for r in rows)]
+    return introduction + "\n" + "\n".join(lines) + "\n"
 
 
-# --- which models ---
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# Which models
+
+
+def find_subjects() -> Iterator[Subject]:
+    """The smallest model of every family that holds attention, at the smallest image size that it takes."""
+    for family, names in families().items():
+        print(family, file=sys.stderr)
+        smallest = _smallest(names)
+        if smallest is not None:
+            yield Subject(family, smallest, _smallest_size(smallest))
 
 
 def holds_attention(model: nn.Module, seen: Survey) -> bool:
-    """Whether a module of ``model`` is attention, by the rule above."""
+    """Whether a module of ``model`` is attention, by the rule on the page."""
     return any(
         seen.products(name) >= 2
         or (form_of(module) is not None and name in seen.operands)
@@ -188,51 +203,61 @@ def holds_attention(model: nn.Module, seen: Survey) -> bool:
     )
 
 
-def find_subjects() -> list[Subject]:
-    """The smallest model of every family that holds attention, at the smallest image size that it takes."""
-    found = []
-    for family, names in families().items():
-        subject = _smallest(family, names)
-        print(f"{family}: {subject}", file=sys.stderr)
-        if subject is not None:
-            found.append(subject)
-    return found
-
-
-def _smallest(family: str, names: list[str]) -> Subject | None:
+def _smallest(names: Iterable[str]) -> str | None:
     sized = []
     for name in names:
         with torch.device("meta"):
             model = timm.create_model(name)
-        kinds = frozenset(type(module) for module in model.modules())
-        sized.append((sum(p.numel() for p in model.parameters()), name, kinds))
+        classes = frozenset(type(module) for module in model.modules())
+        sized.append((sum(p.numel() for p in model.parameters()), name, classes))
     without: set[frozenset[type]] = set()
-    for _, name, kinds in sorted(sized, key=lambda entry: entry[:2]):
-        if kinds in without:
+    for _, name, classes in sorted(sized, key=lambda entry: entry[:2]):
+        if classes in without:  # the same classes as in a smaller model that holds none
             continue
         model = timm.create_model(name)
-        if holds_attention(model, survey(model, model.pretrained_cfg["input_size"])):
-            return Subject(family, name, _smallest_size(name))
-        without.add(kinds)
+        if holds_attention(model, survey(model, input_size(model))):
+            return name
+        without.add(classes)
     return None
 
 
 def _smallest_size(name: str) -> int | None:
     """The first of ``SIZES`` below the model's own at which it runs with every softmax over 4 keys or more."""
     own = get_pretrained_cfg(name).input_size[-1]
-    for size in (s for s in SIZES if s < own):
+    for size in (size for size in SIZES if size < own):
         try:
             model = Subject("", name, size).build()
-            seen = survey(model, model.pretrained_cfg["input_size"])
-        except Exception:  # noqa: BLE001, S112 - whatever a model raises at a size that it does not take
+            seen = survey(model, input_size(model))
+        except Exception:  # noqa: BLE001 - whatever a model raises at a size that it does not take
             continue
         keys = [shape[-1] for operands in seen.operands.values() for shape in operands["softmax"].single]
-        if model.pretrained_cfg["input_size"][-1] == size and min(keys, default=4) >= 4:
+        if input_size(model)[-1] == size and min(keys, default=4) >= 4:
             return size
     return None
 
 
-def store(found: list[Subject]) -> None:
+def store(found: Iterable[Subject]) -> None:
     """Write the choice of models."""
     rows = [f' "{s.family}": {json.dumps({"architecture": s.architecture, "img_size": s.img_size})}' for s in found]
     MODELS.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
+
+
+def main() -> int:
+    """What the script does when it is run."""
+    parser = argparse.ArgumentParser(description="Write docs/coverage.md.")
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
+    parser.add_argument("--find", action="store_true", help="search the smallest models anew")
+    options = parser.parse_args()
+    if options.find:
+        store(find_subjects())
+    text = page()
+    if options.check:
+        current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+        print("up to date" if current == text else f"{PAGE.name} is out of date: run docs/generate_coverage.py")
+        return int(current != text)
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

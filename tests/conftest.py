@@ -30,3 +30,11 @@ def tiny_vit() -> nn.Module:
 def images() -> torch.Tensor:
     """(4, 3, 32, 32)."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real weights and images; tests are skipped where they are absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the folder of real data, ../shared/data, is not here")
+    return SHARED / "data"

@@ -34,7 +34,7 @@ def to_tensors(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(encoded.offset, Tensor):
             tensors[f"{name}.offset"] = encoded.offset
         replaced |= _replaced_by_codes(name.removesuffix("weight"), site)
-    tensors |= {name: t for name, t in model.state_dict().items() if name not in replaced}
+    tensors |= {name: t for name, t in _own_tensors(model).items() if name not in replaced}
     return {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
 
 
@@ -50,7 +50,7 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         ArtifactError: Tensors that are missing, unknown, or of another shape or type.
     """
     rest = dict(tensors)
-    known = model.state_dict()
+    known = _own_tensors(model)
     replaced: set[str] = set()
     for name, site in weight_sites(model):
         site.fix_codes(_read_codes(name, site, rest, where))
@@ -69,6 +69,12 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     for _, site in weight_sites(model):
         assert site.weight_quantizer is not None and site.fixed_codes is not None
         site.weight_quantizer.restore(site.fixed_codes)
+
+
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of ``model``; of a module that several blocks share, only under the first of its names."""
+    modules = {name for name, _ in model.named_modules()}
+    return {name: tensor for name, tensor in model.state_dict().items() if name.rpartition(".")[0] in modules}
 
 
 def _replaced_by_codes(prefix: str, site: WeightSite) -> set[str]:

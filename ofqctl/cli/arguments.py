@@ -24,17 +24,19 @@ def spread(arguments: Sequence[str]) -> list[str]:
         arguments: What was typed.
     """
     result: list[str] = []
-    flag, values = None, 0
+    flag, first = None, False
     for position, argument in enumerate(arguments):
         if argument == "--":
             return [*result, *arguments[position:]]
-        if flag is not None and values and _PAIR.match(argument):
+        if first:
+            first = False
+        elif flag is not None and _PAIR.match(argument):
             result.append(flag)
-        elif flag is None or values:
-            flag = argument if argument in SEVERAL_VALUES else None
-            values = -1
+        else:
+            name, attached, _ = argument.partition("=")
+            flag = name if name in SEVERAL_VALUES else None
+            first = flag is not None and not attached
         result.append(argument)
-        values += 1
     return result
 
 

@@ -75,13 +75,15 @@ RequiredData = Annotated[
 ]
 Split = Annotated[
     str | None,
-    typer.Option(help="Part of the data; by default the validation or test part.", rich_help_panel=_DATA),
+    typer.Option(
+        help="Part of the data; by default the validation or test part.", metavar="NAME", rich_help_panel=_DATA
+    ),
 ]
 ImageColumn = Annotated[
-    str | None, typer.Option(help="Column of a table that holds the images.", rich_help_panel=_DATA)
+    str | None, typer.Option(help="Column of a table that holds the images.", metavar="NAME", rich_help_panel=_DATA)
 ]
 LabelColumn = Annotated[
-    str | None, typer.Option(help="Column of a table that holds the labels.", rich_help_panel=_DATA)
+    str | None, typer.Option(help="Column of a table that holds the labels.", metavar="NAME", rich_help_panel=_DATA)
 ]
 ClassMap = Annotated[
     Path | None,
@@ -103,7 +105,10 @@ Json = Annotated[
     typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=_OUTPUT),
 ]
 
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel=_RUN)]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel=_RUN),
+]
 BatchSize = Annotated[int, typer.Option(help="Images in one forward pass.", metavar="N", min=1, rich_help_panel=_RUN)]
 Workers = Annotated[int, typer.Option(help="Processes that decode images.", metavar="N", min=0, rich_help_panel=_RUN)]
 Seed = Annotated[

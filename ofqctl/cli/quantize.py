@@ -49,7 +49,7 @@ def quantize(
     ] = None,
     calib_split: Annotated[
         str | None,
-        typer.Option(help="Part of it; by default the training part.", rich_help_panel="Data"),
+        typer.Option(help="Part of it; by default the training part.", metavar="NAME", rich_help_panel="Data"),
     ] = None,
     calib_images: Annotated[
         str | None,

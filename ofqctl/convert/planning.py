@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.linear import Linear
 from torch import nn
 
 from ofqctl.convert.survey import Seen, Shape, Survey, survey
@@ -15,6 +16,7 @@ from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer
 
+_PLAIN_LAYERS = (nn.Linear, Linear, nn.Conv2d, Conv2dSame)  # timm's own two compute the same function
 _NEVER_NEGATIVE = ("GELU", "GELUTanh", "QuickGELU", "QuickGELUTanh", "ReLU", "ReLU6")  # but for GELU's small dip
 
 
@@ -146,7 +148,7 @@ class _Planner:
                 )
 
     def _why_float(self, name: str, module: nn.Linear | nn.Conv2d) -> str | None:
-        if type(module) not in (nn.Linear, nn.Conv2d, Conv2dSame):
+        if type(module) not in _PLAIN_LAYERS:
             return "its class changes the weight at every forward"
         if not self.seen.inputs[name].single:
             return "its forward was not called in a dry run"

@@ -1,5 +1,7 @@
 """Plan + float model -> quantized model, in place; and the plan of a quantized model."""
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite
@@ -26,10 +28,18 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
         if module_plan.kind in ("attention", "qkr"):
             quantize_attention(module, module_plan)
             continue
-        parent, _, child = name.rpartition(".")
         swapped = (QuantConv2d if module_plan.kind == "conv2d" else QuantLinear)(module, module_plan)  # type: ignore[arg-type]
         swapped.train(module.training)
-        setattr(model.get_submodule(parent), child, swapped)
+        for parent, child in list(_places(model, module)):
+            setattr(parent, child, swapped)
+
+
+def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Where ``module`` hangs: every parent and the child's name there; more than one if blocks share it."""
+    for parent in model.modules():
+        for child, held in parent._modules.items():
+            if held is module:
+                yield parent, child
 
 
 def describe(model: nn.Module, plan: Plan) -> Plan:

@@ -82,6 +82,6 @@ def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
             "high": quantizer.grid.high,
             "offset": [float(offset.min()), float(offset.max())],
         },
-        "step_shape": list(quantizer.step.shape),
+        "step_shape": list(quantizer.plan.step_shape),
         "shifts": quantizer.before is not None,
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ofqctl.data import ImageData, ImageLoader, LabelSpace, image_loader, label_names
 from ofqctl.data.sources.folder import is_image
@@ -71,16 +71,10 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
     else:
         _check_fits(array, subject, str(request.array))
         batches, total = iter(torch.split(torch.from_numpy(array), request.batch_size)), len(array)
-    logits: list[Tensor] = []
-    done = 0
-    for images in batches:
-        logits.append(logits_of(model, images.to(device)).cpu())
-        done += len(images)
-        progress("predict", done, total)
+    everything = _logits(model, batches, total, device, progress)
     skipped = {} if loader is None else {image.name: image.reason for image in loader.skipped}
     names = [str(path) for path in paths if str(path) not in skipped]
     names = names or [f"{request.array}[{index}]" for index in range(total)]
-    everything = torch.cat(logits)
     if request.save_logits is not None:
         _save(request.save_logits, everything.numpy())
     return {
@@ -92,6 +86,19 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
         "notes": subject.notes,
         "device": str(device),
     }
+
+
+def _logits(
+    model: nn.Module, batches: Iterator[Tensor], total: int, device: torch.device, progress: Progress
+) -> Tensor:
+    """float32 (images, classes), on the CPU."""
+    logits: list[Tensor] = []
+    done = 0
+    for images in batches:
+        logits.append(logits_of(model, images.to(device)).cpu())
+        done += len(images)
+        progress("predict", done, total)
+    return torch.cat(logits)
 
 
 def _check(request: PredictRequest) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -241,6 +242,37 @@ def test_a_process_killed_while_saving_leaves_the_old_run(run, images):
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.05)
+    with torch.inference_mode():
+        assert torch.equal(load_run(directory).model(images), model(images))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_replacing_leaves_the_new_run_alone(run, images, monkeypatch, at_once):
+    directory, _ = run
+    if not at_once:
+        monkeypatch.setattr("ofqctl.artifact.atomic._swap_at_once", lambda *_: False)
+    model, weights, config = quantized(images, bits=2)
+    save_run(directory, weights, config, {})
+    with torch.inference_mode():
+        assert torch.equal(load_run(directory).model(images), model(images))
+    assert [p.name for p in directory.parent.iterdir()] == ["run"]
+
+
+def test_an_interrupt_between_two_renames_puts_the_old_run_back(run, images, monkeypatch):
+    directory, model = run
+    monkeypatch.setattr("ofqctl.artifact.atomic._swap_at_once", lambda *_: False)
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr("pathlib.Path.rename", interrupted)
+    _, weights, config = quantized(images, bits=2)
+    with pytest.raises(KeyboardInterrupt):
+        save_run(directory, weights, config, {})
     with torch.inference_mode():
         assert torch.equal(load_run(directory).model(images), model(images))
 

@@ -139,13 +139,17 @@ FORMS: dict[str, AttentionForm] = {
 }
 
 _LINEAR = "linear attention: no softmax stands between its products"
+_GATE = "a gate: its product pools the image, no query meets a key"
 
 WITHOUT_FORM: dict[str, str] = {
+    "layers.global_context.GlobalContext": _GATE,
     "layers.lambda_layer.LambdaLayer": _LINEAR,
+    "layers.non_local_attn.BilinearAttnTransform": "a bilinear transform: no query meets a key",
     "models.coat.FactorAttnConvRelPosEnc": _LINEAR,
     "models.csatv2.SpatialTransformerBlock": "its softmax runs over the images of a batch",
-    "models.efficientvim.HSMSSD": "a state-space mixer: no softmax stands between its products",
+    "models.efficientvim.HSMSSD": "a state-space mixer: no query meets a key",
     "models.efficientvit_mit.LiteMLA": _LINEAR,
+    "models.gemma4_vit.Gemma4RotaryEmbedding2D": "it multiplies positions, not activations",
 }
 """Classes that multiply activations, but not as attention does, and what they do instead."""
 

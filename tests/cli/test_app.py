@@ -1,0 +1,141 @@
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from ofqctl import __version__
+from ofqctl.cli import models
+from ofqctl.cli.app import app, main
+
+from .conftest import quantize_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "ls"], ["--version"], ["quantize", "--help"]])
+def test_light_commands_do_not_import_torch(arguments):
+    ended = python(
+        f"import sys; from ofqctl.cli.app import main; code = main({arguments!r})\n"
+        "heavy = {'torch', 'timm', 'numpy'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)"
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "ls"]])
+def test_light_commands_take_less_than_a_third_of_a_second(arguments):
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "ofqctl", *arguments], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    assert statistics.median(seconds) < 0.35
+
+
+def commands(command=None, name="ofqctl"):
+    command = command or get_command(app)
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        return {name: command}
+    return {n: c for word, child in inner.items() for n, c in commands(child, f"{name} {word}").items()}
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_has_json_and_examples_of_itself(name):
+    command = commands()[name]
+    assert any("--json" in parameter.opts for parameter in command.params)
+    examples = command.epilog.split("\n\n")[1:]
+    assert examples
+    assert all(example.startswith(name) for example in examples)
+
+
+def test_the_page_of_the_command_line_is_up_to_date():
+    script = [sys.executable, str(ROOT / "docs" / "generate_cli.py"), "--check"]
+    ended = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_version_is_printed(ofqctl):
+    ended = ofqctl("--version")
+    assert (ended.code, ended.out) == (0, f"ofqctl {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["quantize"], ["quantize", "m", "--nosuch"]])
+def test_wrong_usage_ends_with_2(ofqctl, arguments):
+    ended = ofqctl(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+
+
+def test_an_error_is_one_message_and_a_hint_on_stderr(ofqctl):
+    ended = ofqctl("recipe", "show", "ptq/mmse", "--json")
+    assert ended.code == 1
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1] == "hint: did you mean 'ptq/mse'?"
+
+
+def test_debug_shows_the_traceback_of_an_error_too(ofqctl, monkeypatch):
+    monkeypatch.setenv("OFQCTL_DEBUG", "1")
+    ended = ofqctl("recipe", "show", "nosuch")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+
+
+def test_a_bug_keeps_its_traceback_and_says_what_it_is(ofqctl, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(models.Sink, "show", broken)
+    ended = ofqctl("recipe", "ls")
+    assert ended.code == 70
+    assert "ZeroDivisionError: oh" in ended.err
+    assert "this is a bug" in ended.err
+
+
+def test_ctrl_c_is_told_and_ends_with_130(ofqctl, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models.Sink, "show", interrupted)
+    ended = ofqctl("recipe", "ls")
+    assert ended.code == 130
+    assert "interrupted; nothing was written" in ended.err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    shell = f"{sys.executable} -m ofqctl recipe show ofq/vit_w2a2 | true"
+    ended = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert ended.stderr == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_leaves_nothing_behind(tmp_path):
+    typed = [str(a) for a in quantize_tiny("--output", tmp_path / "runs" / "a")]
+    typed[typed.index("calibration.images=8")] = "calibration.images=100000"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ofqctl", *typed], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "load the model\n"
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted; nothing was written" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_arguments_the_help_is_shown(capsys):
+    assert main([]) in (0, 2)
+    assert "quantize" in "".join(capsys.readouterr())

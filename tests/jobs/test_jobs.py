@@ -1,0 +1,153 @@
+"""What the commands do not show of the jobs behind them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ofqctl.data import DataSpec
+from ofqctl.errors import ArtifactError, DataError, ModelError
+from ofqctl.jobs.evaluate import EvaluateRequest, evaluate
+from ofqctl.jobs.importing import ImportRequest, import_checkpoint
+from ofqctl.jobs.inspect import InspectRequest, inspect
+from ofqctl.jobs.predict import PredictRequest, predict
+from ofqctl.jobs.quantize import QuantizeRequest, quantize
+from ofqctl.models import ModelRequest
+from ofqctl.recipe.catalogue import load
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+FLOAT = ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=10, kwargs=TINY)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def quick(**changes):
+    recipe = load("ptq/minmax", ["weights.bits=2", "calibration.images=4", "calibration.batch_size=2"])
+    return QuantizeRequest(FLOAT, recipe, **changes)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_what_quantize_returns_is_what_lies_in_the_run(tmp_path):
+    told = []
+    result = quantize(quick(output=tmp_path / "run"), lambda *step: told.append(step))
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"output": str(tmp_path / "run")} | written == result
+    assert inspect(InspectRequest(tmp_path / "run"))["results"] == written
+    assert told[0] == ("load the model", 0, None)
+    assert told[-1] == ("calibrate", 4, 4)
+    assert result["bits"]["weights"] == 2
+    assert result["bits"]["first"]["weights"] == 8
+
+
+def test_a_folder_without_splits_is_calibrated_on_as_it_is(tmp_path, pictures):
+    result = quantize(quick(output=tmp_path / "run", calibration=DataSpec(str(pictures))))
+    assert result["calibration"] == {"data": str(pictures), "images": 3}
+    assert any("3 images, 4 were asked for" in note for note in result["notes"])
+
+
+def test_a_calibration_set_that_is_missing_is_told(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        quantize(quick(output=tmp_path / "run", calibration=DataSpec(str(tmp_path / "nosuch"))))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_without_labels_cannot_be_measured_on(pictures):
+    with pytest.raises(DataError, match="no labels"):
+        evaluate(EvaluateRequest(FLOAT, DataSpec(str(pictures))))
+
+
+def test_labels_that_do_not_fit_the_model_are_told_before_any_work(tmp_path):
+    request = QuantizeRequest(
+        ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=7, kwargs=TINY),
+        load("ptq/minmax"),
+        output=tmp_path / "run",
+        data=DataSpec("digits"),
+    )
+    told = []
+    with pytest.raises(DataError, match="7 classes"):
+        quantize(request, lambda *step: told.append(step[0]))
+    assert told == ["load the model"]
+
+
+def test_predict_takes_the_images_of_a_folder_in_the_order_of_their_names(pictures):
+    result = predict(PredictRequest(FLOAT, (pictures,), batch_size=2))
+    assert [image["image"] for image in result["images"]] == [str(pictures / f"{i}.png") for i in range(3)]
+    json.dumps(result)
+
+
+@pytest.mark.parametrize("target", ["nosuch/y.npy", "."])
+def test_logits_that_cannot_be_saved_are_told_before_any_work(pictures, target, tmp_path):
+    told = []
+    with pytest.raises(DataError, match="cannot be written"):
+        request = PredictRequest(FLOAT, (pictures,), save_logits=tmp_path / target)
+        predict(request, lambda *step: told.append(step))
+    assert told == []
+
+
+def test_an_array_is_predicted_like_the_images_it_was_made_of(pictures, tmp_path):
+    from ofqctl.evaluation import open_subject
+    from ofqctl.jobs.predict import _loader
+
+    torch.manual_seed(0)
+    run = quantize(quick(output=tmp_path / "run"))["output"]
+    request = PredictRequest(ModelRequest(run), (pictures,))
+    paths = sorted(pictures.iterdir())
+    [(images, _)] = _loader(paths, open_subject(request.model), request)
+    np.save("x.npy", images.numpy())
+    by_array = predict(PredictRequest(ModelRequest(run), array=tmp_path / "x.npy"))["images"]
+    by_images = predict(request)["images"]
+    assert [image["top"] for image in by_array] == [image["top"] for image in by_images]
+
+
+@pytest.fixture
+def reference(shared):
+    return torch.load(shared / "reference" / "ofq_w2a2_qkr_a.pth.tar", weights_only=True)
+
+
+def test_an_import_reads_architecture_and_classes_off_the_file(reference, tmp_path):
+    state = {f"module.{name}": tensor for name, tensor in reference["state_dict"].items()}
+    torch.save(reference | {"state_dict": state}, "x.pth.tar")
+    result = import_checkpoint(ImportRequest(tmp_path / "x.pth.tar", 2, 2, kwargs=TINY))
+    assert result["output"] == "runs/deit_tiny_distilled_patch16_224-w2a2"
+    inside = inspect(InspectRequest(tmp_path / result["output"]))
+    assert inside["num_classes"] == 7
+    merged = next(module for module in inside["modules"] if module["kind"] == "qkr")["weight"]
+    assert (merged["shape"], merged["bytes"]) == ([3, 48, 48], 3 * 48 * 48 * 2 // 8)
+    assert merged["grid"] == {"low": -2, "high": 1, "offset": [0.5, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda content: content.pop("arch"), ArtifactError, "does not name its architecture"),
+        (lambda content: content["state_dict"].pop("cls_token"), ArtifactError, "cls_token: not in the file"),
+        (lambda content: content["state_dict"]["cls_token"].fill_(torch.nan), ModelError, "NaN"),
+        (lambda content: content["state_dict"].update(best=1.0), ArtifactError, "'best' in its state_dict"),
+    ],
+)
+def test_a_faulty_checkpoint_is_refused_and_nothing_is_written(reference, tmp_path, change, error, message):
+    change(reference)
+    torch.save(reference, "x.pth.tar")
+    with pytest.raises(error, match=message):
+        import_checkpoint(ImportRequest(tmp_path / "x.pth.tar", 2, 2, kwargs=TINY))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_import_into_another_size_says_what_does_not_fit(reference, tmp_path):
+    torch.save(reference, "x.pth.tar")
+    with pytest.raises(ArtifactError, match="does not fit the model"):
+        import_checkpoint(ImportRequest(tmp_path / "x.pth.tar", 2, 2, kwargs=TINY | {"depth": 3}))
