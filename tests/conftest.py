@@ -7,6 +7,8 @@ import timm
 import torch
 from torch import nn
 
+torch.set_num_threads(1)  # small models gain nothing from more, and a busy machine makes them wait for each other
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
