@@ -57,6 +57,7 @@ def main(output: Path) -> None:
         "architecture": ARCHITECTURE,
         "num_classes": 10,
         "model_args": KWARGS,
+        "label_names": [str(digit) for digit in range(10)],
         "pretrained_cfg": {**PREPROCESSING, "num_classes": 10, "first_conv": "patch_embed.proj", "classifier": "head"},
     }
     (output / "config.json").write_text(json.dumps(config, indent=1))

@@ -115,5 +115,3 @@ def test_quantized_evaluation_reaches_0_7_of_the_float_throughput(loaded, images
                 seconds[name].append(time.perf_counter() - start)
     # the fastest of each: what else runs on a shared machine only ever adds time
     assert min(seconds["float"]) / min(seconds["quantized"]) >= 0.7
-
-

@@ -48,9 +48,7 @@ def read_class_map(path: Path) -> ClassMap:
         raise DataError(f"{path}: the class map is empty", hint=_FORMATS)
     repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
     if repeated:
-        raise DataError(
-            f"{path}: the class map names '{repeated[0]}' more than once; each name may stand once"
-        )
+        raise DataError(f"{path}: the class map names '{repeated[0]}' more than once; each name may stand once")
     negative = [f"'{name}' {label}" for name, label in pairs if label < 0]
     if negative:
         raise DataError(f"{path}: the class map gives {negative[0]}; labels start at 0")
@@ -76,14 +74,10 @@ def _from_json(path: Path, text: str) -> tuple[list[tuple[str, int]], bool]:
         content = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise DataError(
-            f"{path}: the class map is not valid JSON: {error.msg} at {place}", hint=_FORMATS
-        ) from error
+        raise DataError(f"{path}: the class map is not valid JSON: {error.msg} at {place}", hint=_FORMATS) from error
     if isinstance(content, list):
         if not all(isinstance(name, str) for name in content):
-            raise DataError(
-                f"{path}: the class map's JSON list holds something other than names", hint=_FORMATS
-            )
+            raise DataError(f"{path}: the class map's JSON list holds something other than names", hint=_FORMATS)
         return [(name, label) for label, name in enumerate(content)], True
     wrong = [f"'{name}': {label!r}" for name, label in content if not _is_label(label)]
     if wrong:

@@ -32,9 +32,7 @@ class LabelMapping:
     notes: tuple[str, ...] = ()
 
 
-def map_labels(
-    classes: ClassNames, space: LabelSpace | None, class_map: ClassMap | None, where: str
-) -> LabelMapping:
+def map_labels(classes: ClassNames, space: LabelSpace | None, class_map: ClassMap | None, where: str) -> LabelMapping:
     """Decide the label of every class.
 
     Args:
@@ -57,9 +55,7 @@ def map_labels(
     return mapping or _by_order(names, classes, space, where)
 
 
-def _by_class_map(
-    classes: ClassNames, space: LabelSpace | None, class_map: ClassMap, where: str
-) -> LabelMapping:
+def _by_class_map(classes: ClassNames, space: LabelSpace | None, class_map: ClassMap, where: str) -> LabelMapping:
     labels = class_map.labels
     missing = [name for name in classes.names or () if name not in labels]
     if missing:
@@ -106,9 +102,7 @@ def _by_wordnet(names: tuple[str, ...], noun: str, space: LabelSpace) -> LabelMa
     )
 
 
-def _by_order(
-    names: tuple[str, ...], classes: ClassNames, space: LabelSpace | None, where: str
-) -> LabelMapping:
+def _by_order(names: tuple[str, ...], classes: ClassNames, space: LabelSpace | None, where: str) -> LabelMapping:
     labels = {name: label for label, name in enumerate(names)}
     sentence = f"{len(names)} {classes.noun} numbered 0..{len(names) - 1}, {classes.order}"
     if space is None:
@@ -129,9 +123,7 @@ def _streamed(classes: ClassNames, space: LabelSpace | None, where: str) -> Labe
     if space is not None and classes.numbered:
         labels = {str(label): label for label in range(space.num_classes)}
         note = f"label n of {where} is taken to be label n of the model: the stream does not list its classes"
-        return LabelMapping(
-            space, labels, f"streamed numbers taken as the model's {space.num_classes} labels", (note,)
-        )
+        return LabelMapping(space, labels, f"streamed numbers taken as the model's {space.num_classes} labels", (note,))
     raise DataError(
         f"{where}: a stream does not list its classes, and nothing else says which class is which label",
         hint="--class-map FILE, or leave out --streaming",

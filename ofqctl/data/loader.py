@@ -103,9 +103,7 @@ class ImageLoader:
         samples: Dataset[Item]
         order: Sequence[int] | None = None
         if self.data.streaming:
-            samples = StreamedSamples(
-                self.data, self.transform, self.batch_size, self.limit, self._stream_seed()
-            )
+            samples = StreamedSamples(self.data, self.transform, self.batch_size, self.limit, self._stream_seed())
         else:
             samples, order = Samples(self.data, self.transform), self._order()
         return DataLoader(

@@ -71,13 +71,9 @@ def _existing_folder(path: str) -> Path:
         exists = root.exists()
         siblings = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read: {error.strerror}", hint="check its permissions: ls -ld"
-        ) from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions: ls -ld") from error
     if exists:
-        raise DataError(
-            f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}", hint=f"--data {root.parent}"
-        )
+        raise DataError(f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}", hint=f"--data {root.parent}")
     hint = did_you_mean(root.name, [*siblings, DIGITS])
     if hint is None and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         hint = f"--data {HUB_PREFIX}{path} reads the set of that name from the hub"

@@ -102,6 +102,4 @@ def collate(items: Sequence[Item]) -> Batch:
     images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
     labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     faults = [item for item in items if isinstance(item, DataError)]
-    return Batch(
-        images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None)
-    )
+    return Batch(images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None))

@@ -10,9 +10,7 @@ from torch import Tensor
 # section 4.1): brightness carries most of the variance, so channels are strongly correlated.
 _MEAN = torch.tensor([0.485, 0.456, 0.406])
 _VARIANCES = torch.tensor([0.2175, 0.0188, 0.0045])
-_DIRECTIONS = torch.tensor(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-)
+_DIRECTIONS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
 def synthetic_images(config: Mapping[str, Any], count: int, batch_size: int, seed: int = 0) -> list[Tensor]:

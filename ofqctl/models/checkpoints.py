@@ -79,9 +79,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return dict(clean_state_dict(content))
 
 
-def load_weights(
-    model: nn.Module, state_dict: dict[str, Tensor], *, where: str, replace_head: bool
-) -> int | None:
+def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str, replace_head: bool) -> int | None:
     """Put ``state_dict`` into ``model``; every tensor has to have its place and every place its tensor.
 
     Names and shapes of other releases are first converted by timm's own function for the architecture, which
@@ -147,9 +145,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _check_is_file(path: Path) -> None:
     if path.is_dir():
-        raise ModelError(
-            f"checkpoint '{path}': is a directory", hint=f"write 'local-dir:{path}' as the model"
-        )
+        raise ModelError(f"checkpoint '{path}': is a directory", hint=f"write 'local-dir:{path}' as the model")
     if not path.is_file():
         raise ModelError(f"checkpoint '{path}': there is no such file")
 

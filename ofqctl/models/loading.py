@@ -143,9 +143,7 @@ def _model_kwargs(origin: Origin, request: ModelRequest) -> dict[str, Any]:
         ) from error
 
 
-def _with_weights(
-    origin: Origin, request: ModelRequest, kwargs: dict[str, Any]
-) -> tuple[nn.Module, str, list[str]]:
+def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any]) -> tuple[nn.Module, str, list[str]]:
     """The model, where its weights came from, and notes on what was changed to fit them."""
     wanted = request.pretrained and request.checkpoint is None
     file = request.checkpoint
@@ -159,9 +157,7 @@ def _with_weights(
         model, notes = _pretrained(origin, request.num_classes, kwargs)
     else:
         model = _construct(origin, kwargs, num_classes=request.num_classes)
-        notes = (
-            [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
-        )
+        notes = [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
         source = "random initialization"
     if source != "random initialization":
         check_finite(model, where=source)
@@ -175,15 +171,11 @@ def _from_file(
 ) -> tuple[nn.Module, list[str]]:
     state_dict = read_checkpoint(file)
     model = _construct(origin, kwargs, num_classes=num_classes)
-    replaced = load_weights(
-        model, state_dict, where=f"checkpoint '{file}'", replace_head=num_classes is not None
-    )
+    replaced = load_weights(model, state_dict, where=f"checkpoint '{file}'", replace_head=num_classes is not None)
     return model, [] if replaced is None else [_replacement(replaced, model)]
 
 
-def _pretrained(
-    origin: Origin, num_classes: int | None, kwargs: dict[str, Any]
-) -> tuple[nn.Module, list[str]]:
+def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any]) -> tuple[nn.Module, list[str]]:
     """The model with the weights that timm fetches.
 
     They are loaded with their own classifier first, and moved to a model with another one afterwards: given

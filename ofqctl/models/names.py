@@ -130,13 +130,10 @@ def _preferred(variants: list[_Variant]) -> list[_Variant]:
 
 def _check_tag(architecture: str, tag: str) -> None:
     """Refuse a tag that timm does not have for ``architecture``."""
-    tags = [
-        known for name in get_arch_pretrained_cfgs(architecture) if (known := split_model_name_tag(name)[1])
-    ]
+    tags = [known for name in get_arch_pretrained_cfgs(architecture) if (known := split_model_name_tag(name)[1])]
     if tag not in tags:
         raise ModelError(
-            f"model '{architecture}': no pretrained weights are tagged '{tag}'; "
-            f"tags: {', '.join(tags) or 'none'}",
+            f"model '{architecture}': no pretrained weights are tagged '{tag}'; tags: {', '.join(tags) or 'none'}",
             hint=did_you_mean(tag, tags) or f"write '{architecture}' for the default weights",
         )
 

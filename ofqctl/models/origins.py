@@ -157,9 +157,7 @@ def _in_directory(directory: Path) -> Origin:
     config = _read_config(directory)
     architecture = config.get("architecture")
     _check_architecture(f"model '{name}', config.json", architecture)
-    return Origin(
-        name, str(architecture), label=name, directory=directory, model_args=config.get("model_args") or {}
-    )
+    return Origin(name, str(architecture), label=name, directory=directory, model_args=config.get("model_args") or {})
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -177,9 +175,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"model 'local-dir:{directory}': config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError(
-            f"model 'local-dir:{directory}': config.json holds a {type(config).__name__}, not an object"
-        )
+        raise ModelError(f"model 'local-dir:{directory}': config.json holds a {type(config).__name__}, not an object")
     return config
 
 

@@ -28,7 +28,7 @@ def snap(x: Tensor, step: Tensor, offset: Offset, grid: UniformGrid) -> Tensor:
     return _in_steps(x, step, offset).round_().clamp_(grid.low, grid.high)
 
 
-def fake_quantize(  # noqa: PLR0917
+def fake_quantize(
     x: Tensor,
     step: Tensor,
     offset: Offset,
@@ -99,7 +99,7 @@ class _FakeQuantize(Function):
     """Saves 2 bytes an element: the distance to the code, or on which side of the grid the element lies."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         x: Tensor,
         step: Tensor,

@@ -159,9 +159,7 @@ def damage_plan(path):
 
 
 def damage_bits(path):
-    change_config(
-        path, lambda c: c["quantization_config"]["plan"]["modules"]["head"]["weight"].update(bits=7)
-    )
+    change_config(path, lambda c: c["quantization_config"]["plan"]["modules"]["head"]["weight"].update(bits=7))
 
 
 def damage_architecture(path):

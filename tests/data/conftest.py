@@ -42,9 +42,7 @@ def make_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     # Shuffled streams wait that many seconds for their reading threads at the end of a pass: 5 by default.
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.3, raising=False)
 
-    def make(
-        columns: dict[str, tuple[Any, Iterable[Any]]], splits: Iterable[str] = ("train", "test")
-    ) -> Path:
+    def make(columns: dict[str, tuple[Any, Iterable[Any]]], splits: Iterable[str] = ("train", "test")) -> Path:
         features = datasets.Features({name: feature for name, (feature, _) in columns.items()})
         content = {name: list(values) for name, (_, values) in columns.items()}
         root = tmp_path / "table"

@@ -154,9 +154,7 @@ def test_a_damaged_image_and_a_missing_label_are_skipped_by_name(make_table, con
 def test_an_image_may_be_a_url(make_table, noise):
     with fsspec.open("memory://owl.png", "wb") as file:
         noise(5).save(file, format="PNG")
-    data = open_table(
-        make_table({"image": (Value("string"), ["memory://owl.png"]), "y": (Value("int64"), [0])})
-    )
+    data = open_table(make_table({"image": (Value("string"), ["memory://owl.png"]), "y": (Value("int64"), [0])}))
     assert data[0][0].tobytes() == noise(5).tobytes()
 
 
@@ -173,16 +171,11 @@ class TestStreaming:
             data[0]
 
     @pytest.mark.parametrize("limit", [None, 5])
-    def test_gives_the_same_batches_whatever_the_number_of_workers(
-        self, make_table, config, limit, nine_images
-    ):
+    def test_gives_the_same_batches_whatever_the_number_of_workers(self, make_table, config, limit, nine_images):
         root = make_table({"image": nine_images, "y": (Value("int64"), range(9))}, ("test",))
         data = open_table(root, LabelSpace(9), streaming=True)
         batches = [
-            [
-                labels.tolist()
-                for _, labels in image_loader(data, config, batch_size=2, workers=workers, limit=limit)
-            ]
+            [labels.tolist() for _, labels in image_loader(data, config, batch_size=2, workers=workers, limit=limit)]
             for workers in (0, 2)
         ]
         assert batches[0] == batches[1]
@@ -191,9 +184,7 @@ class TestStreaming:
 
     def test_shuffles_anew_each_epoch(self, make_table, config, nine_images):
         root = make_table({"image": nine_images, "y": (Value("int64"), range(9))}, ("test",))
-        loader = image_loader(
-            open_table(root, LabelSpace(9), streaming=True), config, batch_size=9, shuffle=True
-        )
+        loader = image_loader(open_table(root, LabelSpace(9), streaming=True), config, batch_size=9, shuffle=True)
         orders = []
         for epoch in (0, 1, 0):
             loader.set_epoch(epoch)

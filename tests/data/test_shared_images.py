@@ -25,9 +25,7 @@ def test_the_549_classes_of_the_validation_images_keep_their_imagenet_labels():
 def test_the_list_of_ids_is_a_class_map_with_the_same_labels():
     spec = DataSpec(str(SHARED / "imagenet-val-800"), class_map=SHARED / "imagenet-wnids.txt")
     mapped, plain = open_data(spec, LabelSpace(1000)), open_data(DataSpec(spec.path), LabelSpace(1000))
-    assert [mapped._label(record) for record in mapped._records] == [
-        plain._label(record) for record in plain._records
-    ]
+    assert [mapped._label(record) for record in mapped._records] == [plain._label(record) for record in plain._records]
 
 
 def test_549_classes_are_never_numbered_for_a_model_of_another_size():

@@ -12,7 +12,14 @@ from ofqctl.packing import pack, unpack
 from ofqctl.quantizers import METHODS, build_quantizer
 from ofqctl.recipe.plan import QuantizerPlan
 
-SHAPES = {(): (4, 5, 6), (5, 1): (4, 5, 6), (6,): (4, 5, 6), (1, 1): (5, 6), (3, 1, 1): (2, 3, 4, 4), (2, 5, 1): (4, 2, 5, 6)}
+SHAPES = {
+    (): (4, 5, 6),
+    (5, 1): (4, 5, 6),
+    (6,): (4, 5, 6),
+    (1, 1): (5, 6),
+    (3, 1, 1): (2, 3, 4, 4),
+    (2, 5, 1): (4, 2, 5, 6),
+}
 WEIGHT_SHAPES = {(5, 1): (5, 6), (1, 1): (5, 6), (3, 1, 1, 1): (3, 2, 4, 4), (2, 5, 1): (2, 5, 6)}
 
 

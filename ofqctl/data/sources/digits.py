@@ -33,6 +33,4 @@ def open_digits(split: str | None) -> Source:
         for index in parts[_SPLITS.index(chosen)].tolist()
     ]
     names = tuple(str(digit) for digit in range(10))
-    return Source(
-        f"digits/{chosen}", records, ClassNames(names, "digits", "by value", numbered=True), len(names)
-    )
+    return Source(f"digits/{chosen}", records, ClassNames(names, "digits", "by value", numbered=True), len(names))

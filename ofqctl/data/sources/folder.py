@@ -84,9 +84,7 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
     """The visible subfolders and files of a folder, each sorted by name."""
     try:
         with os.scandir(folder) as entries:
-            visible = sorted(
-                (entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")
-            )
+            visible = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise _unreadable(error) from error
     return [name for name, is_dir in visible if is_dir], [name for name, is_dir in visible if not is_dir]

@@ -82,9 +82,7 @@ def _classes(feature: Any, labels: list[Any] | None) -> ClassNames:
     if labels is None:
         return ClassNames(None, "classes", "in the data's own order", numbered)
     names = [str(number) for number in range(labels[-1] + 1)] if numbered else labels
-    return ClassNames(
-        tuple(names), "classes", "as numbered in the data" if numbered else "sorted by name", numbered
-    )
+    return ClassNames(tuple(names), "classes", "as numbered in the data" if numbered else "sorted by name", numbered)
 
 
 def _class_name_of(table: Any, label: str | None) -> ClassNameOf:

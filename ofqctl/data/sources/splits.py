@@ -38,6 +38,4 @@ def default_split(available: Sequence[str], where: str) -> str:
             return name
     if len(available) == 1:
         return available[0]
-    raise DataError(
-        f"{where}: no split was named, and there is {', '.join(available)}", hint=f"--split {available[0]}"
-    )
+    raise DataError(f"{where}: no split was named, and there is {', '.join(available)}", hint=f"--split {available[0]}")

@@ -36,7 +36,7 @@ def quantize_attention(attention: Any, plan: ModulePlan) -> None:
     else:
         attention.products = AttentionProducts(plan.operands)
     attention.roles = form.roles_in(attention)
-    attention.__class__ = _quantized_class(type(attention))
+    attention.__class__ = _quantized_class(cast(Hashable, type(attention)))
 
 
 def open_products(attention: Any) -> None:
