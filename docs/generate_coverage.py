@@ -36,6 +36,7 @@ RECIPES = {
     OFQ: load(OFQ),
 }
 SIZES = (112, 128, 160, 192, 224, 256)  # pixels; tried in this order where the model's own images are larger
+PRODUCTS, QKR = "attention products: ", "query-key reparameterization: "  # what reasons start with
 ELEMENTWISE = ("EfficientAdditiveAttention", "LinearSelfAttention")
 
 INTRODUCTION = """# Coverage
@@ -116,35 +117,50 @@ class Row:
     cells: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Converted:
+    """What is known of one model before anything of it is quantized.
+
+    Attributes:
+        plans: By recipe.
+        classes: Of every module, by its name.
+        image: Height and width of the images, in pixels.
+    """
+
+    plans: dict[str, Plan]
+    classes: dict[str, str]
+    image: int
+
+
 @cache
-def plans(subject: Subject) -> dict[str, Plan]:
+def converted(subject: Subject) -> Converted:
     """The plan of every recipe for one model."""
     model = subject.build()
-    return {name: make_plan(model, recipe, input_size(model)) for name, recipe in RECIPES.items()}
+    return Converted(
+        plans={name: make_plan(model, recipe, input_size(model)) for name, recipe in RECIPES.items()},
+        classes={name: type(module).__name__ for name, module in model.named_modules()},
+        image=input_size(model)[-1],
+    )
 
 
-@cache
 def row(subject: Subject) -> Row:
     """The line of one family."""
-    model = subject.build()
-    plan, ofq = plans(subject)[POST_TRAINING], plans(subject)[OFQ]
-    classes = {name: type(module).__name__ for name, module in model.named_modules()}
+    made = converted(subject)
+    plan, classes = made.plans[POST_TRAINING], made.classes
     products = Counter(classes[name] for name, module in plan.modules.items() if module.kind == "attention")
-    in_float = Counter(
-        classes[left.module] for left in plan.left_float if left.reason.startswith("attention products: ")
-    )
     elementwise = Counter(name for name in classes.values() if name in ELEMENTWISE)
-    merged = sum(module.kind == "qkr" for module in ofq.modules.values())
-    kinds = Counter(module.kind for module in plan.modules.values())
-    left = Counter(f"{left.type}: {left.reason.removeprefix('attention products: ')}" for left in plan.left_float)
+    in_float = [left.type for left in plan.left_float if left.reason.startswith(PRODUCTS)]
+    left = Counter(f"{left.type}: {left.reason.removeprefix(PRODUCTS)}" for left in plan.left_float)
     left += Counter({f"{name}: it multiplies element by element": count for name, count in elementwise.items()})
+    kinds = Counter(module.kind for module in plan.modules.values())
+    merged = sum(module.kind == "qkr" for module in made.plans[OFQ].modules.values())
     cells = (
         subject.family,
         f"`{subject.architecture}`",
-        str(input_size(model)[-1]),
+        str(made.image),
         ", ".join(sorted({*products, *in_float, *elementwise})),
         _counted(products) or "none",
-        _merging(ofq, merged),
+        _merging(made.plans[OFQ], merged),
         f"{kinds['linear']} Linear, {kinds['conv2d']} Conv2d",
         _counted(left, "; ") or "nothing",
     )
@@ -152,10 +168,9 @@ def row(subject: Subject) -> Row:
 
 
 def _merging(plan: Plan, merged: int) -> str:
-    mark = "query-key reparameterization: "
-    reasons = Counter(left.reason.removeprefix(mark) for left in plan.left_float if left.reason.startswith(mark))
-    parts = [f"yes ({merged} blocks)"] if merged else ["no"]
-    return "; ".join([*parts, *(f"{count} blocks not: {reason}" for reason, count in reasons.items())])
+    reasons = Counter(left.reason.removeprefix(QKR) for left in plan.left_float if left.reason.startswith(QKR))
+    not_merged = [f"not in {count}: {reason}" for reason, count in reasons.items()]
+    return "; ".join([f"in {merged} blocks" if merged else "no", *not_merged])
 
 
 def _counted(counts: Counter[str], separator: str = ", ") -> str:

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from ofqctl.artifact.tensors import to_tensors, weight_sites
+from ofqctl.artifact.tensors import to_tensors
+from ofqctl.layers import weight_sites
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,15 @@ A quantized weight ``NAME`` is stored as ``NAME.codes`` (uint8, packed; code min
 and, where its grid has zero points, ``NAME.offset``; everything else lies under its name in the model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import Encoded, code_dtype
-from ofqctl.layers import WeightSite
+from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.packing import pack, packed_size, unpack
-
-
-def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:
-    """Every quantized weight with the name it is stored under."""
-    for name, module in model.named_modules():
-        if isinstance(module, WeightSite) and module.weight_quantizer is not None:
-            yield f"{name}.weight", module
 
 
 def to_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -85,6 +85,10 @@ class _Recorder(AttentionProducts):
         self._note(softmax=weights.shape, v=value.shape)
         return weights @ value
 
+    def multiply_value_softmax(self, value: Tensor, weights: Tensor) -> Tensor:
+        self._note(softmax=weights.transpose(-2, -1).shape, v=value.transpose(-2, -1).shape)
+        return value @ weights
+
     def _note(self, **shapes: tuple[int, ...]) -> None:
         for name, shape in shapes.items():
             seen = self._record.setdefault(name, Seen())
@@ -135,6 +139,7 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
         finally:
             for handle in handles:
                 handle.remove()
+    model.train()  # drops what timm's modules cached in evaluation mode
     model.train(was_training)
     return record
 

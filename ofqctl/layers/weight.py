@@ -1,6 +1,7 @@
 """A weight that is quantized: latent while it is trained, decoded once when it only runs."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -69,3 +70,10 @@ class WeightSite(nn.Module, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Without the decoded weight: a copy decodes its own."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_decoded", "_decoded_from")}
+
+
+def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:
+    """Every quantized weight with the name it is stored under."""
+    for name, module in model.named_modules():
+        if isinstance(module, WeightSite) and module.weight_quantizer is not None:
+            yield f"{name}.weight", module

@@ -40,7 +40,7 @@ def test_the_smallest_model_converts_runs_trains_and_reloads_with_equal_outputs(
     subject = SUBJECTS[family]
     model, other = subject.build(), subject.build(seed=1)
     trainable = _with_gradient(copy.deepcopy(model), subject.images(model, 2))
-    plans = coverage.plans(subject)
+    plans = coverage.converted(subject).plans
     for name in coverage.RECIPES:
         _check(subject, plans[name], copy.deepcopy(model), copy.deepcopy(other), trainable)
 

@@ -93,8 +93,9 @@ class AttentionProducts(nn.Module):
         return product
 
     def multiply_value_softmax(self, value: Tensor, weights: Tensor) -> Tensor:
-        """The transposed product: ``value @ weights``, (..., e, M) and (..., M, N), on their codes."""
-        return self.multiply_softmax_value(weights.transpose(-2, -1), value.transpose(-2, -1)).transpose(-2, -1)
+        """``value @ weights``, (..., e, M) and (..., M, N), on their codes: the same product transposed."""
+        weights = self.softmax(weights.transpose(-2, -1)).transpose(-2, -1)
+        return self.v(value.transpose(-2, -1)).transpose(-2, -1) @ weights  # type: ignore[no-any-return]
 
 
 class Redirected(TorchFunctionMode):

@@ -1,0 +1,140 @@
+"""How a model is trained: the part of a recipe that ``train`` reads."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ofqctl.recipe.plan import Frozen
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Optimizer(Frozen):
+    """timm's optimizer; biases, norms and the quantizers' own parameters get no weight decay.
+
+    Attributes:
+        name: As ``timm.optim.create_optimizer_v2`` calls it.
+        lr: Peak learning rate of weights, at the recipe's batch size.
+        weight_decay: Of matrices and convolutions.
+        clip_grad: Largest norm of all gradients together, or None.
+    """
+
+    name: str = "adamw"
+    lr: float = Field(default=5e-4, gt=0.0)
+    weight_decay: NotNegative = 0.05
+    clip_grad: float | None = Field(default=None, gt=0.0)
+
+
+class CGA(Frozen):
+    """Confidence-guided annealing (OFQ): confident codes are frozen at every step.
+
+    Attributes:
+        boundary_range: A weight this close to a rounding threshold, in steps, is not confident.
+    """
+
+    boundary_range: float = Field(default=0.005, gt=0.0, lt=0.5)
+
+
+class Phase(Frozen):
+    """A stretch of training with one schedule.
+
+    Attributes:
+        name: For tables and logs.
+        epochs: Passes over the training images.
+        lr: Peak learning rate; None takes the optimizer's.
+        min_lr: Where the cosine ends.
+        schedule: ``cosine`` from the peak to ``min_lr``, step by step, or ``constant``.
+        warmup_steps: Optimizer steps of linear warm-up, part of the phase.
+        warmup_lr: Where the warm-up starts.
+        trainable: Shell-style patterns of the parameters that are trained.
+        cga: Freeze confident codes, or None.
+    """
+
+    name: str = "train"
+    epochs: int = Field(default=1, ge=1)
+    lr: float | None = Field(default=None, gt=0.0)
+    min_lr: NotNegative = 1e-5
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_lr: NotNegative = 1e-6
+    trainable: tuple[str, ...] = ("*",)
+    cga: CGA | None = None
+
+
+class Augmentation(Frozen):
+    """timm's training transforms and mixing.
+
+    Attributes:
+        scale: Share of the image's area that a random crop takes, smallest and largest.
+        ratio: Its aspect ratio, smallest and largest.
+        hflip: Probability of a horizontal flip.
+        color_jitter: Strength, or None.
+        auto_augment: timm's policy, such as ``rand-m9-mstd0.5-inc1``, or None.
+        random_erase: Probability of erasing a rectangle.
+        mixup: Alpha of mixup, 0 for none.
+        cutmix: Alpha of cutmix, 0 for none.
+        label_smoothing: Of the hard labels.
+        repeats: Copies of each image in a batch (repeated augmentation), 0 or 1 for none.
+    """
+
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: Fraction = 0.5
+    color_jitter: NotNegative | None = None
+    auto_augment: str | None = None
+    random_erase: Fraction = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    label_smoothing: Fraction = 0.0
+    repeats: int = Field(default=0, ge=0)
+
+
+class Distillation(Frozen):
+    """Knowledge distillation from a float teacher.
+
+    Attributes:
+        teacher: ``self`` (the float model the training starts from), or the name of a model or run.
+        hard: Weight of the cross entropy with the labels.
+        soft: Weight of the cross entropy with the teacher's probabilities.
+        temperature: Of the teacher's and the student's softmax.
+    """
+
+    teacher: str = "self"
+    hard: NotNegative = 1.0
+    soft: NotNegative = 1.0
+    temperature: float = Field(default=1.0, gt=0.0)
+
+
+class Tracking(Frozen):
+    """The oscillation tracker.
+
+    Attributes:
+        momentum: Weight of the newest step in the frequency (Nagel et al. 2022).
+        threshold: A weight oscillates if its frequency is above this.
+    """
+
+    momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
+    threshold: float = Field(default=0.005, gt=0.0)
+
+
+class Training(Frozen):
+    """The whole of it.
+
+    Attributes:
+        batch_size: Images in one optimizer step, over all processes.
+        optimizer: What moves the weights.
+        phases: One after the other.
+        augmentation: What is done to the training images.
+        distillation: Learning from a teacher, or None.
+        ema: Decay of the averaged weights that are evaluated, or None.
+        tracking: The oscillation tracker, or None.
+    """
+
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Optimizer = Optimizer()
+    phases: tuple[Phase, ...] = (Phase(),)
+    augmentation: Augmentation = Augmentation()
+    distillation: Distillation | None = None
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    tracking: Tracking | None = None
