@@ -57,6 +57,27 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A fresh file beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+
+    Raises:
+        ArtifactError: The disk is full or cannot be written; ``path`` is as it was.
+    """
+    fresh = path.with_name(f".{path.name}.partial")
+    try:
+        yield fresh
+        _flush(fresh)
+        fresh.replace(path)
+        _flush(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise ArtifactError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def _exchange(fresh: Path, directory: Path) -> None:
     """Put ``fresh`` in the place of ``directory``; what was there lies in the place of ``fresh`` afterwards."""
     if not directory.exists():

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from ofqctl.recipe.plan import ActivationMethod, Frozen, RangeMethod, WeightMethod
+from ofqctl.recipe.training import Training
 
 FLOAT_BITS = 32
 LOW_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -111,7 +112,7 @@ class Calibration(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that ``quantize`` needs to know but the model and the data.
+    """Everything that ``quantize`` and ``train`` need to know but the model and the data.
 
     Attributes:
         name: How the catalogue calls it.
@@ -124,6 +125,7 @@ class Recipe(Frozen):
         attention: What is done to attention.
         layers: Exceptions by module name; later ones win.
         calibration: Where start values come from.
+        training: How ``train`` trains, or None if the recipe does not say.
     """
 
     name: str = "custom"
@@ -136,3 +138,4 @@ class Recipe(Frozen):
     attention: Attention = Attention()
     layers: tuple[Override, ...] = ()
     calibration: Calibration = Calibration()
+    training: Training | None = None

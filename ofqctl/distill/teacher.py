@@ -1,0 +1,65 @@
+"""A float teacher that sees the student's images in its own normalization."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.errors import ModelError
+
+
+class Teacher:
+    """Answers with logits, never with gradients.
+
+    Args:
+        model: Classifies; put into evaluation mode, where timm's distilled models average their two heads.
+        data_config: Its preprocessing.
+        student_config: The preprocessing of the images it will be given.
+        name: For messages.
+    """
+
+    def __init__(
+        self, model: nn.Module, data_config: Mapping[str, Any], student_config: Mapping[str, Any], name: str
+    ) -> None:
+        if list(data_config["input_size"]) != list(student_config["input_size"]):
+            raise ModelError(
+                f"teacher {name}: takes images of {data_config['input_size']}, the student of "
+                f"{student_config['input_size']}",
+                hint="choose a teacher of the student's image size",
+            )
+        self.model = model.eval().requires_grad_(False)
+        theirs, ours = (_mean_std(config) for config in (student_config, data_config))
+        self._scale = theirs[1] / ours[1]
+        self._shift = (theirs[0] - ours[0]) / ours[1]
+        self._same = bool(torch.equal(self._scale, torch.ones(3, 1, 1)) and not self._shift.any())
+
+    def to(self, device: torch.device) -> "Teacher":
+        """Move to ``device``."""
+        self.model.to(device)
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
+        return self
+
+    def check_classes(self, classes: int, name: str) -> None:
+        """Refuse a teacher with other classes than the student.
+
+        Raises:
+            ModelError: The class counts differ.
+        """
+        own = getattr(self.model, "num_classes", classes)
+        if own != classes:
+            raise ModelError(
+                f"teacher {name}: has {own} classes, the student {classes}",
+                hint="--set training.distillation.teacher=NAME",
+            )
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) for images normalized for the student, (B, 3, H, W)."""
+        logits: Tensor = self.model(images if self._same else images * self._scale + self._shift)
+        return logits
+
+
+def _mean_std(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(config[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std"))
+    return mean, std

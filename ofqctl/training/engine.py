@@ -1,0 +1,328 @@
+"""The training loop: phases of epochs of steps, from any position on."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from ofqctl.oscillation import ConfidentFreezing, OscillationTracker, Remedy
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from ofqctl.distill import Teacher, distillation_loss
+from ofqctl.distill.loss import hard_loss, heads_of
+from ofqctl.errors import ModelError
+from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.training import Phase, Training
+from ofqctl.training.batches import TrainingBatches
+from ofqctl.training.optimization import make_optimizer, make_schedule, select_trainable
+from ofqctl.training.processes import Processes
+from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
+
+Row = dict[str, Any]
+
+
+class Interrupted(BaseException):
+    """Training was asked to stop; its state is saved.
+
+    Args:
+        signum: The signal that asked.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@dataclass
+class Hooks:
+    """What the engine calls; all optional.
+
+    Attributes:
+        step: After every optimizer step, with figures of the epoch so far.
+        epoch: After every epoch, with its row of the summary, on the first process.
+        validate: Figures of a model on the validation images.
+        save: Write a checkpoint, on the first process.
+    """
+
+    step: Callable[[Row], None] = lambda _row: None
+    epoch: Callable[[Row], None] = lambda _row: None
+    validate: Callable[[nn.Module], Row] = lambda _model: {}
+    save: Callable[[Checkpoint], None] = lambda _checkpoint: None
+
+
+@dataclass
+class Engine:
+    """Trains one model as a recipe says.
+
+    Attributes:
+        model: Converted and calibrated; on the device of ``processes``.
+        plan: What is quantized in it.
+        recipe: With a ``training`` part.
+        batches: Training images.
+        teacher: For distillation, or None.
+        processes: One or many.
+        hooks: What to call on the way.
+        amp: Autocast to bfloat16.
+        checkpoint_every: Steps between checkpoints within an epoch; 0 saves after epochs only.
+    """
+
+    model: nn.Module
+    plan: Plan
+    recipe: Recipe
+    batches: TrainingBatches
+    teacher: Teacher | None
+    processes: Processes
+    hooks: Hooks = field(default_factory=Hooks)
+    amp: bool = False
+    checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.recipe.training is not None
+        self.settings: Training = self.recipe.training
+        self.position, self.meter = Position(), Meter()
+        self.history: list[Row] = []
+        self.ema = None if self.settings.ema is None else ModelEmaV3(self.model, decay=self.settings.ema)
+        tracking = self.settings.tracking
+        self.tracker = None if tracking is None else OscillationTracker(self.model, momentum=tracking.momentum)
+        self._called = self.processes.wrap(self.model)
+        self._mixup = _mixup(self.settings, int(getattr(self.model, "num_classes", 0)))
+        self._resumed: Checkpoint | None = None
+        self._signal: int | None = None
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue exactly where ``checkpoint`` was written."""
+        self.model.load_state_dict(checkpoint.model)
+        self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
+        self.history = checkpoint.history
+        if self.ema is not None and checkpoint.ema is not None:
+            self.ema.load_state_dict(checkpoint.ema)
+        if self.tracker is not None and checkpoint.tracker is not None:
+            self.tracker.load_state_dict(checkpoint.tracker)
+        self._resumed = checkpoint
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model to evaluate and keep: the averaged one, if there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def fit(self) -> list[Row]:
+        """Train to the end.
+
+        Returns:
+            One row an epoch.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state is saved.
+            ModelError: The loss is not finite; names the first layer.
+        """
+        with self._catching_signals():
+            while self.position.phase < len(self.settings.phases):
+                self._run_phase(self.settings.phases[self.position.phase])
+                self.position.phase += 1
+                self.position.epoch = self.position.phase_step = 0
+                self._save(None, [])
+        return self.history
+
+    def _run_phase(self, phase: Phase) -> None:
+        steps = phase.epochs * self.batches.steps_per_epoch
+        if self.position.phase_step >= steps:
+            return
+        select_trainable(self.model, phase)
+        optimizer = make_optimizer(self.model, self.settings.optimizer, phase)
+        schedule = make_schedule(optimizer, phase, steps)
+        remedies: list[Remedy] = [ConfidentFreezing(self.model, phase.cga.boundary_range)] if phase.cga else []
+        self._continue(optimizer, remedies)
+        try:
+            while self.position.epoch < phase.epochs:
+                self._run_epoch(phase, optimizer, schedule, remedies)
+        finally:
+            for remedy in remedies:
+                remedy.close()
+
+    def _continue(self, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
+        """Take over what the checkpoint knows of the phase under way."""
+        checkpoint, self._resumed = self._resumed, None
+        if checkpoint is None or not checkpoint.optimizer:
+            return
+        optimizer.load_state_dict(checkpoint.optimizer)
+        for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
+            remedy.load_state_dict(state)
+        restore_random(checkpoint.random[self.processes.rank])
+
+    def _run_epoch(self, phase: Phase, optimizer: Any, schedule: Any, remedies: list[Remedy]) -> None:
+        position = self.position
+        batches = self.batches.epoch(position.total_epochs, position.step)
+        micro = self.batches.share.micro_batches
+        while step := list(islice(batches, micro)):
+            started = time.perf_counter()
+            schedule.step_update(position.phase_step)
+            self._step(step, optimizer, remedies)
+            position.step += 1
+            position.phase_step += 1
+            position.total_steps += 1
+            self.meter.seconds += time.perf_counter() - started
+            self.hooks.step(self._figures(phase, optimizer))
+            self._maybe_save(optimizer, remedies)
+        row = self._figures(phase, optimizer) | self._oscillation() | self.hooks.validate(self.trained)
+        self.history.append(row)
+        position.epoch += 1
+        position.total_epochs += 1
+        position.step = 0
+        self.meter = Meter()
+        if self.processes.first:
+            self.hooks.epoch(row)
+        self._save(optimizer, remedies)
+
+    def _step(self, step: list[tuple[Tensor, Tensor]], optimizer: Any, remedies: list[Remedy]) -> None:
+        """One optimizer step over its micro-batches."""
+        self._called.train()
+        optimizer.zero_grad()
+        for number, (images, labels) in enumerate(step):
+            last = number == len(step) - 1
+            synchronized = contextlib.nullcontext() if last or self.processes.world == 1 else self._called.no_sync()
+            with synchronized:
+                (self._loss(images, labels) / len(step)).backward()  # type: ignore[no-untyped-call]
+        for penalty in (remedy.penalty() for remedy in remedies):
+            if penalty is not None:
+                penalty.backward()  # type: ignore[no-untyped-call]
+        if self.settings.optimizer.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
+        for remedy in remedies:
+            remedy.before_step()
+        optimizer.step()
+        for remedy in remedies:
+            remedy.after_step()
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.position.total_steps)
+        if self.tracker is not None:
+            self.tracker.update()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        device = self.processes.device
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        target = labels
+        if self._mixup is not None:
+            images, target = self._mixup(images, labels)
+        settings = self.settings
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
+            answers = self.teacher(images) if self.teacher is not None else None
+            logits = self._called(images)
+        smoothing = settings.augmentation.label_smoothing
+        if answers is not None and settings.distillation is not None:
+            loss = distillation_loss(logits, target, answers, settings.distillation, smoothing)
+        else:
+            class_head, other_head = heads_of(logits)
+            loss = hard_loss(class_head, target, smoothing)
+            if other_head is not class_head:
+                loss = (loss + hard_loss(other_head, target, smoothing)) / 2
+        if not bool(torch.isfinite(loss)):
+            raise ModelError(
+                f"training: the loss is {loss.item()} at step {self.position.total_steps}; the first output that is "
+                f"not finite is that of {_first_not_finite(self.model, images)}",
+                hint="the last checkpoint is good; a lower learning rate, --set training.optimizer.clip_grad=1",
+            )
+        self.meter.loss += loss.item() / self.batches.share.micro_batches
+        self.meter.correct += int((heads_of(logits)[0].argmax(1) == labels).sum())
+        self.meter.images += len(labels)
+        self.meter.steps += 1
+        return loss
+
+    def _figures(self, phase: Phase, optimizer: Any) -> Row:
+        micro, meter = self.batches.share.micro_batches, self.meter
+        world = self.processes.world
+        return {
+            "phase": phase.name,
+            "epoch": self.position.total_epochs + 1,
+            "step": self.position.total_steps,
+            "lr": optimizer.param_groups[-1]["lr"],
+            "loss": meter.loss * micro / max(1, meter.steps),
+            "train_top1": 100.0 * meter.correct / max(1, meter.images),
+            "images_per_second": world * meter.images / max(meter.seconds, 1e-9),
+            "seconds": meter.seconds,
+        }
+
+    def _oscillation(self) -> Row:
+        if self.tracker is None or self.settings.tracking is None:
+            return {}
+        total = self.tracker.summary(self.settings.tracking.threshold)["total"]
+        return {"oscillating": total["oscillating"], "flips_per_step": total["flips_per_step"]}
+
+    def _maybe_save(self, optimizer: Any, remedies: list[Remedy]) -> None:
+        asked = max(self.processes.gather(self._signal or 0))
+        due = self.checkpoint_every and self.position.total_steps % self.checkpoint_every == 0
+        if asked or due:
+            self._save(optimizer, remedies)
+        if asked:
+            raise Interrupted(asked)
+
+    def _save(self, optimizer: Any, remedies: list[Remedy]) -> None:
+        states = self.processes.gather(random_state())
+        if not self.processes.first:
+            return
+        checkpoint = Checkpoint(
+            recipe=self.recipe.model_dump(mode="json"),
+            plan=self.plan.model_dump(mode="json"),
+            position=asdict(self.position),
+            meter=asdict(self.meter),
+            history=self.history,
+            model=self.model.state_dict(),
+            optimizer={} if optimizer is None else optimizer.state_dict(),
+            ema=None if self.ema is None else self.ema.state_dict(),
+            tracker=None if self.tracker is None else self.tracker.state_dict(),
+            remedies=[remedy.state_dict() for remedy in remedies],
+            random=states,
+        )
+        self.hooks.save(checkpoint)
+
+    @contextlib.contextmanager
+    def _catching_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM let the step under way end and the state be saved."""
+
+        def note(signum: int, _frame: object) -> None:
+            self._signal = signum
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _mixup(settings: Training, classes: int) -> Mixup | None:
+    augmentation = settings.augmentation
+    if augmentation.mixup == 0.0 and augmentation.cutmix == 0.0:
+        return None
+    return Mixup(  # type: ignore[no-untyped-call]
+        mixup_alpha=augmentation.mixup,
+        cutmix_alpha=augmentation.cutmix,
+        label_smoothing=augmentation.label_smoothing,
+        num_classes=classes,
+    )
+
+
+def _first_not_finite(model: nn.Module, images: Tensor) -> str:
+    """Name of the first module, in order of computation, whose output is not finite."""
+    found: list[str] = []
+
+    def check(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(check(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the loss itself"
