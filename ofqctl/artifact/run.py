@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ofqctl.artifact.atomic import replaced_directory
+from ofqctl.artifact.atomic import replaced_directory, replaced_file
 from ofqctl.artifact.config import FORMAT_VERSION, METADATA_KEY, RunConfig, check_version, read_config
 from ofqctl.artifact.ledger import Ledger, make_ledger
 from ofqctl.artifact.tensors import from_tensors, to_tensors
@@ -68,10 +68,22 @@ def save_run(directory: Path, weights: bytes, config: RunConfig, results: dict[s
         ArtifactError: The disk is full or cannot be written.
     """
     with replaced_directory(directory) as fresh:
-        (fresh / WEIGHTS).write_bytes(weights)
-        (fresh / "config.json").write_text(config.to_json(), encoding="utf-8")
-        (fresh / "recipe.yaml").write_text(to_yaml(config.quantization_config.recipe), encoding="utf-8")
-        (fresh / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_files(fresh, weights, config, results)
+
+
+def write_files(directory: Path, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
+    """Write the files of a run into an existing directory, each whole or not at all.
+
+    A reader that comes between two of them is told by the digest in ``config.json``.
+    """
+    texts = {
+        "config.json": config.to_json(),
+        "recipe.yaml": to_yaml(config.quantization_config.recipe),
+        "results.json": json.dumps(results, indent=1) + "\n",
+    }
+    for name, content in {WEIGHTS: weights, **{name: text.encode() for name, text in texts.items()}}.items():
+        with replaced_file(directory / name) as fresh:
+            fresh.write_bytes(content)
 
 
 def is_run(path: Path) -> bool:

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ofqctl import __version__
-from ofqctl.cli import evaluate, importing, inspect, models, predict, quantize, recipe
+from ofqctl.cli import evaluate, importing, inspect, models, predict, quantize, recipe, train
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
 from ofqctl.errors import OfqctlError
@@ -44,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("quantize", epilog=examples(*quantize.EXAMPLES))(quantize.quantize)
+app.command("train", epilog=examples(*train.EXAMPLES))(train.train)
 app.command("evaluate", epilog=examples(*evaluate.EXAMPLES))(evaluate.evaluate)
 app.command("predict", epilog=examples(*predict.EXAMPLES))(predict.predict)
 app.command("inspect", epilog=examples(*inspect.EXAMPLES))(inspect.inspect)

@@ -62,10 +62,10 @@ class Sink:
     ) -> None:
         self._stop_bars()
 
-    def progress(self, stage: str, done: int, total: int | None) -> None:
-        """Tell how far a stage is; see `ofqctl.progress.Progress`."""
+    def progress(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        """Tell how far a stage is, see `ofqctl.progress.Progress`, and figures of it in a few words."""
         if sys.stderr.isatty():
-            self._move_bar(stage, done, total)
+            self._move_bar(stage, done, total, detail)
             return
         now = time.monotonic()
         finished = total is not None and done >= total > 0
@@ -73,7 +73,7 @@ class Sink:
         if due or finished:
             self._told[stage] = now
             far = "" if not (done or total) else f" {done}" if total is None else f" {done}/{total}"
-            print(f"{stage}{far}", file=sys.stderr, flush=True)
+            print(f"{stage}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
 
     def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
         """Print a result.
@@ -92,7 +92,7 @@ class Sink:
         for note in result.get("notes", ()) if isinstance(result, dict) else ():
             print(f"note: {note}", file=sys.stderr)
 
-    def _move_bar(self, stage: str, done: int, total: int | None) -> None:
+    def _move_bar(self, stage: str, done: int, total: int | None, detail: str) -> None:
         if self._bars is None:
             self._bars = _new_bars()
             self._bars.start()
@@ -100,7 +100,8 @@ class Sink:
             for task in self._tasks.values():
                 self._bars.update(task, visible=False)
             self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+        description = f"{stage}  {detail}" if detail else stage
+        self._bars.update(self._tasks[stage], completed=done, total=total, description=description)
 
     def _stop_bars(self) -> None:
         if self._bars is not None:

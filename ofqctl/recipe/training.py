@@ -76,6 +76,7 @@ class Augmentation(Frozen):
         cutmix: Alpha of cutmix, 0 for none.
         label_smoothing: Of the hard labels.
         repeats: Copies of each image in a batch (repeated augmentation), 0 or 1 for none.
+        crop_pct: Share of the image that evaluation keeps; None keeps the model's own.
     """
 
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
@@ -88,6 +89,7 @@ class Augmentation(Frozen):
     cutmix: NotNegative = 0.0
     label_smoothing: Fraction = 0.0
     repeats: int = Field(default=0, ge=0)
+    crop_pct: float | None = Field(default=None, gt=0.0, le=1.0)
 
 
 class Distillation(Frozen):

@@ -169,7 +169,9 @@ class Engine:
             self.meter.seconds += time.perf_counter() - started
             self.hooks.step(self._figures(phase, optimizer))
             self._maybe_save(optimizer, remedies)
-        row = self._figures(phase, optimizer) | self._oscillation() | self.hooks.validate(self.trained)
+        row = self._figures(phase, optimizer) | self._oscillation()
+        if self.processes.first:
+            row |= self.hooks.validate(self.trained)
         self.history.append(row)
         position.epoch += 1
         position.total_epochs += 1
@@ -184,9 +186,7 @@ class Engine:
         self._called.train()
         optimizer.zero_grad()
         for number, (images, labels) in enumerate(step):
-            last = number == len(step) - 1
-            synchronized = contextlib.nullcontext() if last or self.processes.world == 1 else self._called.no_sync()
-            with synchronized:
+            with self.processes.exchanging(self._called, number == len(step) - 1):
                 (self._loss(images, labels) / len(step)).backward()  # type: ignore[no-untyped-call]
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:

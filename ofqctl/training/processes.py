@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -40,6 +40,12 @@ class Processes:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    def exchanging(self, wrapped: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+        """Within the block, gradients are exchanged between processes only if ``wanted``."""
+        if wanted or not isinstance(wrapped, DistributedDataParallel):
+            return nullcontext()
+        return wrapped.no_sync()
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, in the order of their ranks."""
