@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ofqctl import __version__
-from ofqctl.cli import evaluate, importing, inspect, models, predict, quantize, recipe, train
+from ofqctl.cli import bench, evaluate, importing, inspect, models, predict, quantize, recipe, train
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
 from ofqctl.errors import OfqctlError
@@ -51,6 +51,7 @@ app.command("inspect", epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
 app.command("models", epilog=examples(*models.EXAMPLES))(models.models)
 app.command("import", epilog=examples(*importing.EXAMPLES))(importing.import_)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer
+from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
 
 
@@ -39,8 +39,10 @@ class QuantConv2d(nn.Conv2d, WeightSite):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in, height, width) -> (batch, out, height, width)."""
-        x = self.input(x)
+        x = operand = self.input(x)
         if self.pads_same:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        convolved: Tensor = self._conv_forward(x, self.quantized_weight(), self.bias)
+        weight = self.quantized_weight()
+        with saved_as_codes(operand, weight):
+            convolved: Tensor = self._conv_forward(x, weight, self.bias)
         return convolved

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer
+from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
 
 
@@ -34,4 +34,7 @@ class QuantLinear(nn.Linear, WeightSite):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(self.input(x), self.quantized_weight(), self.bias)
+        x = self.input(x)
+        weight = self.quantized_weight()
+        with saved_as_codes(x, weight):
+            return F.linear(x, weight, self.bias)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ class WeightSite(nn.Module, ABC):
 
     Attributes:
         weight_quantizer: None keeps the weight in float.
-        latent_names: The parameters that the latent weight is made of.
+        latent_names: The parameters and buffers that the latent weight is made of.
     """
 
     weight_quantizer: Quantizer | None
@@ -34,13 +35,24 @@ class WeightSite(nn.Module, ABC):
     def install_value(self, value: Tensor) -> None:
         """Take ``value``, the decoded codes, in place of the latent weight."""
 
+    def hold(self, entries: Tensor, value: Tensor) -> None:
+        """Give the latent weight ``value`` at ``entries``; here it is a parameter, and the rest of it stays as it is.
+
+        Args:
+            entries: Bool, like the latent weight.
+            value: Like the latent weight.
+        """
+        with torch.no_grad():
+            latent = self.latent()
+            latent.copy_(torch.where(entries, value, latent))
+
     def quantized_weight(self) -> Tensor:
         """The weight to compute with, differentiable with respect to the latent weight."""
         if self.weight_quantizer is None or self.fixed_codes is not None:
             return self.latent()
         if self.training or torch.is_grad_enabled():
             return self.weight_quantizer(self.latent())  # type: ignore[no-any-return]
-        tag = [(p.data_ptr(), p._version, p.device) for p in self.parameters()]
+        tag = [(t.data_ptr(), t._version, t.device) for t in chain(self.parameters(), self.buffers())]
         if self.__dict__.get("_decoded_from") != tag:
             self.__dict__["_decoded"] = self.weight_quantizer(self.latent())
             self.__dict__["_decoded_from"] = tag

@@ -107,7 +107,6 @@ class ConfidentFreezing(Remedy):
         quantizer, latent = site.weight_quantizer, site.latent()
         assert quantizer is not None
         encoded = quantizer.encode(latent)
-        encoded = Encoded(encoded.codes, encoded.step.clone(), encoded.offset, encoded.grid)
         return _Before(site, latent.clone(), encoded, distance_to_threshold(latent, encoded) > self.boundary_range)
 
     def _hold_codes(self, before: _Before) -> None:
@@ -135,6 +134,6 @@ class ConfidentFreezing(Remedy):
                 return
             with torch.no_grad():
                 confident = distance_to_threshold(latent, quantizer.encode(latent)) > boundary_range
-            latent.register_hook(lambda gradient: gradient.masked_fill(confident, 0.0))
+            latent.register_hook(lambda gradient: gradient.masked_fill(confident, 0.0))  # type: ignore[no-untyped-call]
 
         return cut

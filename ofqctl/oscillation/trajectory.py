@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,16 +43,20 @@ class Sampler:
         samples: How many entries; all of a weight that has fewer.
     """
 
+    entries: Tensor
+    _index: tuple[Tensor, ...]
+    _ring: Tensor  # (WINDOW, entries, _FIGURES); that of step n lies at (n - 1) % WINDOW
+
     def __init__(self, name: str, site: WeightSite, latent: Tensor, samples: int) -> None:
         count = latent.numel()
         chosen = sorted(random.Random(name).sample(range(count), min(samples, count)))
         self._shape = latent.shape
         self._start(torch.tensor(chosen, dtype=torch.int64, device=latent.device))
-        self._gradient: Tensor | None = None
+        self._gradient: Tensor | None = None  # of a merged product, which no parameter keeps
         self._hook = None
         if not isinstance(latent, nn.Parameter):
             assert site.weight_quantizer is not None
-            self._hook = site.weight_quantizer.register_forward_pre_hook(self._watch)
+            self._hook = site.weight_quantizer.register_forward_pre_hook(self._watcher())
 
     def record(self, latent: Tensor, encoded: Encoded, step: int) -> None:
         """Take down the entries.
@@ -88,6 +93,20 @@ class Sampler:
         """Let go of the weight."""
         if self._hook is not None:
             self._hook.remove()
+
+    def _watcher(self) -> Any:
+        """A forward pre-hook of the weight quantizer: the gradient of its input, summed over the batches of a step."""
+
+        def watch(_quantizer: Any, inputs: tuple[Tensor]) -> None:
+            (latent,) = inputs
+            if latent.requires_grad:
+                latent.register_hook(keep)  # type: ignore[no-untyped-call]
+
+        def keep(gradient: Tensor) -> None:
+            picked = gradient[self._index]
+            self._gradient = picked if self._gradient is None else self._gradient + picked
+
+        return watch
 
     def _start(self, entries: Tensor) -> None:
         self.entries = entries

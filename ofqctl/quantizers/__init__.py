@@ -1,6 +1,8 @@
 """How a tensor becomes codes: one file a method, all against the contract in ``base``."""
 
 from ofqctl.quantizers.base import Quantizer
+from ofqctl.quantizers.fake_quantize import saved_as_codes
+from ofqctl.quantizers.fusing import fused, set_fused
 from ofqctl.quantizers.lsq import LSQ
 from ofqctl.quantizers.statsq import StatsQ
 from ofqctl.quantizers.uniform import Uniform
@@ -14,4 +16,15 @@ def build_quantizer(plan: QuantizerPlan) -> Quantizer:
     return METHODS[plan.method](plan)
 
 
-__all__ = ["LSQ", "METHODS", "Quantizer", "QuantizerPlan", "StatsQ", "Uniform", "build_quantizer"]
+__all__ = [
+    "LSQ",
+    "METHODS",
+    "Quantizer",
+    "QuantizerPlan",
+    "StatsQ",
+    "Uniform",
+    "build_quantizer",
+    "fused",
+    "saved_as_codes",
+    "set_fused",
+]

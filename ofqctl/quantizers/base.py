@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.grids import Encoded, UniformGrid, code_dtype
-from ofqctl.quantizers.fake_quantize import MIN_STEP, Offset, fake_quantize, snap
+from ofqctl.quantizers.cores import MIN_STEP, Offset
+from ofqctl.quantizers.fake_quantize import fake_quantize, snap
 from ofqctl.recipe.plan import QuantizerPlan
 
 

@@ -1,19 +1,26 @@
 """Snap a tensor to a grid and back, as fused autograd functions that keep little for backward."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.graph import saved_tensors_hooks
 
 from ofqctl.grids import UniformGrid
-
-Offset = float | Tensor  # 0 and 1/2 are the same for every code; zero points are tensors
-
-MIN_STEP = 1e-5  # below this a step is numerically meaningless; LSQ's authors use the same floor
-
-_RESIDUAL_SCALE = 65532.0  # a residual of -0.5..0.5 steps as a 16-bit integer in -32766..32766
-_ABOVE, _BELOW = 32767, -32768  # marks of elements beyond the grid
+from ofqctl.quantizers.cores import (
+    MIN_STEP,
+    Layout,
+    Offset,
+    decode_kept,
+    gradients,
+    in_steps,
+    snap_and_keep,
+    value_of,
+)
+from ofqctl.quantizers.fusing import run
 
 
 def snap(x: Tensor, step: Tensor, offset: Offset, grid: UniformGrid) -> Tensor:
@@ -25,7 +32,7 @@ def snap(x: Tensor, step: Tensor, offset: Offset, grid: UniformGrid) -> Tensor:
         offset: Broadcasts to ``x``.
         grid: Integer range.
     """
-    return _in_steps(x, step, offset).round_().clamp_(grid.low, grid.high)
+    return in_steps(x, step, offset).round_().clamp_(grid.low, grid.high)
 
 
 def fake_quantize(
@@ -50,15 +57,17 @@ def fake_quantize(
         after: Learned shift added to the result, broadcasts to ``x``.
 
     Returns:
-        float32, the shape of ``x``.
+        The shape of ``x``; float32, or what autocast makes of it for the product that follows.
     """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     tensors = (x, step, before, after)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid)
+        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid, dtype)
         return value
     moved = x.float() if before is None else x + before
     step = step.clamp(min=MIN_STEP)
-    return _value(snap(moved, step, offset, grid), step, offset, after)
+    return value_of(snap(moved, step, offset, grid), step, offset, after).to(dtype)
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
@@ -67,22 +76,42 @@ def straight_through(x: Tensor, value: Tensor) -> Tensor:
     return result
 
 
-def _in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
-    """A fresh tensor ``x / step - offset``."""
-    position = x / step
-    return position if is_zero(offset) else position.sub_(offset)
+@contextmanager
+def saved_as_codes(*values: Tensor) -> Iterator[None]:
+    """Products in this context keep none of the quantized ``values`` for backward, nor views of them.
+
+    The quantizers keep all that is needed: in backward, each value is decoded again, exactly.
+    """
+    nodes = {v.untyped_storage().data_ptr(): (v.grad_fn, v.stride()) for v in values if _keeps_codes(v)}
+    if not nodes:
+        yield
+        return
+
+    def pack(saved: Tensor) -> Any:
+        found = nodes.get(saved.untyped_storage().data_ptr())
+        return saved if found is None else (*found, saved.shape, saved.stride(), saved.storage_offset())
+
+    def unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        node, stride, *view = packed
+        value = _decode(node)
+        if value.stride() != stride:
+            value = torch.empty_strided(value.shape, stride, dtype=value.dtype, device=value.device).copy_(value)
+        return value.as_strided(*view)
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
 
 
-def _value(codes: Tensor, step: Tensor, offset: Offset, after: Tensor | None) -> Tensor:
-    """``(codes + offset) * step + after``, in place on ``codes``."""
-    moved = codes if is_zero(offset) else codes.add_(offset)
-    value = moved.mul_(step)
-    return value if after is None else value.add_(after)
+def _keeps_codes(value: Tensor) -> bool:
+    return isinstance(value.grad_fn, _FakeQuantize._backward_cls) and not torch.compiler.is_compiling()  # type: ignore[attr-defined]
 
 
-def is_zero(offset: Offset) -> bool:
-    """Whether ``offset`` is the constant 0, which needs no arithmetic."""
-    return isinstance(offset, float) and offset == 0.0
+def _decode(node: Any) -> Tensor:
+    """The value that a quantizer's node of the graph gave."""
+    kept, step, after = node.saved_tensors
+    return run(kept.numel(), decode_kept, kept, step, node.offset, after, node.layout, node.dtype)
 
 
 class _StraightThrough(Function):
@@ -96,7 +125,7 @@ class _StraightThrough(Function):
 
 
 class _FakeQuantize(Function):
-    """Saves 2 bytes an element: the distance to the code, or on which side of the grid the element lies."""
+    """Keeps one integer an element, from which both the gradients and the value come."""
 
     @staticmethod
     def forward(
@@ -107,44 +136,19 @@ class _FakeQuantize(Function):
         after: Tensor | None,
         offset: Offset,
         grid: UniformGrid,
+        dtype: torch.dtype,
     ) -> Tensor:
-        moved = x.float() if before is None else x + before
-        step = step.clamp(min=MIN_STEP)
-        position = _in_steps(moved, step, offset)
-        codes = position.round().clamp_(grid.low, grid.high)
-        residual = (codes - position).mul_(_RESIDUAL_SCALE).clamp_(_BELOW + 2, _ABOVE - 1).to(torch.int16)
-        residual.masked_fill_(position > grid.high, _ABOVE).masked_fill_(position < grid.low, _BELOW)
-        ctx.save_for_backward(residual)
-        ctx.grid, ctx.offset, ctx.step_shape, ctx.x_dtype = grid, offset, step.shape, x.dtype
-        ctx.before_shape = None if before is None else before.shape
-        ctx.after_shape = None if after is None else after.shape
-        return _value(codes, step, offset, after)
+        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype = offset, Layout(grid), dtype, x.dtype
+        ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
+        value, kept = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
+        ctx.save_for_backward(kept, step, after)
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        (residual,) = ctx.saved_tensors
-        needs_x, needs_step, needs_before, needs_after = ctx.needs_input_grad[:4]
-        above, below = residual == _ABOVE, residual == _BELOW
-        grad_x = grad_step = grad_before = grad_after = None
-        if needs_x or needs_before:
-            grad_x = grad.masked_fill(above | below, 0.0)
-        if needs_before:
-            grad_before = grad_x.sum_to_size(ctx.before_shape)  # type: ignore[union-attr]
-        if needs_after:
-            grad_after = grad.sum_to_size(ctx.after_shape)
-        if needs_step:
-            slope = residual.float().div_(_RESIDUAL_SCALE)
-            slope = torch.where(above, ctx.grid.high + ctx.offset, slope)
-            slope = torch.where(below, ctx.grid.low + ctx.offset, slope)
-            shared = residual.numel() / max(1, ctx.step_shape.numel())
-            scale = (max(1, ctx.grid.high) * shared) ** -0.5
-            grad_step = slope.mul_(grad).sum_to_size(ctx.step_shape).mul_(scale)
-        return (
-            grad_x.to(ctx.x_dtype) if grad_x is not None else None,
-            grad_step,
-            grad_before,
-            grad_after,
-            None,
-            None,
+        kept, *_ = ctx.saved_tensors
+        wanted = tuple(
+            shape if needed else None for shape, needed in zip(ctx.shapes, ctx.needs_input_grad, strict=False)
         )
+        of_four = run(kept.numel(), gradients, grads[0], kept, ctx.offset, ctx.layout, wanted, ctx.x_dtype)
+        return *of_four, None, None, None

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers.base import Quantizer, by_group
-from ofqctl.quantizers.fake_quantize import MIN_STEP
+from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.recipe.plan import QuantizerPlan
 
 

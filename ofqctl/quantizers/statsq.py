@@ -4,7 +4,8 @@ from torch import Tensor
 
 from ofqctl.grids import Encoded, code_dtype
 from ofqctl.quantizers.base import Quantizer
-from ofqctl.quantizers.fake_quantize import MIN_STEP, snap, straight_through
+from ofqctl.quantizers.cores import MIN_STEP
+from ofqctl.quantizers.fake_quantize import snap, straight_through
 
 
 class StatsQ(Quantizer):

@@ -1,8 +1,8 @@
 """How a model is trained: the part of a recipe that ``train`` reads."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ofqctl.recipe.plan import Frozen
 
@@ -140,3 +140,9 @@ class Training(Frozen):
     distillation: Distillation | None = None
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     tracking: Tracking | None = None
+
+    @model_validator(mode="after")
+    def _averaged_weights_hold_no_codes(self) -> Self:
+        if self.ema is not None and any(phase.cga for phase in self.phases):
+            raise ValueError("ema averages weights, which does not keep the codes that cga freezes; choose one")
+        return self

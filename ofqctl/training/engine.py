@@ -191,10 +191,10 @@ class Engine:
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:
                 penalty.backward()  # type: ignore[no-untyped-call]
-        if self.settings.optimizer.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
         for remedy in remedies:
             remedy.before_step()
+        if self.settings.optimizer.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
         optimizer.step()
         for remedy in remedies:
             remedy.after_step()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ofqctl.layers.attention.forms import Role
-from ofqctl.quantizers import build_quantizer
+from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import QuantizerPlan
 
 MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
@@ -63,8 +63,8 @@ class AttentionProducts(nn.Module):
         if enable_gqa:
             groups = query.shape[-3] // key.shape[-3]
             key, value = (t.repeat_interleave(groups, dim=-3) for t in (key, value))
-        logits = self.q(query) @ self.k(key).transpose(-2, -1)
-        logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+        logits = self.multiply_query_key(query, key.transpose(-2, -1))
+        logits = logits.mul_(query.shape[-1] ** -0.5 if scale is None else scale)
         return self.mix(logits, value, attn_mask, dropout_p, is_causal)
 
     def mix(self, logits: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool) -> Tensor:
@@ -76,26 +76,38 @@ class AttentionProducts(nn.Module):
             logits = logits.masked_fill(~attn_mask, float("-inf"))
         elif attn_mask is not None:
             logits = logits + attn_mask
-        weights = logits.softmax(dim=-1)
+        weights = _softmax(logits)
         if dropout_p > 0.0:
             weights = F.dropout(weights, dropout_p)
         return self.multiply_softmax_value(weights, value)
 
     def multiply_query_key(self, query: Tensor, transposed_key: Tensor) -> Tensor:
         """``query @ transposed_key``, (..., N, d) and (..., d, M), on their codes."""
-        key = self.k(transposed_key.transpose(-2, -1))
-        logits: Tensor = self.q(query) @ key.transpose(-2, -1)
+        query, key = self.q(query), self.k(transposed_key.transpose(-2, -1))
+        with saved_as_codes(query, key):
+            logits: Tensor = query @ key.transpose(-2, -1)
         return logits
 
     def multiply_softmax_value(self, weights: Tensor, value: Tensor) -> Tensor:
         """``weights @ value``, (..., N, M) and (..., M, e), on their codes."""
-        product: Tensor = self.softmax(weights) @ self.v(value)
+        weights, value = self.softmax(weights), self.v(value)
+        with saved_as_codes(weights, value):
+            product: Tensor = weights @ value
         return product
 
     def multiply_value_softmax(self, value: Tensor, weights: Tensor) -> Tensor:
         """``value @ weights``, (..., e, M) and (..., M, N), on their codes: the same product transposed."""
-        weights = self.softmax(weights.transpose(-2, -1)).transpose(-2, -1)
-        return self.v(value.transpose(-2, -1)).transpose(-2, -1) @ weights  # type: ignore[no-any-return]
+        weights, value = self.softmax(weights.transpose(-2, -1)), self.v(value.transpose(-2, -1))
+        with saved_as_codes(weights, value):
+            product: Tensor = value.transpose(-2, -1) @ weights.transpose(-2, -1)
+        return product
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension; logits that lie transposed in memory are not copied, nor is the result."""
+    if logits.transpose(-2, -1).is_contiguous():
+        return logits.transpose(-2, -1).softmax(dim=-2).transpose(-2, -1)
+    return logits.softmax(dim=-1)
 
 
 class Redirected(TorchFunctionMode):

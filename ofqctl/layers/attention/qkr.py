@@ -1,6 +1,6 @@
 """Query-key reparameterization (OFQ): the product of the two projections is quantized instead of each of them."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ofqctl.layers.attention.products import AttentionProducts
 from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer
+from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
 
 
@@ -32,11 +32,17 @@ class InputForEachHead(nn.Module):
 
 
 class MergedQueryKey(WeightSite):
-    """The weight ``W_qk[h] = Wq[h]^T Wk[h]``, (H, C, C); its latent weights are those of the two projections."""
+    """The weight ``W_qk[h] = Wq[h]^T Wk[h]``, (H, C, C); its latent weights are those of the two projections.
 
-    latent_names = ("q", "k")
+    Entries of the product cannot be set through the projections, which all entries share. Holding some adds a
+    ``correction`` to the product, (H, C, C), that makes up for what the projections do to them; it gets no gradient,
+    and is None, and in no state dict, until the first is held.
+    """
+
+    latent_names = ("q", "k", "correction")
     q: nn.Parameter | None
     k: nn.Parameter | None
+    correction: Tensor | None
     merged: Tensor | None
 
     def __init__(self, query: Tensor, key: Tensor, heads: int, plan: ModulePlan) -> None:
@@ -44,21 +50,39 @@ class MergedQueryKey(WeightSite):
         self.heads = heads
         self.q = nn.Parameter(query)
         self.k = nn.Parameter(key)
+        self.register_buffer("correction", None)
         self.register_buffer("merged", None, persistent=False)
         self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
 
     def latent(self) -> Tensor:
-        """(H, C, C)."""
+        """(H, C, C), float32 under autocast too: codes must not depend on what is around them."""
         if self.q is None or self.k is None:
             assert self.merged is not None
             return self.merged
         query, key = _in_heads(self.q, self.heads), _in_heads(self.k, self.heads)
-        return query.transpose(-2, -1) @ key
+        with torch.autocast(query.device.type, enabled=False):
+            product = query.transpose(-2, -1) @ key
+        return product if self.correction is None else product + self.correction
+
+    def hold(self, entries: Tensor, value: Tensor) -> None:
+        """Correct the product so that it is ``value`` at ``entries``, to the rounding of float32; both (H, C, C)."""
+        with torch.no_grad():
+            latent = self.latent()
+            if self.correction is None:
+                self.correction = torch.zeros_like(latent)
+            self.correction.add_(torch.where(entries, value - latent, 0.0))
 
     def install_value(self, value: Tensor) -> None:
         """Take the product itself, (H, C, C), and drop the two projections."""
         self.merged = value
-        self.q = self.k = None
+        self.q = self.k = self.correction = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Have a correction if, and only if, the state of the projections comes with one."""
+        if f"{prefix}q" in state_dict:
+            given = state_dict.get(f"{prefix}correction")
+            self.correction = None if given is None or self.q is None else torch.zeros_like(given, device=self.q.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _in_heads(rows: Tensor, heads: int) -> Tensor:
@@ -112,10 +136,20 @@ class QKRProducts(AttentionProducts):
         """As the overridden method, but query, key and value are all the block's input in heads, (B, H, N, C / H)."""
         del query, key, scale, enable_gqa
         x = self.x(value.transpose(1, 2).flatten(2))
-        weighted = F.linear(x, self.qk.quantized_weight().flatten(0, 1))
-        weighted = self.qkx(weighted.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2))
-        logits = x.unsqueeze(1) @ weighted.transpose(-2, -1)
-        if self.key_term is not None:
-            logits = logits + torch.einsum("bnc,hc->bhn", x, self.key_term).unsqueeze(-2)
-        value = self.v_proj(x).reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
-        return self.mix(logits * self.scale, value, attn_mask, dropout_p, is_causal)
+        with saved_as_codes(x):
+            weighted = F.linear(x, self.qk.quantized_weight().flatten(0, 1))
+            value = self._in_heads(self.v_proj(x))
+            logits = self._logits(x, self.qkx(self._in_heads(weighted)))
+        return self.mix(logits, value, attn_mask, dropout_p, is_causal)
+
+    def _in_heads(self, x: Tensor) -> Tensor:
+        """(B, N, H * d) -> (B, H, N, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _logits(self, x: Tensor, weighted: Tensor) -> Tensor:
+        """(B, N, C) and (B, H, N, C) -> (B, H, N, N), transposed in memory: one product with all heads as its rows."""
+        with saved_as_codes(x, weighted):
+            logits = weighted.flatten(1, 2) @ x.transpose(1, 2)
+            if self.key_term is not None:
+                logits += F.linear(x, self.key_term).transpose(1, 2).reshape(*logits.shape[:2], 1)
+        return logits.mul_(self.scale).unflatten(1, (self.heads, -1)).transpose(-2, -1)

@@ -1,0 +1,104 @@
+"""``ofqctl bench step``."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ofqctl.cli import options
+from ofqctl.cli.examples import examples
+from ofqctl.cli.output import Sink, Table, megabytes
+
+EXAMPLES = (
+    "ofqctl bench step deit_tiny_distilled_patch16_224 --recipe ofq/vit_w2a2",
+    "ofqctl bench step vit_tiny --recipe statsq --wbits 4 --abits 4 --batch-size 8 --json",
+)
+
+app = typer.Typer(no_args_is_help=True, help="Measure what quantization costs.")
+
+
+@app.command("step", epilog=examples(*EXAMPLES))
+def step(
+    model: options.FloatModel,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Name of a recipe (see `ofqctl recipe ls`), or a YAML file.",
+            metavar="NAME|FILE",
+            rich_help_panel="Recipe",
+        ),
+    ] = "ofq/vit_w2a2",
+    wbits: Annotated[
+        str | None, typer.Option(help="Bits of the weights, 2-8.", metavar="N", rich_help_panel="Recipe")
+    ] = None,
+    abits: Annotated[
+        str | None, typer.Option(help="Bits of the activations, 2-8.", metavar="N", rich_help_panel="Recipe")
+    ] = None,
+    assignments: options.Assignments = None,
+    num_classes: options.NumClasses = None,
+    img_size: options.ImgSize = None,
+    model_kwargs: options.ModelKwargs = None,
+    as_json: options.Json = False,
+    device: options.Device = "auto",
+    batch_size: Annotated[
+        int, typer.Option(help="Images in one step.", metavar="N", min=1, rich_help_panel="Execution")
+    ] = 16,
+    amp: Annotated[
+        Literal["bf16"] | None,
+        typer.Option(help="Autocast of the forward pass.", metavar="bf16", rich_help_panel="Execution"),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(help="Timed steps of each model.", metavar="N", min=1, rich_help_panel="Execution")
+    ] = 10,
+    no_fused: Annotated[
+        bool,
+        typer.Option("--no-fused", help="Do not compile the quantizers' functions.", rich_help_panel="Execution"),
+    ] = False,
+    seed: options.Seed = 0,
+) -> None:
+    """Time a training step of a float model and of the same model quantized, taking turns; random weights."""
+    from ofqctl.recipe import catalogue
+
+    shorthand = (("weights.bits", wbits), ("activations.bits", abits))
+    changes = [f"{path}={value}" for path, value in shorthand if value is not None]
+    resolved = catalogue.load(recipe, [*changes, *(assignments or [])])
+
+    from ofqctl.jobs.bench_step import BenchStepRequest, bench_step
+
+    request = BenchStepRequest(
+        model=options.model_request(
+            model,
+            checkpoint=None,
+            no_pretrained=True,
+            num_classes=num_classes,
+            img_size=img_size,
+            model_kwargs=model_kwargs,
+        ),
+        recipe=resolved,
+        batch_size=batch_size,
+        device=device,
+        bf16=amp == "bf16",
+        steps=steps,
+        fused=not no_fused,
+        seed=seed,
+    )
+    with Sink(as_json=as_json) as sink:
+        sink.show(bench_step(request, sink.progress), _render)
+
+
+def _render(result: dict[str, Any]) -> Iterator[Table | str]:
+    bits = f"W{result['bits']['weights']}A{result['bits']['activations']}"
+    title = f"{result['model']}, batch {result['batch_size']}, {result['device']}"
+    table = Table(["one training step", ">float", f">{result['recipe']} ({bits})", ">ratio"], title=title)
+    for heading, key, show in (
+        ("seconds, median", "seconds_median", _seconds),
+        ("seconds, least", "seconds_min", _seconds),
+        ("peak memory above the model", "peak_bytes", megabytes),
+    ):
+        ours = result["quantized"][key]
+        table.add(heading, show(result["float"][key]), show(ours), f"{result['ratio'][key]:.2f}x")
+    yield table
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.4f}"

@@ -1,0 +1,171 @@
+"""Measure one float and one quantized training step side by side: seconds and memory."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from ofqctl.convert import convert
+from ofqctl.devices import DeviceName, pick_device
+from ofqctl.models import ModelRequest, load_model
+from ofqctl.progress import Progress, silent
+from ofqctl.ptq import calibrate
+from ofqctl.quantizers import fused
+from ofqctl.recipe import Recipe
+
+_WARM_UP = 2  # steps that are not timed: the first compiles and makes the optimizer's state
+
+
+@dataclass(frozen=True)
+class BenchStepRequest:
+    """What to measure.
+
+    Attributes:
+        model: The float model.
+        recipe: How the other one is quantized.
+        batch_size: Images in one step.
+        device: Where to compute.
+        bf16: Whether forward passes run under bfloat16 autocast.
+        steps: Timed steps of each model, >= 1.
+        fused: Whether the quantizers' functions are compiled.
+        seed: Decides random weights, images and targets.
+    """
+
+    model: ModelRequest
+    recipe: Recipe
+    batch_size: int = 16
+    device: DeviceName = "auto"
+    bf16: bool = False
+    steps: int = 10
+    fused: bool = True
+    seed: int = 0
+
+
+def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[str, Any]:
+    """Seconds and peak memory of a training step in float and quantized, and their ratios.
+
+    The two take turns, so that whatever else the machine does slows both. A step is forward, cross-entropy, backward
+    and AdamW on the same random images. Peak memory counts what is allocated during a step: activations, gradients
+    and buffers, not the weights and the optimizer's state.
+
+    Raises:
+        OfqctlError: The model or the recipe cannot be used, or the device is absent.
+    """
+    device = pick_device(request.device)
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+    progress("load the model", 0, None)
+    steps, architecture, notes = _steps(request, device)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    with fused(request.fused):
+        for name, step in steps.items():
+            progress(f"warm up {name}", 0, None)
+            for _ in range(_WARM_UP):
+                step()
+        for done in range(request.steps):
+            progress("steps", done, request.steps)
+            for name, step in steps.items():
+                seconds[name].append(_seconds(step, device))
+        progress("steps", request.steps, request.steps)
+        peak = {name: _peak_bytes(step, device) for name, step in steps.items()}
+    figures = {
+        name: {
+            "seconds_median": statistics.median(seconds[name]),
+            "seconds_min": min(seconds[name]),
+            "peak_bytes": peak[name],
+        }
+        for name in steps
+    }
+    return {
+        "model": architecture,
+        "recipe": request.recipe.name,
+        "bits": {"weights": request.recipe.weights.bits, "activations": request.recipe.activations.bits},
+        **figures,
+        "ratio": {key: figures["quantized"][key] / figures["float"][key] for key in figures["float"]},
+        "batch_size": request.batch_size,
+        "steps": request.steps,
+        "amp": "bf16" if request.bf16 else None,
+        "fused": request.fused,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "notes": notes,
+    }
+
+
+def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, Callable[[], None]], str, list[str]]:
+    """A training step of the float and one of the quantized model, on the same data; the architecture; notes."""
+    steps: dict[str, Callable[[], None]] = {}
+    for name in ("float", "quantized"):
+        torch.manual_seed(request.seed)
+        loaded = load_model(request.model)
+        size = tuple(loaded.data_config["input_size"])
+        images = torch.randn(request.batch_size, *size, device=device)
+        if name == "quantized":
+            plan = convert(loaded.model, request.recipe, size)
+            calibrate(loaded.model.to(device), plan, [images])
+        steps[name] = _TrainingStep(loaded.model.to(device).train(), images, bf16=request.bf16)
+    return steps, loaded.architecture, list(loaded.notes)
+
+
+class _TrainingStep:
+    """One step of training on one batch, as often as it is called.
+
+    Args:
+        model: In training mode; one that gives several outputs (a head for distillation) trains all of them.
+        images: (B, 3, H, W).
+        bf16: Whether the forward pass runs under bfloat16 autocast.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, *, bf16: bool) -> None:
+        self.model, self.images, self.bf16 = model, images, bf16
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        self.targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def __call__(self) -> None:
+        """Take it; no gradients are left behind."""
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bf16):
+            outputs = self.model(self.images)
+        each = outputs if isinstance(outputs, tuple | list) else [outputs]
+        torch.stack([F.cross_entropy(logits.float(), self.targets) for logits in each]).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def _peak_bytes(step: Callable[[], None], device: torch.device) -> int:
+    """The most memory, in bytes, that a step has allocated at one time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    allocated = peak = 0
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak

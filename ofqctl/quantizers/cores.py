@@ -1,0 +1,148 @@
+"""The arithmetic of a fake quantizer as three pure functions: forward, decoding what was kept, and gradients.
+
+What is kept for backward is one integer an element: the code in its high bits and, in its low bits, the distance to
+the code in fractions of a step, or 0 for an element beyond the grid. That is 2 bytes up to 4 bits, 4 bytes above.
+
+Run eagerly each line is a pass over memory; `ofqctl.quantizers.fusing` makes one pass of each function.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ofqctl.grids import UniformGrid
+
+Offset = float | Tensor  # 0 and 1/2 are the same for every code; zero points are tensors
+
+MIN_STEP = 1e-5  # below this a step is numerically meaningless; LSQ's authors use the same floor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a code and a distance share one integer.
+
+    Attributes:
+        grid: Range of the codes.
+    """
+
+    grid: UniformGrid
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the integer."""
+        return torch.int16 if self.grid.bits <= 4 else torch.int32
+
+    @property
+    def low_bits(self) -> int:
+        """Bits of the distance, 12-16."""
+        return 16 - self.grid.bits if self.grid.bits <= 4 else 16
+
+    @property
+    def zero(self) -> int:
+        """What a distance of 0 is stored as; ``-zero + 1 .. zero - 1`` stands for -0.5..0.5 steps."""
+        return 1 << (self.low_bits - 1)
+
+    @property
+    def per_step(self) -> float:
+        """Units of the stored distance in one step."""
+        return 2.0 * (self.zero - 1)
+
+    @property
+    def center(self) -> int:
+        """The code whose high bits are 0."""
+        return self.grid.low + (1 << (self.grid.bits - 1))
+
+
+def in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
+    """A fresh tensor ``x / step - offset``."""
+    position = x / step
+    return position if is_zero(offset) else position.sub_(offset)
+
+
+def value_of(codes: Tensor, step: Tensor, offset: Offset, after: Tensor | None) -> Tensor:
+    """``(codes + offset) * step + after``, in place on float ``codes``."""
+    moved = codes if is_zero(offset) else codes.add_(offset)
+    value = moved.mul_(step)
+    return value if after is None else value.add_(after)
+
+
+def is_zero(offset: Offset) -> bool:
+    """Whether ``offset`` is the constant 0, which needs no arithmetic."""
+    return isinstance(offset, float) and offset == 0.0
+
+
+def snap_and_keep(
+    x: Tensor,
+    step: Tensor,
+    offset: Offset,
+    before: Tensor | None,
+    after: Tensor | None,
+    layout: Layout,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The quantized value of ``x``, of type ``dtype``, and the integers to keep; both like ``x``.
+
+    Where the last dimension of ``x`` is the innermost in memory, as it is in a head of a projection, both come out
+    contiguous, as the matrix product that follows wants them.
+    """
+    moved = x.float() if before is None else x + before
+    if x.stride()[-1:] == (1,):
+        moved = moved.contiguous()
+    position = in_steps(moved, step.clamp(min=MIN_STEP), offset)
+    inside = position.clamp(layout.grid.low, layout.grid.high)
+    codes = inside.round()
+    kept = torch.sub(codes, inside).mul_(layout.per_step).round_().add_(layout.zero)
+    kept = kept.masked_fill_(inside != position, 0.0)
+    high = 1 << layout.low_bits
+    kept = kept.add_(codes, alpha=high).sub_(layout.center * high).to(layout.dtype)
+    return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype), kept
+
+
+def decode_kept(
+    kept: Tensor, step: Tensor, offset: Offset, after: Tensor | None, layout: Layout, dtype: torch.dtype
+) -> Tensor:
+    """The quantized value again, exactly, from the integers that ``snap_and_keep`` gave."""
+    codes = (kept >> layout.low_bits).to(torch.float32)
+    if layout.center:
+        codes = codes.add_(layout.center)
+    return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype)
+
+
+def gradients(
+    grad: Tensor,
+    kept: Tensor,
+    offset: Offset,
+    layout: Layout,
+    shapes: tuple[torch.Size | None, ...],
+    dtype: torch.dtype,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the input, the step, and the shifts before and after.
+
+    Args:
+        grad: Of the value, its shape.
+        kept: What ``snap_and_keep`` gave, of that shape.
+        offset: Broadcasts to ``grad``.
+        layout: Of ``kept``.
+        shapes: Of the four; None where a gradient is not wanted.
+        dtype: Of the gradient of the input.
+    """
+    of_x, of_step, of_before, of_after = shapes
+    grad = grad.float()
+    low = kept & (2 * layout.zero - 1)
+    beyond = low == 0
+    grad_x = grad_step = grad_before = grad_after = None
+    if of_x is not None or of_before is not None:
+        passed = grad.masked_fill(beyond, 0.0)
+        grad_x = None if of_x is None else passed.to(dtype)
+        grad_before = None if of_before is None else passed.sum_to_size(of_before)
+    if of_after is not None:
+        grad_after = grad.sum_to_size(of_after)
+    if of_step is not None:
+        inside = low.to(torch.float32).sub_(layout.zero).mul_(1.0 / layout.per_step)
+        clipped = (kept >> layout.low_bits).to(torch.float32).add_(offset + layout.center)
+        slope = torch.where(beyond, clipped, inside)
+        shared = kept.numel() / max(1, of_step.numel())
+        scale = (max(1, layout.grid.high) * shared) ** -0.5
+        grad_step = slope.mul_(grad).sum_to_size(of_step).mul_(scale)
+    return grad_x, grad_step, grad_before, grad_after
