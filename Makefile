@@ -13,9 +13,13 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python examples/digits_float.py runs/demo/digits-float
-	$(BIN)/ofqctl quantize local-dir:runs/demo/digits-float --wbits 4 --abits 4 --calib-data digits \
-		--data digits --output runs/demo/digits-w4a4 --overwrite
+	$(BIN)/ofqctl train vit_tiny --no-pretrained --num-classes 10 --recipe demo/digits_float \
+		--model-kwargs img_size=32 patch_size=8 embed_dim=64 depth=4 num_heads=4 \
+		--data digits --val-data digits --output runs/demo/digits-float --overwrite
+	$(BIN)/ofqctl train runs/demo/digits-float --recipe demo/digits_ofq_w2a2 \
+		--data digits --val-data digits --output runs/demo/digits-w2a2 --overwrite
+	$(BIN)/ofqctl evaluate runs/demo/digits-float --data digits
+	$(BIN)/ofqctl evaluate runs/demo/digits-w2a2 --data digits
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -20,11 +20,11 @@ def check_output(directory: Path, *, overwrite: bool) -> None:
     Raises:
         ArtifactError: It exists and ``overwrite`` is not set, it is not a run directory, or its parent is read-only.
     """
-    if directory.exists():
+    empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not empty:
         if not overwrite:
             raise ArtifactError(f"{directory}: exists already", hint="--overwrite replaces it, --output names another")
-        holds_run = directory.is_dir() and (directory / "config.json").is_file()
-        if not holds_run and not (directory.is_dir() and not any(directory.iterdir())):
+        if not (directory.is_dir() and (directory / "config.json").is_file()):
             raise ArtifactError(f"{directory}: not a run directory, will not be overwritten")
     parent = next(p for p in (directory.parent, *directory.parent.parents, Path()) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

@@ -18,18 +18,21 @@ EXAMPLES = (
     "ofqctl train local-dir:models/vit --recipe bench/imagenette_float --num-classes 10 --img-size 112 "
     "--data imagenette/train --val-data imagenette/val --output runs/float",
     "ofqctl train runs/float --recipe bench/imagenette_ofq_w2a2 --data imagenette/train --resume auto",
-    "torchrun --nproc-per-node 4 -m ofqctl train runs/float --recipe mine.yaml --data imagenet/train",
 )
 
 
 def train(
     model: Annotated[
         str,
-        typer.Argument(help="timm name, hf-hub:ORG/NAME, local-dir:PATH, or a run directory with a float model."),
+        typer.Argument(
+            metavar="MODEL", help="timm name, hf-hub:ORG/NAME, local-dir:PATH, or a run whose model is float."
+        ),
     ],
     recipe: Annotated[
         str,
-        typer.Option(help="Recipe with a training part, or a YAML file.", metavar="NAME|FILE", rich_help_panel="Recipe"),
+        typer.Option(
+            help="Recipe with a training part, or a YAML file.", metavar="NAME|FILE", rich_help_panel="Recipe"
+        ),
     ],
     data: Annotated[str, typer.Option(help="Labelled training images.", metavar="DATA", rich_help_panel="Data")],
     assignments: options.Assignments = None,
@@ -42,9 +45,7 @@ def train(
         str | None,
         typer.Option(help="Labelled images, measured after every epoch.", metavar="DATA", rich_help_panel="Data"),
     ] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Part of them.", metavar="NAME", rich_help_panel="Data")
-    ] = None,
+    val_split: Annotated[str | None, typer.Option(help="Part of them.", metavar="NAME", rich_help_panel="Data")] = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     class_map: options.ClassMap = None,
@@ -74,6 +75,14 @@ def train(
     amp: Annotated[
         Literal["bf16"] | None, typer.Option(help="Autocast to bfloat16.", rich_help_panel="Execution")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the quantizers: about half a minute first, then faster steps; needs a C++ compiler.",
+            rich_help_panel="Execution",
+        ),
+    ] = False,
     grad_accum: Annotated[
         int, typer.Option(help="Forward passes in one step.", min=1, rich_help_panel="Execution")
     ] = 1,
@@ -90,7 +99,12 @@ def train(
     from ofqctl.jobs.train import train as run
     from ofqctl.training import Interrupted
 
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "class_map": class_map, "streaming": False}
+    columns: dict[str, Any] = {
+        "image_column": image_column,
+        "label_column": label_column,
+        "class_map": class_map,
+        "streaming": False,
+    }
     request = TrainRequest(
         model=options.model_request(
             model,
@@ -110,6 +124,7 @@ def train(
         seed=seed,
         device=device,
         amp=amp is not None,
+        compiled=compiled,
         grad_accum=grad_accum,
         checkpoint_every=checkpoint_every,
         workers=workers,

@@ -133,7 +133,8 @@ class _TrainingStep:
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.model(self.images)
         each = outputs if isinstance(outputs, tuple | list) else [outputs]
-        torch.stack([F.cross_entropy(logits.float(), self.targets) for logits in each]).sum().backward()
+        loss = torch.stack([F.cross_entropy(logits.float(), self.targets) for logits in each]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
 

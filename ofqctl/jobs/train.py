@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ofqctl.artifact import check_output, load_run, serialize
@@ -26,6 +27,7 @@ from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, ru
 from ofqctl.models import LoadedModel, ModelRequest, load_model
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
+from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.training import (
     FILE,
@@ -57,6 +59,7 @@ class TrainRequest:
         seed: Decides random weights, order and augmentation.
         device: Where to compute.
         amp: Autocast to bfloat16.
+        compiled: Compile the quantizers' arithmetic.
         grad_accum: Forward passes in one optimizer step.
         checkpoint_every: Steps between checkpoints within an epoch; 0 saves after epochs only.
         workers: Processes that decode images.
@@ -73,6 +76,7 @@ class TrainRequest:
     seed: int = 0
     device: DeviceName = "auto"
     amp: bool = False
+    compiled: bool = False
     grad_accum: int = 1
     checkpoint_every: int = 0
     workers: int = 0
@@ -95,10 +99,13 @@ def train(
         OfqctlError: Something a person can mend.
         Interrupted: A signal came; the run can be resumed.
     """
-    with joined(pick_device(request.device)) as processes:
-        if processes.device.type == "cpu":
-            torch.set_flush_denormal(True)
-        return _train(request, processes, progress, on_step)
+    with joined(pick_device(request.device)) as processes, fused(request.compiled):
+        flush = processes.device.type == "cpu" and torch.set_flush_denormal(True)  # denormals cost seconds a step
+        try:
+            return _train(request, processes, progress, on_step)
+        finally:
+            if flush:
+                torch.set_flush_denormal(False)
 
 
 def _train(
@@ -283,9 +290,9 @@ def _validate(
     loader = image_loader(data, config, batch_size=64, workers=request.workers)
     device = next(model.parameters()).device
     was_training = model.training
-    metrics = evaluate(
-        {"model": model.eval()}, loader, device=device, total=loader.image_count, progress=progress
-    )["model"].as_dict()
+    metrics = evaluate({"model": model.eval()}, loader, device=device, total=loader.image_count, progress=progress)[
+        "model"
+    ].as_dict()
     model.train(was_training)
     return {"val_top1": metrics["top1"], "val_loss": metrics["loss"]}
 
@@ -311,6 +318,9 @@ def _publish(
         "device": str(engine.processes.device),
     }
     write_files(output, weights, config, results)
+    if engine.tracker is not None:
+        with replaced_file(output / "oscillation.safetensors") as fresh:
+            save_file(engine.tracker.state_dict(), fresh)
     with replaced_file(output / "summary.csv") as fresh:
         fresh.write_text(_as_csv(engine.history), encoding="utf-8")
     return results
@@ -326,4 +336,3 @@ def _as_csv(rows: list[Row]) -> str:
 
 def _last_figures(history: list[Row]) -> Row:
     return {key: history[-1][key] for key in ("val_top1", "val_loss") if history and key in history[-1]}
-

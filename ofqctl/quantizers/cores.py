@@ -1,11 +1,13 @@
 """The arithmetic of a fake quantizer as three pure functions: forward, decoding what was kept, and gradients.
 
 What is kept for backward is one integer an element: the code in its high bits and, in its low bits, the distance to
-the code in fractions of a step, or 0 for an element beyond the grid. That is 2 bytes up to 4 bits, 4 bytes above.
+the code in fractions of a step, or 0 for an element beyond the grid. It is 2 bytes up to 4 bits and 3 above, each byte
+in a tensor of its own: compilers make vector code of bytes and floats, but not of 16-bit integers.
 
 Run eagerly each line is a pass over memory; `ofqctl.quantizers.fusing` makes one pass of each function.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,29 +31,24 @@ class Layout:
     grid: UniformGrid
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Type of the integer."""
-        return torch.int16 if self.grid.bits <= 4 else torch.int32
+    def planes(self) -> int:
+        """Bytes of the integer."""
+        return 2 if self.grid.bits <= 4 else 3
 
     @property
     def low_bits(self) -> int:
-        """Bits of the distance, 12-16."""
-        return 16 - self.grid.bits if self.grid.bits <= 4 else 16
+        """Bits of the distance, 12-19."""
+        return 8 * self.planes - self.grid.bits
 
     @property
     def zero(self) -> int:
-        """What a distance of 0 is stored as; ``-zero + 1 .. zero - 1`` stands for -0.5..0.5 steps."""
+        """What a distance of 0 is stored as; ``1 .. 2 * zero - 1`` stands for -0.5..0.5 steps."""
         return 1 << (self.low_bits - 1)
 
     @property
     def per_step(self) -> float:
         """Units of the stored distance in one step."""
         return 2.0 * (self.zero - 1)
-
-    @property
-    def center(self) -> int:
-        """The code whose high bits are 0."""
-        return self.grid.low + (1 << (self.grid.bits - 1))
 
 
 def in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
@@ -80,10 +77,10 @@ def snap_and_keep(
     after: Tensor | None,
     layout: Layout,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """The quantized value of ``x``, of type ``dtype``, and the integers to keep; both like ``x``.
+) -> tuple[Tensor, ...]:
+    """The quantized value of ``x``, of type ``dtype``, then the bytes to keep, uint8, low ones first; all like ``x``.
 
-    Where the last dimension of ``x`` is the innermost in memory, as it is in a head of a projection, both come out
+    Where the last dimension of ``x`` is the innermost in memory, as it is in a head of a projection, all come out
     contiguous, as the matrix product that follows wants them.
     """
     moved = x.float() if before is None else x + before
@@ -94,24 +91,42 @@ def snap_and_keep(
     codes = inside.round()
     kept = torch.sub(codes, inside).mul_(layout.per_step).round_().add_(layout.zero)
     kept = kept.masked_fill_(inside != position, 0.0)
-    high = 1 << layout.low_bits
-    kept = kept.add_(codes, alpha=high).sub_(layout.center * high).to(layout.dtype)
-    return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype), kept
+    kept = kept.add_(codes - layout.grid.low, alpha=1 << layout.low_bits)
+    planes = []
+    for _ in range(layout.planes - 1):
+        rest = (kept * 2.0**-8).floor_()
+        planes.append(kept.sub_(rest, alpha=1 << 8).to(torch.uint8))
+        kept = rest
+    return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype), *planes, kept.to(torch.uint8)
 
 
 def decode_kept(
-    kept: Tensor, step: Tensor, offset: Offset, after: Tensor | None, layout: Layout, dtype: torch.dtype
+    planes: Sequence[Tensor],
+    step: Tensor,
+    offset: Offset,
+    after: Tensor | None,
+    layout: Layout,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """The quantized value again, exactly, from the integers that ``snap_and_keep`` gave."""
-    codes = (kept >> layout.low_bits).to(torch.float32)
-    if layout.center:
-        codes = codes.add_(layout.center)
+    """The quantized value again, exactly, from the bytes that ``snap_and_keep`` gave."""
+    codes, _ = _taken_apart(planes, layout)
     return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype)
+
+
+def _taken_apart(planes: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
+    """Codes and stored distances, as floats, in which all of this is exact."""
+    first, *others = planes
+    low = first.to(torch.float32)
+    for position, plane in enumerate(others, 1):
+        low = low.add_(plane.to(torch.float32), alpha=1 << (8 * position))
+    high = (low * 2.0**-layout.low_bits).floor_()
+    low = low.sub_(high, alpha=1 << layout.low_bits)
+    return high.add_(layout.grid.low) if layout.grid.low else high, low
 
 
 def gradients(
     grad: Tensor,
-    kept: Tensor,
+    planes: Sequence[Tensor],
     offset: Offset,
     layout: Layout,
     shapes: tuple[torch.Size | None, ...],
@@ -121,15 +136,15 @@ def gradients(
 
     Args:
         grad: Of the value, its shape.
-        kept: What ``snap_and_keep`` gave, of that shape.
+        planes: What ``snap_and_keep`` kept, each of that shape.
         offset: Broadcasts to ``grad``.
-        layout: Of ``kept``.
+        layout: Of the integers.
         shapes: Of the four; None where a gradient is not wanted.
         dtype: Of the gradient of the input.
     """
     of_x, of_step, of_before, of_after = shapes
     grad = grad.float()
-    low = kept & (2 * layout.zero - 1)
+    codes, low = _taken_apart(planes, layout)
     beyond = low == 0
     grad_x = grad_step = grad_before = grad_after = None
     if of_x is not None or of_before is not None:
@@ -139,10 +154,9 @@ def gradients(
     if of_after is not None:
         grad_after = grad.sum_to_size(of_after)
     if of_step is not None:
-        inside = low.to(torch.float32).sub_(layout.zero).mul_(1.0 / layout.per_step)
-        clipped = (kept >> layout.low_bits).to(torch.float32).add_(offset + layout.center)
-        slope = torch.where(beyond, clipped, inside)
-        shared = kept.numel() / max(1, of_step.numel())
+        inside = low.sub_(layout.zero).mul_(1.0 / layout.per_step)
+        slope = torch.where(beyond, codes if is_zero(offset) else codes.add_(offset), inside)
+        shared = grad.numel() / max(1, of_step.numel())
         scale = (max(1, layout.grid.high) * shared) ** -0.5
         grad_step = slope.mul_(grad).sum_to_size(of_step).mul_(scale)
     return grad_x, grad_step, grad_before, grad_after

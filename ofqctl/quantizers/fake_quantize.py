@@ -105,13 +105,13 @@ def saved_as_codes(*values: Tensor) -> Iterator[None]:
 
 
 def _keeps_codes(value: Tensor) -> bool:
-    return isinstance(value.grad_fn, _FakeQuantize._backward_cls) and not torch.compiler.is_compiling()  # type: ignore[attr-defined]
+    return isinstance(value.grad_fn, _FakeQuantize._backward_cls) and not torch.compiler.is_compiling()
 
 
 def _decode(node: Any) -> Tensor:
     """The value that a quantizer's node of the graph gave."""
-    kept, step, after = node.saved_tensors
-    return run(kept.numel(), decode_kept, kept, step, node.offset, after, node.layout, node.dtype)
+    step, after, *planes = node.saved_tensors
+    return run(planes[0].numel(), decode_kept, planes, step, node.offset, after, node.layout, node.dtype)
 
 
 class _StraightThrough(Function):
@@ -140,15 +140,15 @@ class _FakeQuantize(Function):
     ) -> Tensor:
         ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype = offset, Layout(grid), dtype, x.dtype
         ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
-        value, kept = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
-        ctx.save_for_backward(kept, step, after)
+        value, *planes = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
+        ctx.save_for_backward(step, after, *planes)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, *_ = ctx.saved_tensors
+        planes = ctx.saved_tensors[2:]
         wanted = tuple(
             shape if needed else None for shape, needed in zip(ctx.shapes, ctx.needs_input_grad, strict=False)
         )
-        of_four = run(kept.numel(), gradients, grads[0], kept, ctx.offset, ctx.layout, wanted, ctx.x_dtype)
+        of_four = run(planes[0].numel(), gradients, grads[0], planes, ctx.offset, ctx.layout, wanted, ctx.x_dtype)
         return *of_four, None, None, None

@@ -48,7 +48,8 @@ def run(elements: int, core: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
         return core(*args, **kwargs)
     try:
         with torch._C.DisableTorchFunction():  # the cores have nothing that an attention block redirects
-            return _compiled(core)(*args, **kwargs)
+            result: R = _compiled(core)(*args, **kwargs)
+            return result
     except Exception as error:  # noqa: BLE001
         set_fused(False)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

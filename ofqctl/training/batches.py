@@ -95,7 +95,8 @@ class TrainingBatches:
             for step in range(first_step, self.steps_per_epoch)
             for places, indices in zip(positions[step, :, rank], steps[step, :, rank], strict=True)
         ]
-        loader = DataLoader(self._samples, batch_sampler=batches, num_workers=self.workers)
+        # with a generator of its own, making the loader draws nothing from the one that dropout uses
+        loader = DataLoader(self._samples, batch_sampler=batches, num_workers=self.workers, generator=generator)
         yield from loader
 
 

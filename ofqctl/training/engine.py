@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from ofqctl.oscillation import ConfidentFreezing, OscillationTracker, Remedy
 from timm.data.mixup import Mixup
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ofqctl.distill import Teacher, distillation_loss
 from ofqctl.distill.loss import hard_loss, heads_of
 from ofqctl.errors import ModelError
+from ofqctl.oscillation import ConfidentFreezing, OscillationTracker, Remedy
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
@@ -122,6 +122,8 @@ class Engine:
             ModelError: The loss is not finite; names the first layer.
         """
         with self._catching_signals():
+            if self._resumed is None:
+                self._save(None, [])
             while self.position.phase < len(self.settings.phases):
                 self._run_phase(self.settings.phases[self.position.phase])
                 self.position.phase += 1
@@ -148,11 +150,12 @@ class Engine:
     def _continue(self, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
         """Take over what the checkpoint knows of the phase under way."""
         checkpoint, self._resumed = self._resumed, None
-        if checkpoint is None or not checkpoint.optimizer:
+        if checkpoint is None:
             return
-        optimizer.load_state_dict(checkpoint.optimizer)
-        for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
-            remedy.load_state_dict(state)
+        if checkpoint.optimizer:  # else it was written between two phases
+            optimizer.load_state_dict(checkpoint.optimizer)
+            for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
+                remedy.load_state_dict(state)
         restore_random(checkpoint.random[self.processes.rank])
 
     def _run_epoch(self, phase: Phase, optimizer: Any, schedule: Any, remedies: list[Remedy]) -> None:
@@ -185,9 +188,12 @@ class Engine:
         """One optimizer step over its micro-batches."""
         self._called.train()
         optimizer.zero_grad()
+        seen = torch.zeros(3, dtype=torch.float64)
         for number, (images, labels) in enumerate(step):
             with self.processes.exchanging(self._called, number == len(step) - 1):
-                (self._loss(images, labels) / len(step)).backward()  # type: ignore[no-untyped-call]
+                loss, correct = self._loss(images, labels)
+                (loss / len(step)).backward()  # type: ignore[no-untyped-call]
+            seen += torch.tensor([loss.item() / len(step), correct, len(labels)], dtype=torch.float64)
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:
                 penalty.backward()  # type: ignore[no-untyped-call]
@@ -202,8 +208,14 @@ class Engine:
             self.ema.update(self.model, step=self.position.total_steps)
         if self.tracker is not None:
             self.tracker.update()
+        loss_sum, right, images_seen = self.processes.total(seen).tolist()
+        self.meter.loss += loss_sum / self.processes.world
+        self.meter.correct += int(right)
+        self.meter.images += int(images_seen)
+        self.meter.steps += 1
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Loss of a micro-batch, and how many of its labels came first."""
         device = self.processes.device
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         target = labels
@@ -227,23 +239,18 @@ class Engine:
                 f"not finite is that of {_first_not_finite(self.model, images)}",
                 hint="the last checkpoint is good; a lower learning rate, --set training.optimizer.clip_grad=1",
             )
-        self.meter.loss += loss.item() / self.batches.share.micro_batches
-        self.meter.correct += int((heads_of(logits)[0].argmax(1) == labels).sum())
-        self.meter.images += len(labels)
-        self.meter.steps += 1
-        return loss
+        return loss, int((heads_of(logits)[0].argmax(1) == labels).sum())
 
     def _figures(self, phase: Phase, optimizer: Any) -> Row:
-        micro, meter = self.batches.share.micro_batches, self.meter
-        world = self.processes.world
+        meter = self.meter
         return {
             "phase": phase.name,
             "epoch": self.position.total_epochs + 1,
             "step": self.position.total_steps,
             "lr": optimizer.param_groups[-1]["lr"],
-            "loss": meter.loss * micro / max(1, meter.steps),
+            "loss": meter.loss / max(1, meter.steps),
             "train_top1": 100.0 * meter.correct / max(1, meter.images),
-            "images_per_second": world * meter.images / max(meter.seconds, 1e-9),
+            "images_per_second": meter.images / max(meter.seconds, 1e-9),
             "seconds": meter.seconds,
         }
 

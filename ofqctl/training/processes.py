@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 _TIMEOUT = timedelta(minutes=10)  # after that a process that waits for a dead one ends with an error
@@ -55,10 +55,13 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
-        """Let all processes come to this point."""
-        if self.world > 1:
-            dist.barrier()
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of ``values`` over the processes."""
+        if self.world == 1:
+            return values
+        summed = values.to(self.device, torch.float32 if self.device.type == "mps" else values.dtype)
+        dist.all_reduce(summed)
+        return summed.cpu()
 
 
 @contextmanager

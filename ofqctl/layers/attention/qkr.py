@@ -144,7 +144,7 @@ class QKRProducts(AttentionProducts):
 
     def _in_heads(self, x: Tensor) -> Tensor:
         """(B, N, H * d) -> (B, H, N, d)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
     def _logits(self, x: Tensor, weighted: Tensor) -> Tensor:
         """(B, N, C) and (B, H, N, C) -> (B, H, N, N), transposed in memory: one product with all heads as its rows."""
@@ -152,4 +152,4 @@ class QKRProducts(AttentionProducts):
             logits = weighted.flatten(1, 2) @ x.transpose(1, 2)
             if self.key_term is not None:
                 logits += F.linear(x, self.key_term).transpose(1, 2).reshape(*logits.shape[:2], 1)
-        return logits.mul_(self.scale).unflatten(1, (self.heads, -1)).transpose(-2, -1)
+        return logits.mul_(self.scale).view(*weighted.shape[:3], -1).transpose(-2, -1)

@@ -1,0 +1,253 @@
+"""Training as a whole: what it writes, that it learns, and that it goes on exactly where it stopped."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ofqctl.artifact import load_run
+from ofqctl.data import DataSpec
+from ofqctl.errors import ArtifactError, DataError, ModelError, RecipeError
+from ofqctl.jobs.train import train
+from ofqctl.models import ModelRequest
+from ofqctl.training import FILE, Interrupted, read_checkpoint_state
+
+
+def weights_of(directory):
+    return (directory / "model.safetensors").read_bytes()
+
+
+def same_state(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_state(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same_state, one, other))
+    return one == other
+
+
+def exact(checkpoint):
+    """What must be bit-identical: everything but the clock."""
+    values = vars(checkpoint) | {"meter": None}
+    clock = ("seconds", "images_per_second")
+    values["history"] = [{k: v for k, v in row.items() if k not in clock} for row in values["history"]]
+    return values
+
+
+def test_a_float_model_learns_and_its_run_is_a_teacher(request_for, folder):
+    request = request_for("float", "demo/digits_float", ["training.phases.0.epochs=6"], val_data=DataSpec(str(folder)))
+    result = train(request)
+    assert result["training"]["epochs"][-1]["val_top1"] > 60
+    student = replace(request_for("student"), model=ModelRequest(str(request.output)))
+    assert train(student)["training"]["epochs"][-1]["loss"] < 5
+
+
+def test_a_run_holds_everything_and_evaluates_without_flags(request_for, folder):
+    request = request_for(val_data=DataSpec(str(folder)))
+    result = train(request)
+    names = {path.name for path in request.output.iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "recipe.yaml",
+        "results.json",
+        "summary.csv",
+        "last.pt",
+        "oscillation.safetensors",
+    }
+    rows = list(csv.DictReader((request.output / "summary.csv").open()))
+    assert [row["phase"] for row in rows] == ["train", "train", "cga"]
+    assert json.loads((request.output / "results.json").read_text())["recipe"] == "demo/digits_ofq_w2a2"
+    run = load_run(request.output)
+    assert run.config.label_names == ["class0", "class1", "class2"]
+    assert {"oscillating", "flips_per_step"} <= result["training"]["epochs"][0].keys()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(request_for):
+    outputs = [request_for("a"), request_for("b"), request_for("c", seed=1)]
+    for request in outputs:
+        train(request)
+    a, b, c = (weights_of(request.output) for request in outputs)
+    assert a == b
+    assert a != c
+
+
+class StopAfter:
+    """Kills the run, as the machine might, after a number of steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __call__(self, _row, _total):
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError
+
+
+@pytest.mark.parametrize("steps", [[1], [3], [6], [7], [13], [18], [2, 5, 4, 3]])
+def test_a_killed_run_goes_on_to_the_same_bits(request_for, steps):
+    whole = request_for("whole")
+    train(whole)
+    request = request_for("killed", checkpoint_every=2, resume="auto")
+    for count in steps:
+        with pytest.raises(MemoryError):
+            train(request, on_step=StopAfter(count))
+    train(request)
+    assert weights_of(request.output) == weights_of(whole.output)
+    one, other = read_checkpoint_state(whole.output), read_checkpoint_state(request.output)
+    for key, value in exact(one).items():
+        assert same_state(value, exact(other)[key]), key
+
+
+def test_a_finished_run_resumes_to_itself(request_for):
+    request = request_for()
+    train(request)
+    before = weights_of(request.output)
+    train(replace(request, resume="auto"))
+    assert weights_of(request.output) == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_leaves(request_for, signum):
+    whole = request_for("whole")
+    train(whole)
+    request = request_for("stopped")
+
+    def stop(row, _total):
+        if row["step"] == 4:
+            os.kill(os.getpid(), signum)
+
+    with pytest.raises(Interrupted):
+        train(request, on_step=stop)
+    assert read_checkpoint_state(request.output).position["total_steps"] in (4, 5)
+    train(replace(request, resume="must"))
+    assert weights_of(request.output) == weights_of(whole.output)
+
+
+def test_gradient_accumulation_takes_the_same_steps(request_for):
+    plain = train(request_for("plain"))
+    accumulated = train(request_for("accumulated", grad_accum=2))
+    for one, other in zip(plain["training"]["epochs"], accumulated["training"]["epochs"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
+    assert one["step"] == other["step"]
+
+
+SCRIPT = """
+import pickle, sys
+from ofqctl.jobs.train import train
+request = pickle.load(open(sys.argv[1], "rb"))
+losses = []
+train(request, on_step=lambda row, total: losses.append(row["loss"]))
+import os
+if int(os.environ.get("RANK", "0")) == 0:
+    pickle.dump(losses, open(sys.argv[2], "wb"))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps_as_one(request_for, tmp_path):
+    import pickle
+
+    losses = {}
+    # a float model: one code on a rounding boundary would amplify the rounding of the average
+    for world in (1, 2):
+        request = request_for(f"world{world}", "demo/digits_float", ["training.phases.0.epochs=4"])
+        (tmp_path / "script.py").write_text(SCRIPT)
+        with (tmp_path / "request").open("wb") as file:
+            pickle.dump(request, file)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        command += [str(tmp_path / "script.py"), str(tmp_path / "request"), str(tmp_path / f"losses{world}")]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+        with (tmp_path / f"losses{world}").open("rb") as file:
+            losses[world] = pickle.load(file)
+    assert len(losses[1]) == 24
+    assert losses[2][:20] == pytest.approx(losses[1][:20], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_the_checkpoint(request_for):
+    request = request_for(sets=["training.optimizer.lr=1e30", "training.phases.0.lr=1e30"])
+    with pytest.raises(ModelError, match="the first output that is not finite is that of"):
+        train(request)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(request_for, monkeypatch):
+    request = request_for(checkpoint_every=1)
+    save, calls = torch.save, []
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        train(request)
+    assert read_checkpoint_state(request.output).position["total_steps"] == 2
+
+
+def test_resuming_with_another_recipe_lists_what_differs(request_for):
+    request = request_for()
+    train(request)
+    other = request_for(sets=["training.optimizer.weight_decay=0.1"], resume="must")
+    with pytest.raises(RecipeError, match=r"training\.optimizer\.weight_decay: 0\.05 in the run, 0\.1 now"):
+        train(other)
+    train(replace(other, force_recipe=True))
+
+
+@pytest.mark.parametrize(
+    ("sets", "options", "error", "told"),
+    [
+        (["training.batch_size=64"], {}, DataError, "fewer than the batch"),
+        ([], {"grad_accum": 3}, DataError, "cannot be shared"),
+        (["training.phases.0.trainable=[nothing.*]"], {}, RecipeError, "matches no parameter"),
+        ([], {"resume": "must"}, ArtifactError, "nothing to resume"),
+        (["training=null"], {}, RecipeError, "no training part"),
+    ],
+)
+def test_what_cannot_be_done_is_said(request_for, sets, options, error, told):
+    with pytest.raises(error, match=told):
+        train(request_for(sets=sets, **options))
+
+
+def test_zero_epochs_are_refused():
+    from ofqctl.recipe.catalogue import load
+
+    with pytest.raises(RecipeError, match=r"training\.phases\.0\.epochs"):
+        load("demo/digits_float", ["training.phases.0.epochs=0"])
+
+
+def test_an_existing_run_is_not_overwritten_unasked(request_for):
+    request = request_for()
+    train(request)
+    with pytest.raises(ArtifactError, match="exists already"):
+        train(request)
+    train(replace(request, overwrite=True))
+
+
+def test_a_truncated_checkpoint_is_refused(request_for):
+    request = request_for()
+    train(request)
+    path = request.output / FILE
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises((ArtifactError, ModelError)):
+        train(replace(request, resume="must"))
+
+
+def test_only_the_trainable_parameters_move(request_for):
+    request = request_for(sets=[f"training.phases.{i}.trainable=[head.*]" for i in (0, 1)], checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=StopAfter(4))
+    before = read_checkpoint_state(request.output).model
+    train(replace(request, resume="must"))
+    after = read_checkpoint_state(request.output).model
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("head.") for name in moved)
