@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from ofqctl.convert import convert
-from ofqctl.devices import DeviceName, pick_device
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.models import ModelRequest, load_model
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
@@ -58,12 +58,10 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[s
         OfqctlError: The model or the recipe cannot be used, or the device is absent.
     """
     device = pick_device(request.device)
-    if device.type == "cpu":
-        torch.set_flush_denormal(True)
     progress("load the model", 0, None)
     steps, architecture, notes = _steps(request, device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    with fused(request.fused):
+    with fused(request.fused), denormals_flushed(device):
         for name, step in steps.items():
             progress(f"warm up {name}", 0, None)
             for _ in range(_WARM_UP):

@@ -19,7 +19,7 @@ from ofqctl.artifact.atomic import replaced_file
 from ofqctl.artifact.run import write_files
 from ofqctl.convert import apply_plan, convert, describe
 from ofqctl.data import DataSpec, ImageData, image_loader, open_data
-from ofqctl.devices import DeviceName, pick_device
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import evaluate, holds_run, of_model, open_subject
@@ -99,13 +99,9 @@ def train(
         OfqctlError: Something a person can mend.
         Interrupted: A signal came; the run can be resumed.
     """
-    with joined(pick_device(request.device)) as processes, fused(request.compiled):
-        flush = processes.device.type == "cpu" and torch.set_flush_denormal(True)  # denormals cost seconds a step
-        try:
-            return _train(request, processes, progress, on_step)
-        finally:
-            if flush:
-                torch.set_flush_denormal(False)
+    device = pick_device(request.device)
+    with joined(device) as processes, fused(request.compiled), denormals_flushed(device):
+        return _train(request, processes, progress, on_step)
 
 
 def _train(
