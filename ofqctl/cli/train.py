@@ -5,13 +5,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.output import Sink, Table, megabytes
 from ofqctl.cli.summary import left_float_lines, next_commands
+
+if TYPE_CHECKING:
+    from ofqctl.recipe import Recipe
 
 EXAMPLES = (
     "ofqctl train deit_tiny_distilled --recipe ofq/vit_w2a2 --data imagenet/train --val-data imagenet/val",
@@ -40,6 +43,14 @@ def train(
         str | None,
         typer.Option(help="Epochs of the first phase.", metavar="N", rich_help_panel="Recipe"),
     ] = None,
+    scale_lr: Annotated[
+        bool,
+        typer.Option(
+            "--scale-lr",
+            help="Scale the learning rates with the batch size, if --set changes it.",
+            rich_help_panel="Recipe",
+        ),
+    ] = False,
     split: options.Split = None,
     val_data: Annotated[
         str | None,
@@ -93,7 +104,7 @@ def train(
     from ofqctl.recipe import catalogue
 
     changes = [] if epochs is None else [f"training.phases.0.epochs={epochs}"]
-    resolved = catalogue.load(recipe, [*changes, *(assignments or [])])
+    resolved = _for_batch(catalogue.load(recipe), catalogue.load(recipe, [*changes, *(assignments or [])]), scale_lr)
 
     from ofqctl.jobs.train import TrainRequest
     from ofqctl.jobs.train import train as run
@@ -138,6 +149,21 @@ def train(
             raise typer.Exit(128 + interruption.signum) from None
         if int(os.environ.get("RANK", "0")) == 0:
             sink.show(result, lambda shown: _render(shown, val_data))
+
+
+def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe":
+    """Learning rates for a batch size that is not the recipe's, or a note that they are those of the other."""
+    if shipped.training is None or resolved.training is None:
+        return resolved
+    factor = resolved.training.batch_size / shipped.training.batch_size
+    if factor != 1.0 and scale_lr:
+        return resolved.model_copy(update={"training": resolved.training.scaled(factor)})
+    if factor != 1.0:
+        sizes = (
+            f"{resolved.training.batch_size} images, the recipe's learning rates are for {shipped.training.batch_size}"
+        )
+        print(f"note: the batch has {sizes}; --scale-lr scales them", file=sys.stderr)
+    return resolved
 
 
 class _Steps:

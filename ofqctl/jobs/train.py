@@ -5,7 +5,8 @@ import csv
 import io
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.training import Training
 from ofqctl.training import (
     FILE,
     Checkpoint,
@@ -114,7 +116,8 @@ def _train(
         )
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
-    loaded = _start(request.model)
+    loaded = _start(request.model, settings)
+    _check_model(request.recipe, loaded)
     if settings.augmentation.crop_pct is not None:
         loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
     output = request.output or default_output(loaded.architecture, request.recipe)
@@ -163,11 +166,20 @@ def _train(
     return {"output": str(output)} | published
 
 
-def _start(request: ModelRequest) -> LoadedModel:
+def _check_model(recipe: Recipe, loaded: LoadedModel) -> None:
+    if recipe.model is not None and not fnmatchcase(loaded.architecture, recipe.model):
+        raise RecipeError(
+            f"recipe '{recipe.name}': is for {recipe.model}, not for {loaded.architecture}",
+            hint="--set model=null takes it for any model",
+        )
+
+
+def _start(request: ModelRequest, settings: Training) -> LoadedModel:
     """A float model by name, or that of a run that left everything in float."""
     path = Path(request.name)
     if not holds_run(path):
-        return load_model(request)
+        depth = {} if settings.drop_path is None else {"drop_path_rate": settings.drop_path}
+        return load_model(replace(request, kwargs={**depth, **request.kwargs}))
     run = load_run(path)
     if run.config.quantization_config.plan.modules:
         raise ArtifactError(

@@ -118,6 +118,7 @@ class Recipe(Frozen):
         name: How the catalogue calls it.
         description: One line for people.
         source: Paper and figures it follows, if any.
+        model: Shell-style pattern of the architectures it is for; None for any.
         weights: Of every Linear and Conv2d that is neither first nor last.
         activations: Of every such layer's input and of attention's operands.
         first: The patch embedding (timm's ``first_conv``).
@@ -131,6 +132,7 @@ class Recipe(Frozen):
     name: str = "custom"
     description: str = ""
     source: str = ""
+    model: str | None = None
     weights: Weights = Weights()
     activations: Activations = Activations()
     first: Layer = Layer()

@@ -46,6 +46,7 @@ class Phase(Frozen):
         min_lr: Where the cosine ends.
         schedule: ``cosine`` from the peak to ``min_lr``, step by step, or ``constant``.
         warmup_steps: Optimizer steps of linear warm-up, part of the phase.
+        warmup_epochs: The same in epochs; both add up.
         warmup_lr: Where the warm-up starts.
         trainable: Shell-style patterns of the parameters that are trained.
         cga: Freeze confident codes, or None.
@@ -57,6 +58,7 @@ class Phase(Frozen):
     min_lr: NotNegative = 1e-5
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
     warmup_lr: NotNegative = 1e-6
     trainable: tuple[str, ...] = ("*",)
     cga: CGA | None = None
@@ -129,6 +131,7 @@ class Training(Frozen):
         phases: One after the other.
         augmentation: What is done to the training images.
         distillation: Learning from a teacher, or None.
+        drop_path: Rate of stochastic depth; None keeps the architecture's own.
         ema: Decay of the averaged weights that are evaluated, or None.
         tracking: The oscillation tracker, or None.
     """
@@ -138,8 +141,15 @@ class Training(Frozen):
     phases: tuple[Phase, ...] = (Phase(),)
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
+    drop_path: Fraction | None = None
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     tracking: Tracking | None = None
+
+    def scaled(self, factor: float) -> "Training":
+        """The same with every peak learning rate multiplied by ``factor``."""
+        optimizer = self.optimizer.model_copy(update={"lr": self.optimizer.lr * factor})
+        phases = tuple(p.model_copy(update={"lr": p.lr and p.lr * factor}) for p in self.phases)
+        return self.model_copy(update={"optimizer": optimizer, "phases": phases})
 
     @model_validator(mode="after")
     def _averaged_weights_hold_no_codes(self) -> Self:

@@ -137,7 +137,7 @@ class Engine:
             return
         select_trainable(self.model, phase)
         optimizer = make_optimizer(self.model, self.settings.optimizer, phase)
-        schedule = make_schedule(optimizer, phase, steps)
+        schedule = make_schedule(optimizer, phase, self.batches.steps_per_epoch)
         remedies: list[Remedy] = [ConfidentFreezing(self.model, phase.cga.boundary_range)] if phase.cga else []
         self._continue(optimizer, remedies)
         try:

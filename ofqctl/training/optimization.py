@@ -50,14 +50,15 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, phase: Phase) 
     return optimizer
 
 
-def make_schedule(optimizer: Optimizer, phase: Phase, steps: int) -> CosineLRScheduler:
-    """Warm-up and cosine over the ``steps`` optimizer steps of a phase; a constant rate is a flat cosine."""
+def make_schedule(optimizer: Optimizer, phase: Phase, steps_per_epoch: int) -> CosineLRScheduler:
+    """Warm-up and cosine over the optimizer steps of a phase; a constant rate is a flat cosine."""
+    warmup = phase.warmup_steps + phase.warmup_epochs * steps_per_epoch
     peak = optimizer.param_groups[0]["lr"]
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, steps),
+        t_initial=phase.epochs * steps_per_epoch,
         lr_min=peak if phase.schedule == "constant" else min(phase.min_lr, peak),
-        warmup_t=phase.warmup_steps,
-        warmup_lr_init=phase.warmup_lr if phase.warmup_steps else 0.0,
+        warmup_t=warmup,
+        warmup_lr_init=phase.warmup_lr if warmup else 0.0,
         t_in_epochs=False,
     )

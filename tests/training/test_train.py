@@ -251,3 +251,13 @@ def test_only_the_trainable_parameters_move(request_for):
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(name.startswith("head.") for name in moved)
+
+
+def test_a_recipe_for_another_model_is_refused(request_for):
+    with pytest.raises(RecipeError, match="is for swin_tiny_patch4_window7_224, not for vit_tiny_patch16_224"):
+        train(request_for(sets=["model=swin_tiny_patch4_window7_224"]))
+
+
+def test_mixing_needs_soft_labels_and_gets_them(request_for):
+    result = train(request_for(sets=["training.augmentation.mixup=0.8", "training.distillation=null"]))
+    assert result["training"]["epochs"][-1]["loss"] < 5
