@@ -5,9 +5,8 @@ import csv
 import io
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,19 +122,14 @@ def _train(
     output = request.output or default_output(loaded.architecture, request.recipe)
     checkpoint = _resumable(request, output)
     if checkpoint is None and processes.first:
-        _prepare(output, overwrite=request.overwrite)
-    subject = of_model(loaded)
-    data = open_data(_train_split(request.data), subject.labels)
-    if loaded.pretrained_cfg.get("label_names") is None and data.label_space.names is not None:
-        loaded.pretrained_cfg["label_names"] = list(data.label_space.names)
+        _check_free(output, overwrite=request.overwrite)
+    work = _Work.open(request, loaded, output, progress)
     share = Share(settings.batch_size, request.grad_accum, processes.rank, processes.world)
     batches = TrainingBatches(
-        data, loaded.data_config, settings.augmentation, share, seed=request.seed, workers=request.workers
+        work.data, loaded.data_config, settings.augmentation, share, seed=request.seed, workers=request.workers
     )
-    val_data = None if request.val_data is None else open_data(request.val_data, data.label_space)
-    float_bytes = float_model_bytes(loaded.model)
     teacher = _teacher(request, loaded, processes)
-    plan = _quantized(request, loaded, data, checkpoint, processes, progress)
+    plan = _quantized(request, loaded, work.data, checkpoint, processes, progress)
     total = batches.steps_per_epoch * sum(phase.epochs for phase in settings.phases)
     engine = Engine(
         loaded.model,
@@ -147,23 +141,20 @@ def _train(
         amp=request.amp,
         checkpoint_every=request.checkpoint_every,
     )
-    published: dict[str, Any] = {}
-
-    def publish(_row: Row) -> None:
-        published.update(_publish(engine, loaded, float_bytes, output, request, data, val_data))
-
     engine.hooks = Hooks(
         step=lambda row: on_step(row, total),
-        epoch=publish,
-        validate=partial(_validate, data=val_data, config=loaded.data_config, request=request, progress=progress),
+        epoch=lambda _row: work.publish(engine),
+        validate=work.validate,
         save=lambda state: state.save(output),
     )
     if checkpoint is not None:
         engine.restore(checkpoint)
+    elif processes.first:
+        _make_empty(output)
     engine.fit()
-    if processes.first and not published:  # resumed after the last epoch
-        publish({})
-    return {"output": str(output)} | published
+    if processes.first and not work.results:  # resumed after the last epoch
+        work.publish(engine)
+    return {"output": str(output)} | work.results
 
 
 def _check_model(recipe: Recipe, loaded: LoadedModel) -> None:
@@ -228,11 +219,14 @@ def _differences(one: Any, other: Any, path: str = "") -> list[tuple[str, Any, A
     return [] if one == other else [(path, one, other)]
 
 
-def _prepare(output: Path, *, overwrite: bool) -> None:
+def _check_free(output: Path, *, overwrite: bool) -> None:
+    """Make sure that a new run can be written; a training state without a finished epoch counts as a run."""
+    if not (overwrite and (output / FILE).is_file()):
+        check_output(output, overwrite=overwrite)
+
+
+def _make_empty(output: Path) -> None:
     """An empty directory to train into."""
-    if (output / FILE).is_file() and overwrite:
-        shutil.rmtree(output)
-    check_output(output, overwrite=overwrite)
     if output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True)
@@ -289,49 +283,65 @@ def _quantized(
     return describe(loaded.model, plan)
 
 
-def _validate(
-    model: nn.Module, *, data: ImageData | None, config: dict[str, Any], request: TrainRequest, progress: Progress
-) -> Row:
-    """Top-1 and loss on the validation images."""
-    if data is None:
-        return {}
-    loader = image_loader(data, config, batch_size=64, workers=request.workers)
-    device = next(model.parameters()).device
-    was_training = model.training
-    metrics = evaluate({"model": model.eval()}, loader, device=device, total=loader.image_count, progress=progress)[
-        "model"
-    ].as_dict()
-    model.train(was_training)
-    return {"val_top1": metrics["top1"], "val_loss": metrics["loss"]}
+@dataclass
+class _Work:
+    """What stays the same throughout a training: its images, and how its run directory is written.
 
+    Attributes:
+        results: What was written last.
+    """
 
-def _publish(
-    engine: Engine,
-    loaded: LoadedModel,
-    float_bytes: int,
-    output: Path,
-    request: TrainRequest,
-    data: ImageData,
-    val_data: ImageData | None,
-) -> dict[str, Any]:
-    """Write the run directory as it is after an epoch."""
-    weights = serialize(engine.trained)
-    plan = describe(engine.trained, engine.plan)
-    config = run_config(loaded, request.recipe, plan, weights, float_bytes)
-    results = about_run(engine.trained, config, weights) | {
-        "training": {"data": data.name, "labels": data.mapping, "epochs": engine.history},
-        "evaluation": None if val_data is None else {"data": val_data.name} | _last_figures(engine.history),
-        "notes": [*loaded.notes, *data.notes],
-        "seed": request.seed,
-        "device": str(engine.processes.device),
-    }
-    write_files(output, weights, config, results)
-    if engine.tracker is not None:
-        with replaced_file(output / "oscillation.safetensors") as fresh:
-            save_file(engine.tracker.state_dict(), fresh)
-    with replaced_file(output / "summary.csv") as fresh:
-        fresh.write_text(_as_csv(engine.history), encoding="utf-8")
-    return results
+    request: TrainRequest
+    loaded: LoadedModel
+    output: Path
+    data: ImageData
+    val_data: ImageData | None
+    float_bytes: int
+    progress: Progress
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, request: TrainRequest, loaded: LoadedModel, output: Path, progress: Progress) -> "_Work":
+        """Open training and validation images; a model whose classes have no names takes those of the images."""
+        data = open_data(_train_split(request.data), of_model(loaded).labels)
+        if loaded.pretrained_cfg.get("label_names") is None and data.label_space.names is not None:
+            loaded.pretrained_cfg["label_names"] = list(data.label_space.names)
+        val_data = None if request.val_data is None else open_data(request.val_data, data.label_space)
+        return cls(request, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
+
+    def validate(self, model: nn.Module) -> Row:
+        """Top-1 and loss on the validation images."""
+        if self.val_data is None:
+            return {}
+        loader = image_loader(self.val_data, self.loaded.data_config, batch_size=64, workers=self.request.workers)
+        device = next(model.parameters()).device
+        was_training = model.training
+        measured = evaluate(
+            {"model": model.eval()}, loader, device=device, total=loader.image_count, progress=self.progress
+        )
+        model.train(was_training)
+        figures = measured["model"].as_dict()
+        return {"val_top1": figures["top1"], "val_loss": figures["loss"]}
+
+    def publish(self, engine: Engine) -> None:
+        """Write the run directory as it is after an epoch."""
+        weights = serialize(engine.trained)
+        plan = describe(engine.trained, engine.plan)
+        config = run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
+        figures = {k: v for k, v in (engine.history or [{}])[-1].items() if k.startswith("val_")}
+        self.results = about_run(engine.trained, config, weights) | {
+            "training": {"data": self.data.name, "labels": self.data.mapping, "epochs": engine.history},
+            "evaluation": None if self.val_data is None else {"data": self.val_data.name} | figures,
+            "notes": [*self.loaded.notes, *self.data.notes],
+            "seed": self.request.seed,
+            "device": str(engine.processes.device),
+        }
+        write_files(self.output, weights, config, self.results)
+        if engine.tracker is not None:
+            with replaced_file(self.output / "oscillation.safetensors") as fresh:
+                save_file(engine.tracker.state_dict(), fresh)
+        with replaced_file(self.output / "summary.csv") as fresh:
+            fresh.write_text(_as_csv(engine.history), encoding="utf-8")
 
 
 def _as_csv(rows: list[Row]) -> str:
@@ -340,7 +350,3 @@ def _as_csv(rows: list[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _last_figures(history: list[Row]) -> Row:
-    return {key: history[-1][key] for key in ("val_top1", "val_loss") if history and key in history[-1]}

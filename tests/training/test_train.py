@@ -261,3 +261,12 @@ def test_a_recipe_for_another_model_is_refused(request_for):
 def test_mixing_needs_soft_labels_and_gets_them(request_for):
     result = train(request_for(sets=["training.augmentation.mixup=0.8", "training.distillation=null"]))
     assert result["training"]["epochs"][-1]["loss"] < 5
+
+
+def test_data_that_cannot_be_read_leaves_the_old_run(request_for, tmp_path):
+    request = request_for()
+    train(request)
+    before = weights_of(request.output)
+    with pytest.raises(DataError):
+        train(replace(request, overwrite=True, data=DataSpec(str(tmp_path / "nowhere"))))
+    assert weights_of(request.output) == before
