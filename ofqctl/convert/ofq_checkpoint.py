@@ -14,8 +14,9 @@ from ofqctl.convert.surgery import apply_plan
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe import ModulePlan, Plan, QuantizerPlan, Recipe, Weights
 from ofqctl.recipe.catalogue import load
+from ofqctl.recipe.plan import ModuleKind
 
 # their name -> ours; `{}` stands for what the first group matched
 _QUANTIZER_NAMES = (
@@ -62,6 +63,40 @@ def recipe_for(state: Mapping[str, Tensor], *, wbits: int, abits: int) -> Recipe
         "attention.query_bias=false",
     ]
     return load("ofq/vit_w2a2", assignments)
+
+
+def plan_of_weights(state: Mapping[str, Tensor], *, wbits: int) -> Plan:
+    """The quantizers of a checkpoint's weights, as far as its names and shapes tell them; none of its activations.
+
+    Args:
+        state: The authors' state dict.
+        wbits: Bits of the weights that are neither first nor last; the file does not say.
+
+    Raises:
+        ArtifactError: This is no OFQ checkpoint.
+    """
+    recipe = recipe_for(state, wbits=wbits, abits=wbits)
+    modules: dict[str, ModulePlan] = {}
+    for name, tensor in state.items():
+        if name.endswith(".lsqw_fn.s"):
+            module = name.removesuffix(".lsqw_fn.s")
+            ones = (1,) * (state[f"{module}.weight"].dim() - 1)
+            modules[module] = _weight_only("linear", recipe.last.weights, (len(tensor), *ones))
+        elif name.endswith(".statsq_fn.clip_val"):
+            module = name.removesuffix(".statsq_fn.clip_val")
+            modules[module] = _weight_only("linear", recipe.weights, (len(state[f"{module}.weight"]), 1))
+        elif name.endswith(".qk_quant.clip_val"):
+            block = name.removesuffix(".qk_quant.clip_val")
+            tokens, width = (state[f"{block}.{own}"] for own in ("quant_x_4_qkv.input_quant_fn.s", "q.weight"))
+            heads = len(state[f"{block}.quan_a_qkx_fn.s"]) // len(tokens)
+            modules[block] = _weight_only("qkr", recipe.weights, (heads, width.shape[1], 1))
+            modules[f"{block}.products.v_proj"] = _weight_only("linear", recipe.weights, (width.shape[1], 1))
+    return Plan(modules=modules)
+
+
+def _weight_only(kind: ModuleKind, weights: Weights, step_shape: tuple[int, ...]) -> ModulePlan:
+    weight = QuantizerPlan(method=weights.method, bits=weights.bits, step_shape=step_shape)
+    return ModulePlan(kind=kind, weight=weight)
 
 
 def translate(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -196,4 +196,5 @@ def _plan_weight(weights: Weights, shape: Sequence[int]) -> QuantizerPlan | None
         symmetric=weights.symmetric or weights.method != "uniform",
         range=weights.range,
         percentile=weights.percentile,
+        start=weights.start,
     )

@@ -15,15 +15,15 @@ def step_shape(kind: Kind, granularity: str, shape: Shape) -> Shape:
     if granularity == "tensor":
         return ()
     if kind == "features":
-        return (*shape[:-1], 1) if granularity == "token" else shape[-1:]
+        return shape[-1:] if granularity == "channel" else (*shape[:-1], 1)
     *outer, rows, columns = shape
     if kind in ("pixels", "feature_map"):
         return (shape[0], 1, 1) if granularity == "channel" else ()
-    if kind == "softmax":
-        return (rows, 1) if granularity == "token" else ()
+    if kind == "softmax" and granularity == "channel":
+        return ()
     if kind == "values" or granularity == "channel":
         return (*outer, 1, columns)
-    return (*outer, rows, 1) if kind == "head_features" else (rows, 1)
+    return (*outer, rows, 1) if granularity == "head" or kind == "head_features" else (rows, 1)
 
 
 def shift_shape(kind: Kind, shape: Shape) -> Shape | None:
@@ -62,4 +62,5 @@ def plan_operand(
         symmetric=activations.symmetric or activations.method != "uniform",
         range=activations.range,
         percentile=activations.percentile,
+        start=activations.start,
     )

@@ -1,7 +1,7 @@
 """The contract that every quantizer keeps."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class Quantizer(nn.Module, ABC):
         offset: Added to a code before it is scaled; a constant, or a buffer of the shape of ``step``.
         before: Learned shift ahead of rounding, or None.
         after: Learned shift behind it, or None.
+        frozen: Of a weight: whose codes are fixed for good; bool, of its shape. None, and in no state dict, unless a
+            remedy keeps it.
         observing: While set, tensors pass unchanged and are taken into account for the start values.
     """
 
@@ -34,6 +36,7 @@ class Quantizer(nn.Module, ABC):
     offset: Offset
     before: nn.Parameter | None
     after: nn.Parameter | None
+    frozen: Tensor | None
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__()
@@ -43,6 +46,7 @@ class Quantizer(nn.Module, ABC):
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
         self.before = None if shift is None else nn.Parameter(shift)
         self.after = None if shift is None else nn.Parameter(shift.clone())
+        self.register_buffer("frozen", None)
 
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x`` and what they mean."""
@@ -77,9 +81,19 @@ class Quantizer(nn.Module, ABC):
             if isinstance(self.offset, Tensor) and isinstance(codes.offset, Tensor):
                 self.offset.copy_(codes.offset)
 
+    def latent_of(self, codes: Encoded) -> Tensor:
+        """A tensor with these codes, once their steps are restored: here their values."""
+        return codes.decode()
+
     def describe(self) -> QuantizerPlan:
         """The plan that builds this very quantizer again, but for its tensors."""
         return self.plan.model_copy(update={"signed": self.grid.signed})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Have frozen codes if, and only if, the state has."""
+        given = state_dict.get(f"{prefix}frozen")
+        self.frozen = None if given is None else torch.zeros_like(given)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """One line of ``print(model)``."""

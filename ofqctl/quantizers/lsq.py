@@ -6,13 +6,18 @@ from torch import Tensor, nn
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers.base import Quantizer, by_group
 from ofqctl.quantizers.cores import MIN_STEP
+from ofqctl.quantizers.ranges import step_of_least_error
 from ofqctl.recipe.plan import QuantizerPlan
+
+_BUDGET = 1 << 20  # elements kept per quantizer with `start: mse`, 4 MiB
 
 
 class LSQ(Quantizer):
     """The step is a parameter, one for each group of elements that share it.
 
-    Start value: ``2 * mean|x| / sqrt(high)`` on a signed grid, ``4 * mean|x| / sqrt(high)`` on an unsigned one.
+    Start values: with ``start: mean`` (as published) ``2 * mean|x| / sqrt(high)`` on a signed grid, ``4 * mean|x| /
+    sqrt(high)`` on an unsigned one, and no shifts. With ``start: mse`` the step of least squared error; a signed grid
+    with shifts is centred on the mean of the elements that share one, where codes and values lie symmetrically.
     A plan that leaves ``signed`` open gets a signed grid as soon as the data has negatives.
     """
 
@@ -22,12 +27,14 @@ class LSQ(Quantizer):
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)
         self.step = nn.Parameter(torch.ones(plan.step_shape))
+        self._kept: list[Tensor] = []
         self._sum: Tensor | None = None
         self._count = 0
         self._negative = False
 
     def observe(self, x: Tensor) -> None:
         """Add the magnitudes of ``x`` to the running mean of each group."""
+        self._keep(x.detach())
         rows = by_group(x.detach().float(), self.plan.step_shape)
         total = rows.abs().sum(dim=1, dtype=torch.float64)
         self._sum = total if self._sum is None else self._sum + total
@@ -43,4 +50,27 @@ class LSQ(Quantizer):
         start = (2.0 if signed else 4.0) * self._sum / self._count / max(1, self.grid.high) ** 0.5
         with torch.no_grad():
             self.step.copy_(start.clamp(min=MIN_STEP).reshape(self.step.shape))
-        self._sum, self._count, self._negative = None, 0, False
+            if self._kept:
+                self._start_at_least_error(torch.cat(self._kept))
+        self._kept, self._sum, self._count, self._negative = [], None, 0, False
+
+    def _keep(self, x: Tensor) -> None:
+        """Put aside what the search for the least error needs: of activations the first images, up to a budget."""
+        if self.plan.start == "mean":
+            return
+        images = x.dim() > len(self.plan.step_shape)  # a weight's step has all of its dimensions
+        room = (_BUDGET - sum(part.numel() for part in self._kept)) // x[0].numel()
+        taken = x[: max(room, not self._kept)] if images else x
+        if len(taken):
+            self._kept.append(taken.float().clone())
+
+    def _start_at_least_error(self, x: Tensor) -> None:
+        if self.before is None or self.after is None or not self.grid.signed:
+            self.step.copy_(step_of_least_error(by_group(x, self.plan.step_shape), self.grid, 0.0).view_as(self.step))
+            return
+        mean = by_group(x, self.before.shape).mean(dim=1).view_as(self.before)
+        step = step_of_least_error(by_group(x - mean, self.plan.step_shape), self.grid, 0.5)
+        self.step.copy_(step.view_as(self.step))
+        half = self.step.mean() / 2
+        self.before.copy_(-mean - half)
+        self.after.copy_(mean + half)

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from ofqctl.grids import UniformGrid
+from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.recipe.plan import RangeMethod
 
 Fit = tuple[Tensor, Tensor]  # step and offset, (groups, 1) each
 
 _BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB
+_COARSE = torch.logspace(-2.5, 0.0, 51)  # fractions of the step that clips nothing, for the search of a step
+_FINE = torch.logspace(-0.05, 0.05, 11)  # fractions of the best of these
 _SHRINKS = torch.linspace(1.0, 0.1, 46)  # fractions of the range that the search of least squared error tries
 
 
@@ -134,3 +137,25 @@ def _asymmetric(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
 def _squared_error(rows: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid) -> Tensor:
     codes = (rows / step).sub_(offset).round_().clamp_(grid.low, grid.high)
     return codes.add_(offset).mul_(step).sub_(rows).square_().mean(dim=1, keepdim=True)
+
+
+def step_of_least_error(rows: Tensor, grid: UniformGrid, offset: float) -> Tensor:
+    """The step with which ``step * (code + offset)`` comes closest to the values, in squared error.
+
+    Args:
+        rows: Values, (groups, elements).
+        grid: Integer range of the codes.
+        offset: Added to a code before it is scaled.
+
+    Returns:
+        (groups, 1), > 0.
+    """
+    best = (rows.abs().amax(dim=1, keepdim=True) / (grid.high + offset)).clamp(min=MIN_STEP)
+    least = torch.full_like(best, torch.inf)
+    for fractions in (_COARSE, _FINE):
+        centre = best
+        for fraction in fractions.tolist():
+            step = (centre * fraction).clamp(min=MIN_STEP)
+            error = _squared_error(rows, step, torch.full_like(step, offset), grid)
+            best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+    return best

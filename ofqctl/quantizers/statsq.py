@@ -1,5 +1,6 @@
 """StatsQ: the weight quantizer of OFQ (Liu et al., ICML 2023, arXiv 2302.02210)."""
 
+import torch
 from torch import Tensor
 
 from ofqctl.grids import Encoded, code_dtype
@@ -39,6 +40,21 @@ class StatsQ(Quantizer):
 
     def restore(self, codes: Encoded) -> None:
         """Nothing to take over: the weights give the steps."""
+
+    def latent_of(self, codes: Encoded) -> Tensor:
+        """A weight with these codes, and with their steps to the rounding of float32.
+
+        Starts from the values and gives each channel the mean magnitude that its step stands for: the magnitudes of the
+        outermost codes, which have no bound, grow; where the mean is to be less, all shrink, by half a step at most.
+        Where no code is outermost, all grow by as little.
+        """
+        values = codes.codes.to(torch.float32) + codes.offset
+        shared = [d for d, size in enumerate(self.plan.step_shape) if size == 1]
+        lacking = (1 << self.plan.bits) / 4 - values.abs().mean(dim=shared, keepdim=True)
+        outermost = (values.abs() > codes.grid.high).float()
+        growing = torch.where((lacking > 0) & (outermost.sum(dim=shared, keepdim=True) > 0), outermost, 1.0)
+        magnitudes = values.abs() + growing * lacking / growing.mean(dim=shared, keepdim=True)
+        return values.sign() * magnitudes * codes.step
 
     def observe(self, x: Tensor) -> None:
         """Nothing to learn from data: the weights give the steps."""

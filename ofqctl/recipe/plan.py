@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 WeightMethod = Literal["statsq", "lsq", "uniform"]
 ActivationMethod = Literal["lsq", "uniform"]
 RangeMethod = Literal["minmax", "percentile", "mse"]
+StartMethod = Literal["mean", "mse"]
 ModuleKind = Literal["linear", "conv2d", "attention", "qkr"]
 
 
@@ -32,6 +33,7 @@ class QuantizerPlan(Frozen):
         symmetric: Whether real 0 is code 0 (or half a step off); otherwise each step has an integer zero point.
         range: How a static range is chosen.
         percentile: Share of the values a static range covers with ``range: percentile``, in percent.
+        start: Where learned steps and shifts start.
     """
 
     method: Literal["statsq", "lsq", "uniform"]
@@ -42,6 +44,7 @@ class QuantizerPlan(Frozen):
     symmetric: bool = True
     range: RangeMethod = "minmax"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
+    start: StartMethod = "mean"
 
 
 class ModulePlan(Frozen):

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ofqctl.recipe.plan import ActivationMethod, Frozen, RangeMethod, WeightMethod
+from ofqctl.recipe.plan import ActivationMethod, Frozen, RangeMethod, StartMethod, WeightMethod
+from ofqctl.recipe.refining import Step
 from ofqctl.recipe.training import Training
 
 FLOAT_BITS = 32
@@ -30,6 +31,8 @@ class Weights(Frozen):
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
         range: With ``uniform``: how the range is chosen.
         percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
+        start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
+            (``mse``; shifts then start with the grid centred on each mean).
     """
 
     bits: Bits = 8
@@ -38,6 +41,7 @@ class Weights(Frozen):
     symmetric: bool = True
     range: RangeMethod = "mse"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
+    start: StartMethod = "mean"
 
 
 class Activations(Frozen):
@@ -47,20 +51,24 @@ class Activations(Frozen):
         bits: 2-8, or 32 for float.
         method: ``lsq`` or ``uniform``.
         granularity: What shares a step: the whole ``tensor``, a ``channel``, or a ``token``. With ``token`` the values
-            of attention have a step per channel and the softmax output one per query.
+            of attention have a step per channel and the softmax output one per query; ``head`` is the same, but in
+            attention each head has steps of its own.
         shifts: With ``lsq``: learned shifts ahead of the quantizer and behind it.
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
         range: With ``uniform``: how the range is chosen.
         percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
+        start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
+            (``mse``; shifts then start with the grid centred on each mean).
     """
 
     bits: Bits = 8
     method: ActivationMethod = "uniform"
-    granularity: Literal["tensor", "channel", "token"] = "tensor"
+    granularity: Literal["tensor", "channel", "token", "head"] = "tensor"
     shifts: bool = False
     symmetric: bool = False
     range: RangeMethod = "mse"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
+    start: StartMethod = "mean"
 
 
 class Layer(Frozen):
@@ -126,6 +134,7 @@ class Recipe(Frozen):
         attention: What is done to attention.
         layers: Exceptions by module name; later ones win.
         calibration: Where start values come from.
+        ptq: What ``quantize`` does beyond calibration, in this order.
         training: How ``train`` trains, or None if the recipe does not say.
     """
 
@@ -140,4 +149,5 @@ class Recipe(Frozen):
     attention: Attention = Attention()
     layers: tuple[Override, ...] = ()
     calibration: Calibration = Calibration()
+    ptq: tuple[Step, ...] = ()
     training: Training | None = None

@@ -36,6 +36,38 @@ class CGA(Frozen):
     boundary_range: float = Field(default=0.005, gt=0.0, lt=0.5)
 
 
+class Freezing(Frozen):
+    """Iterative freezing (Nagel et al. 2022): a weight that oscillates too often keeps its code for good.
+
+    Attributes:
+        start: Frequency above which a weight is frozen, when freezing sets in.
+        end: The same at the last step of the phase; a cosine leads there.
+        delay: Share of the phase's steps ahead of the first freezing.
+        momentum: Weight of the newest step in the frequency and in the average of the codes.
+    """
+
+    start: float = Field(default=0.1, gt=0.0, le=1.0)
+    end: float = Field(default=0.01, gt=0.0, le=1.0)
+    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
+    momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
+
+
+class Dampening(Frozen):
+    """Oscillation dampening (Nagel et al. 2022): a penalty draws latent weights to the middle of their bins.
+
+    Attributes:
+        start: Weight of the penalty in the loss, when it sets in.
+        end: The same at the last step of the phase; a cosine leads there.
+        delay: Share of the phase's steps ahead of the penalty.
+        reduction: Of the squared distances of a layer's weights: their ``mean`` or their ``sum``.
+    """
+
+    start: NotNegative = 0.0
+    end: float = Field(default=0.1, gt=0.0)
+    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
+    reduction: Literal["mean", "sum"] = "mean"
+
+
 class Phase(Frozen):
     """A stretch of training with one schedule.
 
@@ -50,6 +82,8 @@ class Phase(Frozen):
         warmup_lr: Where the warm-up starts.
         trainable: Shell-style patterns of the parameters that are trained.
         cga: Freeze confident codes, or None.
+        freezing: Freeze weights that oscillate, or None.
+        dampening: Draw weights to the middle of their bins, or None.
     """
 
     name: str = "train"
@@ -62,6 +96,14 @@ class Phase(Frozen):
     warmup_lr: NotNegative = 1e-6
     trainable: tuple[str, ...] = ("*",)
     cga: CGA | None = None
+    freezing: Freezing | None = None
+    dampening: Dampening | None = None
+
+    @model_validator(mode="after")
+    def _one_remedy_holds_codes(self) -> Self:
+        if self.cga and self.freezing:
+            raise ValueError("cga and freezing each decide which codes are held; choose one")
+        return self
 
 
 class Augmentation(Frozen):
@@ -94,6 +136,18 @@ class Augmentation(Frozen):
     crop_pct: float | None = Field(default=None, gt=0.0, le=1.0)
 
 
+class Features(Frozen):
+    """Holding the student's modules to what the teacher's give out.
+
+    Attributes:
+        target: Pattern of their names, in student and teacher; a ``*`` does not go past a dot.
+        weight: Of the mean squared error, relative to the variance of the teacher's output.
+    """
+
+    target: str = "blocks.*"
+    weight: NotNegative = 1.0
+
+
 class Distillation(Frozen):
     """Knowledge distillation from a float teacher.
 
@@ -102,12 +156,14 @@ class Distillation(Frozen):
         hard: Weight of the cross entropy with the labels.
         soft: Weight of the cross entropy with the teacher's probabilities.
         temperature: Of the teacher's and the student's softmax.
+        features: Learning from what is inside the teacher too, or None.
     """
 
     teacher: str = "self"
     hard: NotNegative = 1.0
     soft: NotNegative = 1.0
     temperature: float = Field(default=1.0, gt=0.0)
+    features: Features | None = None
 
 
 class Tracking(Frozen):
@@ -127,6 +183,7 @@ class Training(Frozen):
 
     Attributes:
         batch_size: Images in one optimizer step, over all processes.
+        steps_per_epoch: Optimizer steps in an epoch; None takes as many as there are whole batches of images.
         optimizer: What moves the weights.
         phases: One after the other.
         augmentation: What is done to the training images.
@@ -137,6 +194,7 @@ class Training(Frozen):
     """
 
     batch_size: int = Field(default=64, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
     optimizer: Optimizer = Optimizer()
     phases: tuple[Phase, ...] = (Phase(),)
     augmentation: Augmentation = Augmentation()
@@ -153,6 +211,7 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _averaged_weights_hold_no_codes(self) -> Self:
-        if self.ema is not None and any(phase.cga for phase in self.phases):
-            raise ValueError("ema averages weights, which does not keep the codes that cga freezes; choose one")
+        holding = next((name for phase in self.phases for name in ("cga", "freezing") if getattr(phase, name)), None)
+        if self.ema is not None and holding is not None:
+            raise ValueError(f"ema averages weights, which does not keep the codes that {holding} freezes; choose one")
         return self

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers import LSQ, StatsQ, Uniform
 from ofqctl.quantizers.fake_quantize import fake_quantize
-from ofqctl.quantizers.ranges import RangeEstimator
+from ofqctl.quantizers.ranges import RangeEstimator, step_of_least_error
 from ofqctl.recipe.plan import QuantizerPlan
 
 
@@ -47,6 +47,30 @@ def test_statsq_uses_all_levels_and_has_no_zero():
     assert len(value.unique()) == 4
     assert value.abs().min() > 0
     assert torch.allclose(value.unique(), -value.unique().flip(0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 8), st.integers(0, 10**6), st.integers(3, 40), st.sampled_from([1.0, 1e-3, 30.0]))
+def test_a_latent_weight_is_found_that_statsq_encodes_as_given_codes(bits, seed, width, size):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, width, generator=generator) * size
+    quantizer = StatsQ(QuantizerPlan(method="statsq", bits=bits, step_shape=(5, 1)))
+    codes = quantizer.encode(weight)
+    again = quantizer.encode(quantizer.latent_of(codes))
+    assert torch.equal(again.codes, codes.codes)
+    assert torch.allclose(again.step, codes.step, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("method", [LSQ, Uniform])
+def test_the_values_of_codes_are_encoded_as_these_codes(method, symmetric):
+    weight = torch.randn(6, 33, generator=torch.Generator().manual_seed(0))
+    symmetric = symmetric or method is LSQ
+    quantizer = method(QuantizerPlan(method=method.method, bits=3, step_shape=(6, 1), symmetric=symmetric))
+    quantizer.observe(weight)
+    quantizer.finish()
+    codes = quantizer.encode(weight)
+    assert torch.equal(quantizer.encode(quantizer.latent_of(codes)).codes, codes.codes)
 
 
 def test_statsq_flattens_a_stack_of_matrices_to_rows():
@@ -177,3 +201,56 @@ def test_batches_seen_one_by_one_weigh_the_same_in_the_sample():
     shares = [(estimator._sample == value).float().mean().item() for value in range(8)]
     assert min(shares) > 0.08
     assert max(shares) < 0.18
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 8), st.booleans(), st.integers(0, 10**6))
+def test_a_step_of_least_error_is_as_good_as_any_on_a_fine_lattice(bits, centred, seed):
+    rows = torch.randn(3, 4000, generator=torch.Generator().manual_seed(seed))
+    grid, offset = UniformGrid.of_bits(bits, signed=True), 0.5 if centred else 0.0
+
+    def error(step):
+        codes = (rows / step - offset).round().clamp(grid.low, grid.high)
+        return ((codes + offset) * step - rows).square().mean(1, keepdim=True)
+
+    found = error(step_of_least_error(rows, grid, offset))
+    widest = rows.abs().amax(1, keepdim=True) / (grid.high + offset)
+    best = torch.stack([error(widest * fraction) for fraction in torch.linspace(0.05, 1.0, 300)]).amin(0)
+    assert (found <= 1.03 * best).all()
+
+
+def test_lsq_starts_centred_on_the_mean_where_the_error_is_least():
+    x = torch.randn(64, 5, 8) + 3.0 * torch.arange(8)
+    plan = QuantizerPlan(method="lsq", bits=2, step_shape=(5, 1), shift_shape=(8,), start="mse")
+    quantizer = LSQ(plan)
+    for part in x.split(16):
+        quantizer.observe(part)
+    quantizer.finish()
+    assert (quantizer.encode(x).decode() - x).var() < 0.13  # four levels of a normal variable: 0.1188
+    published = LSQ(plan.model_copy(update={"start": "mean"}))
+    published.observe(x)
+    published.finish()
+    assert not published.before.any()
+    assert (published.encode(x).decode() - x).var() > 1.0
+
+
+def test_lsq_with_an_unsigned_grid_and_with_weights_starts_where_the_error_is_least():
+    x = torch.randn(64, 5, 8).relu()
+    unsigned = LSQ(QuantizerPlan(method="lsq", bits=2, step_shape=(5, 1), shift_shape=(8,), signed=False, start="mse"))
+    weight = LSQ(QuantizerPlan(method="lsq", bits=4, step_shape=(64, 1, 1), start="mse"))
+    for quantizer in (unsigned, weight):
+        quantizer.observe(x)
+        quantizer.finish()
+        started = (quantizer.encode(x).decode() - x).square().mean()
+        for factor in (0.8, 1.25):
+            with torch.no_grad():
+                quantizer.step.mul_(factor)
+                assert (quantizer.encode(x).decode() - x).square().mean() > started
+                quantizer.step.div_(factor)
+
+
+def test_what_lsq_keeps_for_the_search_does_not_grow_with_the_images():
+    quantizer = LSQ(QuantizerPlan(method="lsq", bits=2, step_shape=(100, 1), start="mse"))
+    for _ in range(12):
+        quantizer.observe(torch.randn(2, 100, 1000))
+    assert sum(part.numel() for part in quantizer._kept) <= 1 << 20

@@ -1,0 +1,93 @@
+"""Feature distillation: the student's modules are held to the outputs of the teacher's."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.errors import ModelError, RecipeError
+from ofqctl.recipe.training import Features
+
+
+class FeatureDistillation:
+    """Records the outputs of the modules that match a pattern, in student and teacher alike.
+
+    A quantized model keeps timm's module names, so a name means the same in both.
+
+    Args:
+        student: The model that is trained.
+        teacher: Has modules of the same names.
+        settings: Which modules, and the weight of the loss.
+
+    Raises:
+        RecipeError: Nothing matches, or the teacher has no module of a name.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, settings: Features) -> None:
+        self.weight, target = settings.weight, settings.target
+        self.names = [name for name, _ in student.named_modules() if name and _matches(name, target)]
+        theirs = {name for name, _ in teacher.named_modules()}
+        missing = [name for name in self.names if name not in theirs]
+        if not self.names or missing:
+            fault = f"the teacher has no '{missing[0]}'" if missing else "matches no module"
+            raise RecipeError(
+                f"training.distillation.features.target '{target}': {fault}",
+                hint="'blocks.*' are the blocks of a ViT, 'layers.*.blocks.*' those of a Swin; '*' ends at a dot",
+            )
+        self._models = student, teacher
+        self._seen: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Take note of what the modules give out within the block."""
+        self._seen = ({}, {})
+        handles = [
+            model.get_submodule(name).register_forward_hook(_keeping(seen, name))
+            for model, seen in zip(self._models, self._seen, strict=True)
+            for name in self.names
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def loss(self) -> Tensor:
+        """What :meth:`recording` saw, compared: ``weight`` times the mean over the modules of the relative error.
+
+        The squared error of a module is taken relative to the variance of the teacher's output, so 1 stands for a
+        student that gives out the mean.
+
+        Raises:
+            ModelError: A module gave out something other than one tensor of the teacher's shape.
+        """
+        student, teacher = self._seen
+        errors = [_relative_error(name, student.get(name), teacher.get(name)) for name in self.names]
+        self._seen = ({}, {})
+        return self.weight * torch.stack(errors).mean()
+
+
+def _relative_error(name: str, value: Any, wanted: Any) -> Tensor:
+    if not (isinstance(value, Tensor) and isinstance(wanted, Tensor) and value.shape == wanted.shape):
+        raise ModelError(
+            f"{name}: student and teacher do not give out a tensor of the same shape",
+            hint="choose other modules with --set training.distillation.features.target=PATTERN",
+        )
+    value, wanted = value.float(), wanted.float()
+    error: Tensor = (value - wanted).square().mean() / wanted.var(correction=0).clamp(min=1e-12)
+    return error
+
+
+def _matches(name: str, target: str) -> bool:
+    parts, wanted = name.split("."), target.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def _keeping(seen: dict[str, Any], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen[name] = output
+
+    return keep
