@@ -3,7 +3,17 @@
 from ofqctl.artifact.atomic import check_output
 from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config
 from ofqctl.artifact.ledger import Ledger, make_ledger
-from ofqctl.artifact.run import WEIGHTS, Run, digest, is_run, load_run, save_run, serialize
+from ofqctl.artifact.run import (
+    WEIGHTS,
+    Run,
+    digest,
+    is_run,
+    load_run,
+    read_results,
+    save_run,
+    save_single_file,
+    serialize,
+)
 
 __all__ = [
     "WEIGHTS",
@@ -17,6 +27,8 @@ __all__ = [
     "load_run",
     "make_ledger",
     "read_config",
+    "read_results",
     "save_run",
+    "save_single_file",
     "serialize",
 ]

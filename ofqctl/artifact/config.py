@@ -11,7 +11,8 @@ from ofqctl.errors import ArtifactError
 from ofqctl.recipe import Plan, Recipe
 
 FORMAT_VERSION = 1
-METADATA_KEY = "ofqctl_format"  # the one entry of the metadata of model.safetensors
+METADATA_KEY = "ofqctl_format"  # the entry of the metadata of model.safetensors
+CONFIG_KEY = "config"  # another one, of a file that describes itself
 
 
 class QuantizationConfig(BaseModel):
@@ -80,21 +81,39 @@ def read_config(directory: Path) -> RunConfig:
     """
     path = directory / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ArtifactError(f"{directory}: not a run directory: no config.json in it") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> RunConfig:
+    """Check the text of a ``config.json``.
+
+    Args:
+        text: JSON.
+        where: Where it stands, for messages.
+
+    Raises:
+        ArtifactError: Damaged, foreign, or of a future version.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{where}: cannot be read: {error}") from error
     quantization = values.get("quantization_config") if isinstance(values, dict) else None
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "ofqctl":
-        raise ArtifactError(f"{path}: not written by ofqctl", hint=f"a float model is named `local-dir:{directory}`")
-    check_version(quantization.get("format_version"), str(path))
+        hint = f"a float model is named `local-dir:{Path(where).parent}`"
+        raise ArtifactError(f"{where}: not written by ofqctl", hint=hint)
+    check_version(quantization.get("format_version"), where)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{where}: {key}: {first['msg']}") from error
 
 
 def check_version(version: object, where: str) -> None:

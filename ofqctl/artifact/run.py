@@ -11,7 +11,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ofqctl.artifact.atomic import replaced_directory, replaced_file
-from ofqctl.artifact.config import FORMAT_VERSION, METADATA_KEY, RunConfig, check_version, read_config
+from ofqctl.artifact.config import (
+    CONFIG_KEY,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    RunConfig,
+    check_version,
+    parse_config,
+    read_config,
+)
 from ofqctl.artifact.ledger import Ledger, make_ledger
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
@@ -30,7 +38,7 @@ class Run:
         model: The quantized model, in evaluation mode.
         config: What ``config.json`` says.
         results: What ``results.json`` says: every figure measured, with what it was measured on.
-        directory: Where it lies.
+        directory: Where it lies; the file itself, if it is one that describes itself.
     """
 
     model: nn.Module
@@ -41,7 +49,8 @@ class Run:
     @property
     def ledger(self) -> Ledger:
         """Where the bytes are."""
-        size = (self.directory / WEIGHTS).stat().st_size
+        file = self.directory if self.directory.is_file() else self.directory / WEIGHTS
+        size = file.stat().st_size
         return make_ledger(self.model, total=size, float_model=self.config.quantization_config.float_bytes)
 
 
@@ -95,14 +104,21 @@ def load_run(path: Path) -> Run:
     """Read a run directory; the model runs at once, each weight decoded exactly once.
 
     Args:
-        path: The directory, or the ``model.safetensors`` in it.
+        path: The directory, the ``model.safetensors`` in it, or a file of `save_single_file`.
 
     Raises:
         ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
     """
+    if path.is_file() and path.name != WEIGHTS:
+        return _load_single_file(path)
     directory = path.parent if path.is_file() else path
     config = read_config(directory)
     tensors = _read_weights(directory / WEIGHTS, config)
+    return Run(_build(config, tensors, directory / WEIGHTS), config, read_results(directory), directory)
+
+
+def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Module:
+    """The quantized model, in evaluation mode."""
     model = build_architecture(
         config.architecture,
         num_classes=config.num_classes,
@@ -112,31 +128,67 @@ def load_run(path: Path) -> Run:
     try:
         apply_plan(model, config.quantization_config.plan)
     except KeyError as error:
-        raise ArtifactError(f"{directory}: its plan names {error}, not in {config.architecture}") from error
-    from_tensors(model, tensors, str(directory / WEIGHTS))
-    return Run(model.eval(), config, _read_results(directory), directory)
+        raise ArtifactError(f"{where}: its plan names {error}, not in {config.architecture}") from error
+    from_tensors(model, tensors, str(where))
+    return model.eval()
+
+
+def save_single_file(path: Path, run: Run) -> None:
+    """Write a run as one file: its weights, with what ``config.json`` says in the metadata.
+
+    Raises:
+        ArtifactError: The disk is full or cannot be written.
+    """
+    metadata = {METADATA_KEY: str(FORMAT_VERSION), CONFIG_KEY: run.config.to_json()}
+    with replaced_file(path) as fresh:
+        fresh.write_bytes(safetensors.torch.save(to_tensors(run.model), metadata=metadata))
+
+
+def _load_single_file(path: Path) -> Run:
+    tensors, metadata, _ = _read_tensors(path)
+    if CONFIG_KEY not in metadata:
+        raise ArtifactError(
+            f"{path}: its metadata does not describe a model, and it is not the {WEIGHTS} of a run directory",
+            hint="`ofqctl export RUN --safetensors` writes files that describe themselves",
+        )
+    config = parse_config(metadata[CONFIG_KEY], str(path))
+    weights = safetensors.torch.save(tensors, metadata={METADATA_KEY: metadata[METADATA_KEY]})
+    _check_digest(weights, config, path)
+    return Run(_build(config, tensors, path), config, {}, path)
 
 
 def _read_weights(path: Path, config: RunConfig) -> dict[str, Tensor]:
+    tensors, _, weights = _read_tensors(path)
+    _check_digest(weights, config, path)
+    return tensors
+
+
+def _check_digest(weights: bytes, config: RunConfig, path: Path) -> None:
+    if digest(weights) != config.quantization_config.sha256:
+        raise ArtifactError(f"{path}: changed after it was written (its SHA-256 is not the one in its config)")
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]:
+    """Tensors, metadata and content of a file of this program."""
     try:
         weights = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         with safe_open(path, framework="pt") as file:
-            version = (file.metadata() or {}).get(METADATA_KEY)
+            metadata = file.metadata() or {}
         tensors = safetensors.torch.load(weights)
     except SafetensorError as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file: {error}") from error
+    version = metadata.get(METADATA_KEY)
     if version is None:
         raise ArtifactError(f"{path}: not written by ofqctl: its metadata has no {METADATA_KEY}")
     check_version(int(version) if version.isdigit() else version, str(path))
-    if digest(weights) != config.quantization_config.sha256:
-        raise ArtifactError(f"{path}: changed after it was written (its SHA-256 is not the one in config.json)")
-    return tensors
+    return tensors, metadata, weights
 
 
-def _read_results(directory: Path) -> dict[str, Any]:
+def read_results(directory: Path) -> dict[str, Any]:
+    """What ``results.json`` says; nothing if it cannot be read."""
     try:
         values = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

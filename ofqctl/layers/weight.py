@@ -35,6 +35,10 @@ class WeightSite(nn.Module, ABC):
     def install_value(self, value: Tensor) -> None:
         """Take ``value``, the decoded codes, in place of the latent weight."""
 
+    def install_latent(self, value: Tensor) -> None:
+        """Take ``value`` as the latent weight, where codes were fixed; here their value has the same place."""
+        self.install_value(value)
+
     def hold(self, entries: Tensor, value: Tensor) -> None:
         """Give the latent weight ``value`` at ``entries``; here it is a parameter, and the rest of it stays as it is.
 
@@ -78,6 +82,17 @@ class WeightSite(nn.Module, ABC):
         with torch.no_grad():
             self.install_value(codes.decode())
         self.__dict__["_fixed_codes"] = codes
+
+    def release_codes(self, *, for_this_quantizer: bool) -> None:
+        """Have a latent weight again in place of the fixed codes.
+
+        Args:
+            for_this_quantizer: Whether it is to be encoded as these very codes; otherwise it is their value.
+        """
+        codes = self.__dict__.pop("_fixed_codes")
+        assert self.weight_quantizer is not None
+        with torch.no_grad():
+            self.install_latent(self.weight_quantizer.latent_of(codes) if for_this_quantizer else codes.decode())
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the decoded weight: a copy decodes its own."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -26,10 +27,14 @@ _SHOWN = 4
 _FOREIGN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """Whatever a PyTorch file holds, e.g. the dict of epoch, arch and state_dict in a ``.pth.tar``.
 
     Only tensors, plain containers and ``argparse.Namespace`` are built; nothing in the file is run.
+
+    Args:
+        path: The file.
+        mapped: Take memory for those tensors only that are looked at, where the file's layout allows it.
 
     Raises:
         ModelError: The file is missing, wants to run code, is truncated or is no PyTorch file.
@@ -37,7 +42,7 @@ def read_torch_file(path: Path) -> Any:
     _check_is_file(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it asks for '{wanted[1]}'" if wanted else "it holds more than tensors and plain containers"

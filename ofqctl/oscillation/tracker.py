@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
+from ofqctl.oscillation.flips import Flips, count_parts
+from ofqctl.oscillation.history import History
+from ofqctl.oscillation.roles import in_parts, roles_of
 from ofqctl.oscillation.trajectory import Sampler, Trajectory
 
+TRACKER_FILE = "oscillation.safetensors"  # of a run directory: the state
 RECENT = 30  # steps over which the flips per step are taken
 
 
 class OscillationTracker:
     """Follows the code of every quantized weight, those of merged query-key products included.
 
-    A *flip* is a code that an optimizer step changed; an *oscillation* is a flip opposite in direction to the last flip
-    of the same weight. Its frequency is the moving average ``f <- m * o + (1 - m) * f`` with ``o`` 1 at an oscillation
-    and 0 otherwise (Nagel et al., ICML 2022, arXiv 2203.11086, Eq. 4).
+    What a flip, an oscillation and its frequency are is said at :class:`~ofqctl.oscillation.flips.Flips`.
 
     Only :meth:`update` counts; forward passes, of evaluation or training, change nothing. The state follows from the
     weights alone. Processes of distributed training hold the same weights after every step, so their trackers are
@@ -28,21 +30,23 @@ class OscillationTracker:
     the exception; they are those of the process's own images.)
 
     It takes 6 bytes a weight (code, direction of its last flip, frequency), and for each weight tensor 16 kB
-    for each recorded entry.
+    for each recorded entry and at most 6 kB for each of its parts in the history.
 
     Args:
         model: Quantized and calibrated, on its device; its weights as they are now are what the first step is
             compared with.
         momentum: ``m``, the weight of the newest step, 0 to 1.
         samples: Entries of each weight tensor whose trajectory is recorded.
+        threshold: For the history: a weight oscillates if its frequency is above this.
 
     Raises:
         ModelError: The model has fixed codes in place of latent weights.
     """
 
-    def __init__(self, model: nn.Module, momentum: float = 0.01, samples: int = 4) -> None:
-        self.momentum = momentum
+    def __init__(self, model: nn.Module, momentum: float = 0.01, samples: int = 4, threshold: float = 0.005) -> None:
+        self.momentum, self.threshold = momentum, threshold
         self.steps = 0
+        self.history = History()
         self._followed = {name: _Followed(name, site, samples) for name, site in weight_sites(model)}
 
     def update(self) -> None:
@@ -51,10 +55,13 @@ class OscillationTracker:
         with torch.no_grad():
             for followed in self._followed.values():
                 followed.update(self.momentum, self.steps)
+            if self.history.due(self.steps):
+                parts = (self._followed[name].figures(self.threshold) for name in sorted(self._followed))
+                self.history.add(self.steps, torch.cat(list(parts)))
 
     def frequencies(self, name: str) -> Tensor:
         """How often each entry of the weight ``name`` oscillates, per step; float32, of the weight's shape, live."""
-        return self._followed[name].frequency
+        return self._followed[name].now.frequency
 
     def trajectory(self, name: str) -> Trajectory:
         """What the recorded entries of the weight ``name`` did in the latest steps."""
@@ -79,10 +86,14 @@ class OscillationTracker:
         """A copy of all there is to know: ``steps``, and of each weight ``NAME`` these.
 
         ``NAME.codes``, ``NAME.direction`` (of the last flip: 1 up, -1 down, 0 if there was none), ``NAME.frequency``;
-        ``NAME.flips`` and ``NAME.recent_flips`` (of the last 30 steps, oldest first); ``NAME.entries`` (which are
-        recorded, in the flattened weight) and ``NAME.trajectory``, (steps, entries, 4): latent, step, code, gradient.
+        ``NAME.flips``, (parts,), and ``NAME.recent_flips``, (steps, parts), of the last 30 steps, oldest first, for
+        each of the equal parts of a fused projection; ``NAME.entries`` (which are recorded, in the flattened weight)
+        and ``NAME.trajectory``, (steps, entries, 4): latent, step, code, gradient.
+
+        ``history_steps``, (rows,), and ``history``, (rows, parts, 3), see :class:`~ofqctl.oscillation.history.History`:
+        the parts of all weights in the alphabetical order of their names.
         """
-        state = {"steps": torch.tensor(self.steps)}
+        state = {"steps": torch.tensor(self.steps)} | self.history.state()
         for name, followed in self._followed.items():
             state |= {f"{name}.{key}": tensor for key, tensor in followed.state(self.steps).items()}
         return state
@@ -95,6 +106,7 @@ class OscillationTracker:
         """
         self._check(state)
         self.steps = int(state["steps"])
+        self.history.restore(state)
         for name, followed in self._followed.items():
             followed.restore({key: state[f"{name}.{key}"] for key in _KEYS}, self.steps)
 
@@ -106,11 +118,12 @@ class OscillationTracker:
     def _check(self, state: Mapping[str, Tensor]) -> None:
         wanted = {"steps"} | {f"{name}.{key}" for name in self._followed for key in _KEYS}
         faults = [f"{key}: missing" for key in sorted(wanted - state.keys())]
-        faults += [f"{key}: unknown" for key in sorted(state.keys() - wanted)]
+        faults += [f"{key}: unknown" for key in sorted(state.keys() - wanted - {"history", "history_steps"})]
         for name, followed in self._followed.items():
-            shape = state[f"{name}.codes"].shape if f"{name}.codes" in state else followed.codes.shape
-            if shape != followed.codes.shape:
-                faults.append(f"{name}: {tuple(shape)}, expected {tuple(followed.codes.shape)}")
+            own = followed.now.codes.shape
+            shape = state[f"{name}.codes"].shape if f"{name}.codes" in state else own
+            if shape != own:
+                faults.append(f"{name}: {tuple(shape)}, expected {tuple(own)}")
         if faults:
             raise ArtifactError("\n  ".join(["oscillation: the tracker's state is of another model:", *faults[:8]]))
 
@@ -122,11 +135,9 @@ class _Followed:
     """One weight.
 
     Attributes:
-        codes: int8, of the weight's shape; codes that do not fit are moved down by 128.
-        direction: Of the last flip: 1, -1, or 0 before the first; int8.
-        frequency: float32.
-        flips: Since the start.
-        recent: Flips of each of the last 30 steps.
+        now: Its codes, directions and frequencies.
+        flips: Of each of its parts since the start, int64, (parts,).
+        recent: The same of each of the last 30 steps.
         sampler: Trajectories of some entries.
     """
 
@@ -136,50 +147,52 @@ class _Followed:
         self._site = site
         with torch.no_grad():
             latent, encoded = self._encode()
-        self.codes = _as_int8(encoded)
-        self.direction = torch.zeros_like(self.codes)
-        self.frequency = torch.zeros_like(self.codes, dtype=torch.float32)
-        self.flips = 0
-        self.recent: deque[int] = deque(maxlen=RECENT)
+        self.now, self._step = Flips(encoded), encoded.step
+        parts = len(roles_of(name.removesuffix(".weight"), latent.shape[0]))
+        self.flips = torch.zeros(parts, dtype=torch.int64)
+        self.recent: deque[Tensor] = deque(maxlen=RECENT)
         self.sampler = Sampler(name, site, latent, samples)
 
     def update(self, momentum: float, step: int) -> None:
-        """Compare with the codes of the step before; what flips is little, and only there is more to do."""
+        """Compare with the codes of the step before."""
         latent, encoded = self._encode()
-        codes = _as_int8(encoded)
-        flipped = (codes != self.codes).view(-1).nonzero().squeeze(1)
-        self.frequency.mul_(1.0 - momentum)
-        if len(flipped):
-            up = codes.view(-1)[flipped] > self.codes.view(-1)[flipped]
-            direction = up.to(torch.int8).mul_(2).sub_(1)
-            last = self.direction.view(-1)
-            oscillates = last[flipped] == -direction
-            self.frequency.view(-1).index_add_(0, flipped, oscillates.float(), alpha=momentum)
-            last[flipped] = direction
-        self.codes = codes
-        self.flips += len(flipped)
-        self.recent.append(len(flipped))
+        self._step = encoded.step
+        flipped, _ = self.now.update(encoded, momentum)
+        counts = count_parts(flipped, latent.numel(), len(self.flips))
+        self.flips = self.flips + counts
+        self.recent.append(counts)
         self.sampler.record(latent, encoded, step)
+
+    def figures(self, threshold: float) -> Tensor:
+        """The row of the history, (parts, 3), float64."""
+        parts = len(self.flips)
+        steps = [float(part.mean()) for part in in_parts(self._step, parts)]
+        frequencies = in_parts(self.now.frequency, parts)
+        oscillating = [int((part > threshold).count_nonzero()) / part.numel() for part in frequencies]
+        figures = zip(steps, oscillating, self.flips.tolist(), strict=True)
+        return torch.tensor(list(figures), dtype=torch.float64)
 
     def state(self, steps: int) -> dict[str, Tensor]:
         """By the names in ``_KEYS``."""
+        recent = torch.stack(list(self.recent)) if self.recent else self.flips.new_zeros(0, len(self.flips))
         values = (
-            self.codes.clone(),
-            self.direction.clone(),
-            self.frequency.clone(),
-            torch.tensor(self.flips),
-            torch.tensor(list(self.recent), dtype=torch.int64),
+            self.now.codes.clone(),
+            self.now.direction.clone(),
+            self.now.frequency.clone(),
+            self.flips.clone(),
+            recent,
             self.sampler.entries.clone(),
             self.sampler.rows(steps),
         )
         return dict(zip(_KEYS, values, strict=True))
 
     def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Take over what :meth:`state` gave."""
-        for own, key in ((self.codes, "codes"), (self.direction, "direction"), (self.frequency, "frequency")):
+        """Take over what :meth:`state` gave; flips that it counts for the whole weight go on being counted so."""
+        now = self.now
+        for own, key in ((now.codes, "codes"), (now.direction, "direction"), (now.frequency, "frequency")):
             own.copy_(state[key])
-        self.flips = int(state["flips"])
-        self.recent = deque(state["recent_flips"].tolist(), maxlen=RECENT)
+        self.flips = state["flips"].reshape(-1).clone()
+        self.recent = deque(state["recent_flips"].view(-1, len(self.flips)).unbind(), maxlen=RECENT)
         self.sampler.restore(state["entries"], state["trajectory"], steps)
 
     def _encode(self) -> tuple[Tensor, Encoded]:
@@ -189,23 +202,15 @@ class _Followed:
         return latent, quantizer.encode(latent)
 
 
-def _as_int8(encoded: Encoded) -> Tensor:
-    """The codes in one byte, contiguous."""
-    codes = encoded.codes
-    if encoded.grid.high > torch.iinfo(torch.int8).max:
-        codes = codes.sub(128)
-    return codes.to(torch.int8, memory_format=torch.contiguous_format)
-
-
 def _figures(followed: list[_Followed], threshold: float) -> dict[str, float]:
     """The figures of :meth:`OscillationTracker.summary` of some weights together."""
-    weights = sum(one.codes.numel() for one in followed)
-    oscillating = sum(int((one.frequency > threshold).count_nonzero()) for one in followed)
-    recent = sum(sum(one.recent) for one in followed)
-    seen = sum(one.codes.numel() * len(one.recent) for one in followed)
+    weights = sum(one.now.codes.numel() for one in followed)
+    oscillating = sum(int((one.now.frequency > threshold).count_nonzero()) for one in followed)
+    recent = sum(int(counts.sum()) for one in followed for counts in one.recent)
+    seen = sum(one.now.codes.numel() * len(one.recent) for one in followed)
     return {
         "weights": weights,
         "oscillating": oscillating / max(1, weights),
         "flips_per_step": recent / max(1, seen),
-        "flips": sum(one.flips for one in followed),
+        "flips": sum(int(one.flips.sum()) for one in followed),
     }

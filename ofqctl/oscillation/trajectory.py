@@ -2,13 +2,13 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite
+from ofqctl.oscillation.gradients import GradientWatch
 
 WINDOW = 1000  # steps that are kept
 _FIGURES = 4  # latent, step, code, gradient
@@ -51,12 +51,8 @@ class Sampler:
         count = latent.numel()
         chosen = sorted(random.Random(name).sample(range(count), min(samples, count)))
         self._shape = latent.shape
+        self._gradients = GradientWatch(site, latent)
         self._start(torch.tensor(chosen, dtype=torch.int64, device=latent.device))
-        self._gradient: Tensor | None = None  # of a merged product, which no parameter keeps
-        self._hook = None
-        if not isinstance(latent, nn.Parameter):
-            assert site.weight_quantizer is not None
-            self._hook = site.weight_quantizer.register_forward_pre_hook(self._watcher())
 
     def record(self, latent: Tensor, encoded: Encoded, step: int) -> None:
         """Take down the entries.
@@ -66,13 +62,12 @@ class Sampler:
             encoded: Its codes and steps.
             step: Number of the optimizer step, counted from 1.
         """
-        gradient = self._gradient if latent.grad is None else latent.grad[self._index]
+        gradient = self._gradients.take(latent)
         if gradient is None:
             gradient = latent.new_full(self.entries.shape, torch.nan)
         steps = encoded.step.expand(self._shape)[self._index]
         figures = latent.detach()[self._index], steps.detach(), encoded.codes[self._index], gradient
         torch.stack([figure.float() for figure in figures], dim=-1, out=self._ring[(step - 1) % WINDOW])
-        self._gradient = None
 
     def rows(self, step: int) -> Tensor:
         """A copy of what was recorded up to ``step``, oldest first: (steps, entries, 4)."""
@@ -91,24 +86,9 @@ class Sampler:
 
     def close(self) -> None:
         """Let go of the weight."""
-        if self._hook is not None:
-            self._hook.remove()
-
-    def _watcher(self) -> Any:
-        """A forward pre-hook of the weight quantizer: the gradient of its input, summed over the batches of a step."""
-
-        def watch(_quantizer: Any, inputs: tuple[Tensor]) -> None:
-            (latent,) = inputs
-            if latent.requires_grad:
-                latent.register_hook(keep)  # type: ignore[no-untyped-call]
-
-        def keep(gradient: Tensor) -> None:
-            picked = gradient[self._index]
-            self._gradient = picked if self._gradient is None else self._gradient + picked
-
-        return watch
+        self._gradients.close()
 
     def _start(self, entries: Tensor) -> None:
         self.entries = entries
-        self._index = torch.unravel_index(entries, self._shape)
+        self._index = self._gradients.index = torch.unravel_index(entries, self._shape)
         self._ring = torch.zeros(WINDOW, len(entries), _FIGURES, device=entries.device)

@@ -69,7 +69,7 @@ def test_flips_and_frequencies_are_those_of_a_plain_loop(walk):
     assert tracker.frequencies("0.weight").flatten().tolist() == pytest.approx(expected, abs=1e-6)
     state = tracker.state_dict()
     assert state["0.weight.direction"].flatten().tolist() == [-oracle.direction for oracle in oracles]
-    assert state["0.weight.recent_flips"].tolist() == flips[-30:]
+    assert state["0.weight.recent_flips"].tolist() == [[count] for count in flips[-30:]]
     for figures in (tracker.summary(0.05)["sites"]["0.weight"], tracker.summary(0.05)["total"]):
         assert figures["weights"] == len(oracles)
         assert figures["flips"] == sum(oracle.flips for oracle in oracles)

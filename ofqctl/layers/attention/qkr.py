@@ -77,6 +77,16 @@ class MergedQueryKey(WeightSite):
         self.merged = value
         self.q = self.k = self.correction = None
 
+    def install_latent(self, value: Tensor) -> None:
+        """Two projections whose product is as near to ``value``, (H, C, C), as any, and a correction for the rest."""
+        width = value.shape[-1] // self.heads
+        left, sizes, right = torch.linalg.svd(value)
+        root = sizes[:, :width, None].sqrt()
+        self.q = nn.Parameter((left.transpose(-2, -1)[:, :width] * root).flatten(0, 1))
+        self.k = nn.Parameter((right[:, :width] * root).flatten(0, 1))
+        self.merged = None
+        self.hold(torch.ones_like(value, dtype=torch.bool), value)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Have a correction if, and only if, the state of the projections comes with one."""
         if f"{prefix}q" in state_dict:

@@ -1,0 +1,234 @@
+"""``ofqctl analyze-oscillation``."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofqctl.cli import options
+from ofqctl.cli.output import Sink, Table
+
+EXAMPLES = (
+    "ofqctl analyze-oscillation runs/deit_tiny-w2a2 --html report.html",
+    "ofqctl analyze-oscillation epoch10.pt epoch20.pt epoch30.pt --layers 'blocks.*.mlp.*'",
+    "ofqctl analyze-oscillation runs/deit_tiny-w2a2 --data imagenet/train --steps 50",
+    "ofqctl analyze-oscillation runs/deit_tiny-w2a2 --max-oscillating 2 --max-flip-rate 0.0005 --json",
+)
+
+_GATES = "Gates"
+_INTERRUPTED = 130
+
+
+def analyze_oscillation(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CKPT|RUN|FILE ...",
+            help="Run directory, last.pt, model.safetensors or OFQ .pth.tar; several of one model, oldest first.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled training images, for live steps.", metavar="DATA", rich_help_panel="Data"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Training steps to take from the last checkpoint; by default 30. Nothing is written.",
+            metavar="N",
+            min=1,
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    class_map: options.ClassMap = None,
+    layers: Annotated[
+        str,
+        typer.Option(help="Shell-style pattern of module names.", metavar="PATTERN", rich_help_panel="Output"),
+    ] = "*",
+    top: Annotated[
+        int,
+        typer.Option(help="Layers, channels and weights that are shown.", metavar="K", min=1, rich_help_panel="Output"),
+    ] = 5,
+    wbits: Annotated[
+        int | None,
+        typer.Option(
+            help="Bits of the weights of an OFQ .pth.tar; by default those in its name.", metavar="N", min=2, max=8
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the report to look at: one file, no network.", metavar="FILE", rich_help_panel="Output"
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    max_oscillating: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit with 1 if more percent of the weights of any layer oscillate.",
+            metavar="PCT",
+            min=0.0,
+            max=100.0,
+            rich_help_panel=_GATES,
+        ),
+    ] = None,
+    max_flip_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit with 1 if a larger share (0 to 1) of the codes of any layer flips in a step.",
+            metavar="R",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_GATES,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    workers: options.Workers = 0,
+    seed: options.Seed = 0,
+) -> None:
+    """Show whether, where and why weights oscillate, and what would stop it."""
+    from ofqctl.diagnosis.report import Selection
+    from ofqctl.jobs.analyze import AnalyzeRequest, analyze
+    from ofqctl.training import Interrupted
+
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "class_map": class_map}
+    request = AnalyzeRequest(
+        sources=sources,
+        data=None if data is None else options.data_spec(data, split=split, **columns, streaming=False),
+        steps=steps,
+        selection=Selection(layers, top),
+        wbits=wbits,
+        html=html,
+        max_oscillating=None if max_oscillating is None else max_oscillating / 100.0,
+        max_flip_rate=max_flip_rate,
+        device=device,
+        workers=workers,
+        seed=seed,
+    )
+    with Sink(as_json=as_json) as sink:
+        try:
+            result = analyze(request, sink.progress).model_dump(mode="json")
+        except Interrupted:
+            print("\ninterrupted; nothing was written", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from None
+        sink.show(result, lambda shown: _render(shown, top, html))
+    _judge(result["gates"])
+
+
+def _judge(gates: list[dict[str, Any]]) -> None:
+    """One line for each limit that is not met, and exit code 1."""
+    words = {"oscillating": "of its weights oscillate", "flips_per_step": "of its codes flip in a step"}
+    failed = [gate for gate in gates if not gate["met"]]
+    for gate in failed:
+        figure = f"{_share(gate['value'])} {words[gate['figure']]}"
+        print(f"gate: {gate['layer']}: {figure}, the limit is {_share(gate['limit'])}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _render(result: dict[str, Any], top: int, html: Path | None) -> Iterator[Table | str]:
+    for report in result["checkpoints"]:
+        yield from _checkpoint(report, top)
+    for change in result["changes"]:
+        yield from _change(change, top)
+    if result["live"]:
+        yield from _live(result["live"], top)
+    yield "Found:"
+    for finding in result["findings"]:
+        yield f"- {finding['text']}"
+        option = f" ({finding['option']})" if finding["option"] else ""
+        yield f"  {finding['advice']}{option}"
+    if html is not None:
+        yield f"\nwritten   to {html}"
+
+
+def _checkpoint(report: Mapping[str, Any], top: int) -> Iterator[Table | str]:
+    about = [report["kind"], report["model"], report["recipe"] and f"recipe {report['recipe']}"]
+    about += [report["steps"] and f"{report['steps']} steps tracked"]
+    yield f"{report['path']}: {', '.join(part for part in about if part)}"
+    for what, reason in report["missing"].items():
+        yield f"  {what}: not known: {reason}"
+    yield ""
+    together = {**report["roles"], "all": report["total"]}
+    yield _table(["role", ">layers"], {(role, str(one["layers"])): one for role, one in together.items()})
+    yield ""
+    layers = sorted(report["layers"], key=_rank, reverse=True)[:top]
+    what = "that oscillate most" if layers[0]["tracked"] else "nearest to thresholds" if layers[0]["latents"] else ""
+    flat = [{**layer, **(layer["tracked"] or {}), **(layer["latents"] or {}), **layer["codes"]} for layer in layers]
+    yield _table([f"layers {what}".strip(), "role"], {(layer["name"], layer["role"]): layer for layer in flat})
+    yield ""
+
+
+def _table(head: list[str], rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+    """The figures of each row that any row has."""
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        ">weights": lambda row: str(row["weights"]),
+        ">oscillating": lambda row: _share(row.get("oscillating")),
+        ">changed a step": lambda row: _share(row.get("flips_per_step")),
+        ">never changed": lambda row: _share(row.get("never_flipped")),
+        ">within 0.005": lambda row: _share((row.get("within") or {}).get("0.005")),
+        ">clipped": lambda row: _share(row.get("clipped")),
+        ">dead codes": lambda row: _share(row["unused"]),
+        ">bits used": lambda row: f"{row['entropy']:.2f} of {row['bits']:.2g}",
+    }
+    shown = {title: cell for title, cell in columns.items() if any(cell(row) for row in rows.values())}
+    table = Table([*head, *shown])
+    for first, row in rows.items():
+        table.add(*first, *(cell(row) for cell in shown.values()))
+    return table
+
+
+def _rank(layer: Mapping[str, Any]) -> float:
+    """What the layers are sorted by: oscillation, else nearness to thresholds."""
+    if layer["tracked"]:
+        return float(layer["tracked"]["oscillating"])
+    return float(layer["latents"]["within"]["0.005"]) if layer["latents"] else 0.0
+
+
+def _change(change: Mapping[str, Any], top: int) -> Iterator[Table | str]:
+    trend = f", {change['trend']} than before" if change["trend"] in ("more", "less") else ""
+    title = f"{change['before']} -> {change['after']}: {_share(change['codes_changed'])} of the codes changed{trend}"
+    table = Table(
+        ["layer", "role", ">codes changed", ">mean distance", ">step drift 10 %", ">median", ">90 %"], title=title
+    )
+    for layer in sorted(change["layers"], key=lambda row: -row["codes_changed"])[:top]:
+        drift = [f"{100 * value:+.2f} %" for value in layer["step_drift"].values()]
+        table.add(layer["name"], layer["role"], _share(layer["codes_changed"]), f"{layer['distance']:.2f}", *drift)
+    yield table
+    yield ""
+
+
+def _live(live: Mapping[str, Any], top: int) -> Iterator[Table | str]:
+    total = live["total"]
+    title = (
+        f"{len(live['steps'])} live steps, phase {live['phase']}, learning rate {live['lr']:.2g}, "
+        f"batches of {live['batch_size']}, {live['data']}"
+    )
+    table = Table(["layers that flip most", "role", ">flips a step", ">back", ">gradients keep sign"], title=title)
+    for layer in sorted(live["layers"], key=lambda row: -row["flips_per_step"])[:top]:
+        table.add(layer["name"], layer["role"], *_moves(layer))
+    table.add("all", "", *_moves(total))
+    yield table
+    yield ""
+    title = f"activation codes on {live['probe_images']} fixed images"
+    acts = Table(["that change most", "operand", ">bits", ">changed a step"], title=title)
+    for activation in sorted(live["activations"], key=lambda row: -row["changed"])[:top]:
+        acts.add(activation["name"], activation["operand"], activation["bits"], _share(activation["changed"]))
+    acts.add("all", "", "", _share(live["activations_changed"]))
+    yield acts
+    yield ""
+
+
+def _moves(figures: Mapping[str, Any]) -> list[str]:
+    return [_share(figures[key]) for key in ("flips_per_step", "oscillations_per_step", "sign_agreement")]
+
+
+def _share(value: float | None) -> str:
+    """A share in percent, with three digits that count."""
+    return "" if value is None else f"{100 * value:.3g} %"

@@ -1,0 +1,54 @@
+"""``ofqctl compare``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofqctl.cli import options
+from ofqctl.cli.output import Sink, Table, megabytes
+
+EXAMPLES = (
+    "ofqctl compare runs/lsq runs/statsq runs/ofq --html compared.html",
+    "ofqctl compare runs/float runs/deit_small-w4a4 --json",
+)
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN ...", help="Run directories, written by any command.", show_default=False),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the page to look at: one file, no network.", metavar="FILE", rich_help_panel="Output"),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put runs side by side: bits, size, accuracy, oscillation and seconds of training."""
+    from ofqctl.jobs.compare import CompareRequest
+    from ofqctl.jobs.compare import compare as run
+
+    with Sink(as_json=as_json) as sink:
+        sink.show(run(CompareRequest(runs, html)).model_dump(mode="json"), lambda shown: _render(shown, html))
+
+
+def _render(result: dict[str, Any], html: Path | None) -> Iterator[Table | str]:
+    columns = ["run", "model", "recipe", ">bits", ">size", ">top-1", ">oscillating", ">changed a step", ">training s"]
+    table = Table(columns)
+    for run in result["runs"]:
+        table.add(
+            run["run"],
+            run["model"],
+            run["recipe"],
+            f"W{run['weight_bits']}A{run['activation_bits']}",
+            megabytes(run["bytes"]),
+            "" if run["top1"] is None else f"{run['top1']:.2f} %",
+            "" if run["oscillating"] is None else f"{100 * run['oscillating']:.3g} %",
+            "" if run["flips_per_step"] is None else f"{100 * run['flips_per_step']:.3g} %",
+            "" if run["seconds"] is None else f"{run['seconds']:.0f}",
+        )
+    yield table
+    if html is not None:
+        yield f"\nwritten   to {html}"

@@ -1,0 +1,107 @@
+"""Runs side by side: what their files say, without loading a weight."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ofqctl.artifact import WEIGHTS, is_run, read_config, read_results
+from ofqctl.diagnosis.result import FORMAT, Epoch
+from ofqctl.errors import ArtifactError
+from ofqctl.recipe.plan import Frozen
+
+
+class ComparedRun(Frozen):
+    """One run; null where its files do not say.
+
+    Attributes:
+        run: Its directory.
+        model: timm's architecture.
+        recipe: Name of the recipe.
+        weight_bits: Of every layer that is neither first nor last; 32 for float.
+        activation_bits: The same of activations.
+        bytes: Size of ``model.safetensors``.
+        top1: Accuracy in percent.
+        measured_on: Images that ``top1`` was measured on.
+        oscillating: Share of the weights that oscillate, at the end of training.
+        flips_per_step: Share of the codes that change in a step, mean of the last 30 steps of training.
+        seconds: Spent in training steps.
+        seed: That decided random weights, order and augmentation.
+        epochs: Of its training.
+    """
+
+    run: str
+    model: str
+    recipe: str
+    weight_bits: int
+    activation_bits: int
+    bytes: int
+    top1: float | None = None
+    measured_on: str | None = None
+    oscillating: float | None = None
+    flips_per_step: float | None = None
+    seconds: float | None = None
+    seed: int | None = None
+    epochs: tuple[Epoch, ...] = ()
+
+
+class Comparison(Frozen):
+    """Several runs.
+
+    Attributes:
+        format: Of this document; it changes when a field is taken away or means something else.
+        runs: In the order they were named.
+        notes: What makes figures hard to compare.
+    """
+
+    format: int = FORMAT
+    runs: tuple[ComparedRun, ...]
+    notes: tuple[str, ...] = ()
+
+
+def compared(paths: Sequence[Path]) -> Comparison:
+    """Put runs beside each other.
+
+    Raises:
+        ArtifactError: A path is no run directory, or its ``config.json`` is damaged.
+    """
+    runs = tuple(_run(path) for path in paths)
+    notes = []
+    data = sorted({run.measured_on for run in runs if run.measured_on})
+    if len(data) > 1:
+        notes.append(f"top-1 was measured on images that go by different names: {', '.join(data)}")
+    models = sorted({run.model for run in runs})
+    if len(models) > 1:
+        notes.append(f"the runs are of different models: {', '.join(models)}")
+    return Comparison(runs=runs, notes=tuple(notes))
+
+
+def _run(path: Path) -> ComparedRun:
+    if not is_run(path):
+        raise ArtifactError(f"{path}: not a run directory", hint="`ofqctl quantize` and `ofqctl train` write them")
+    directory = path.parent if path.is_file() else path
+    config, results = read_config(directory), read_results(directory)
+    recipe = config.quantization_config.recipe
+    rows: list[dict[str, Any]] = (results.get("training") or {}).get("epochs", [])
+    last = rows[-1] if rows else {}
+    top1, measured_on = _accuracy(results.get("evaluation") or {})
+    return ComparedRun(
+        run=str(path),
+        model=config.architecture,
+        recipe=recipe.name,
+        weight_bits=recipe.weights.bits,
+        activation_bits=recipe.activations.bits,
+        bytes=(directory / WEIGHTS).stat().st_size,
+        top1=top1,
+        measured_on=measured_on,
+        oscillating=last.get("oscillating"),
+        flips_per_step=last.get("flips_per_step"),
+        seconds=sum(row.get("seconds", 0.0) for row in rows) if rows else None,
+        seed=results.get("seed"),
+        epochs=tuple(Epoch.model_validate({key: row.get(key) for key in Epoch.model_fields}) for row in rows),
+    )
+
+
+def _accuracy(evaluation: dict[str, Any]) -> tuple[float | None, str | None]:
+    """Top-1 in percent, of a quantized or a trained run, and what it was measured on."""
+    top1 = (evaluation.get("quantized") or {}).get("top1", evaluation.get("val_top1"))
+    return top1, None if top1 is None else evaluation.get("data")

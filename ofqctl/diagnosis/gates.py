@@ -1,0 +1,26 @@
+"""Limits that a pipeline sets on the worst layer."""
+
+from typing import Literal
+
+from ofqctl.diagnosis.result import Gate, Live, Report
+from ofqctl.errors import ArtifactError
+
+Figure = Literal["oscillating", "flips_per_step"]
+
+
+def gate_on(figure: Figure, limit: float, report: Report, live: Live | None) -> Gate:
+    """Judge the layer with the largest share; by the tracker, else by live steps.
+
+    Raises:
+        ArtifactError: Neither is there.
+    """
+    values = {layer.title: getattr(layer.tracked, figure) for layer in report.layers if layer.tracked}
+    if not values and live is not None:
+        values = {layer.title: getattr(layer, figure) for layer in live.layers}
+    if not values:
+        raise ArtifactError(
+            f"{report.path}: {report.missing['tracked']}; there is no figure to hold against the limit",
+            hint="--data DATA --steps N takes live steps" if report.kind == "training state" else "name a training run",
+        )
+    layer = max(values, key=lambda name: values[name])
+    return Gate(figure=figure, limit=limit, layer=layer, value=values[layer], met=values[layer] <= limit)

@@ -1,0 +1,77 @@
+"""What the weights of one moment say: their codes, their steps, and how near the thresholds latent weights lie."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ofqctl.diagnosis.layers import Codes, Histogram, Latents, Quantiles
+from ofqctl.diagnosis.weights import Weight
+from ofqctl.oscillation import distance_to_threshold
+
+RANGES = (0.003, 0.005, 0.007, 0.01)  # distances to a threshold, in steps
+STEP_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_BINS = 160  # at most, in a histogram of positions
+_FINEST = 16  # bins in a step, at most
+
+
+def codes_of(weight: Weight) -> Codes:
+    """How the codes are used."""
+    grid = weight.encoded.grid
+    rows = weight.rows(weight.encoded.codes).to(torch.int64).sub_(grid.low)
+    levels = grid.high - grid.low + 1
+    places = rows.add_(torch.arange(len(rows)).unsqueeze(1), alpha=levels)
+    used = torch.bincount(places.flatten(), minlength=len(rows) * levels).view(len(rows), levels)
+    counts = used.sum(0)
+    shares = counts[counts > 0].double() / counts.sum()
+    return Codes(
+        lowest=grid.low,
+        counts=tuple(counts.tolist()),
+        entropy=float((-shares * shares.log2()).sum().clamp(min=0.0)),
+        unused=float((used == 0).double().mean()),
+    )
+
+
+def latents_of(weight: Weight, boundary_range: float) -> Latents:
+    """Where latent weights lie.
+
+    Args:
+        weight: With latent values.
+        boundary_range: A weight this close to a threshold, in steps, is not confident.
+    """
+    assert weight.latent is not None
+    encoded = weight.encoded
+    distance = distance_to_threshold(weight.latent, encoded)
+    count = distance.numel()
+    near = {limit: int((distance <= limit).count_nonzero()) / count for limit in {*RANGES, boundary_range}}
+    position = (weight.latent / encoded.step).sub_(encoded.offset)
+    beyond = (position < encoded.grid.low - 0.5) | (position > encoded.grid.high + 0.5)
+    return Latents(
+        within={f"{limit:g}": near[limit] for limit in RANGES},
+        confident=1.0 - near[boundary_range],
+        clipped=int(beyond.count_nonzero()) / count,
+        positions=_histogram(position, encoded.grid.low, encoded.grid.high),
+    )
+
+
+def steps_of(weight: Weight) -> Quantiles:
+    """The steps of the channels."""
+    return quantiles(weight.encoded.step, STEP_LEVELS)
+
+
+def quantiles(values: Tensor, levels: Iterable[float]) -> Quantiles:
+    """The smallest of ``values`` that at least each share of them does not exceed, by that share."""
+    flat = values.detach().cpu().flatten().numpy()
+    ranks = {level: max(0, int(np.ceil(level * flat.size)) - 1) for level in levels}
+    ordered = np.partition(flat, sorted(set(ranks.values())))
+    return {f"{level:g}": float(ordered[rank]) for level, rank in ranks.items()}
+
+
+def _histogram(position: Tensor, lowest: int, highest: int) -> Histogram:
+    """One step more on either side of the grid; bins that no threshold falls into the middle of."""
+    low, high = lowest - 1.5, highest + 1.5
+    steps = round(high - low)
+    bins = steps * max(1, min(_FINEST, _BINS // steps))
+    counts = torch.histc(position.clamp(low, high), bins, low, high)
+    return Histogram(low=low, high=high, counts=tuple(int(count) for count in counts.tolist()))

@@ -1,0 +1,169 @@
+"""What the state of the tracker says: which weights oscillate, layer by layer and over training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ofqctl.diagnosis.layers import Channel, Tracked
+from ofqctl.diagnosis.result import History, Path, RoleHistory
+from ofqctl.diagnosis.static import quantiles
+from ofqctl.diagnosis.weights import Weight
+from ofqctl.errors import ArtifactError
+from ofqctl.oscillation import Role, in_parts
+
+FREQUENCY_LEVELS = (0.5, 0.9, 0.99, 1.0)
+_PATH_STEPS = 300  # the newest that are shown of a trajectory
+
+
+@dataclass(frozen=True)
+class TrackerState:
+    """The state that a tracker saved, and how it was set.
+
+    Attributes:
+        tensors: From ``OscillationTracker.state_dict``.
+        threshold: A weight oscillates if its frequency is above this.
+        top: Channels of a layer, and trajectories of the model, that are reported.
+    """
+
+    tensors: Mapping[str, Tensor]
+    threshold: float
+    top: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that were tracked."""
+        return int(self.tensors["steps"])
+
+    def of(self, weight: Weight, key: str) -> Tensor:
+        """One tensor of a weight's state.
+
+        Raises:
+            ArtifactError: The state is of a model without this weight.
+        """
+        name = f"{weight.name}.weight.{key}"
+        if name not in self.tensors:
+            raise ArtifactError(
+                f"tracker state: {name} is not in it: it is of another model",
+                hint="name the run that it was written with",
+            )
+        return self.tensors[name]
+
+    def rows(self, weight: Weight, key: str) -> Tensor:
+        """The same, cut down to the rows of a part, (channels, weights of a channel).
+
+        Raises:
+            ArtifactError: It is of a weight of another shape.
+        """
+        whole, shape = self.of(weight, key), weight.encoded.codes.shape
+        parts = whole.shape[0] // shape[0]
+        if (parts * shape[0], *shape[1:]) != tuple(whole.shape):
+            raise ArtifactError(
+                f"tracker state: {weight.name}: {tuple(whole.shape)}, but {tuple(shape)} in the model",
+                hint="name the run that it was written with",
+            )
+        return weight.rows(in_parts(whole, max(1, parts))[weight.part])
+
+
+def tracked_of(weight: Weight, state: TrackerState) -> Tracked:
+    """The tracker's figures of one weight."""
+    frequency = state.rows(weight, "frequency")
+    oscillates = frequency > state.threshold
+    order = frequency.mean(1).argsort(descending=True, stable=True)[: state.top].tolist()
+    channels = [
+        Channel(index=row, oscillating=float(oscillates[row].double().mean()), frequency=float(frequency[row].mean()))
+        for row in order
+    ]
+    return Tracked(
+        oscillating=float(oscillates.double().mean()),
+        flips_per_step=_recent_flips(weight, state),
+        never_flipped=float((state.rows(weight, "direction") == 0).double().mean()),
+        frequency=quantiles(frequency, FREQUENCY_LEVELS),
+        channels=tuple(channel for channel in channels if channel.frequency > 0.0),
+    )
+
+
+def _recent_flips(weight: Weight, state: TrackerState) -> float:
+    """Share of the codes that flip in a step, mean of the last 30."""
+    codes, recent = state.of(weight, "codes"), state.of(weight, "recent_flips")
+    recent = recent.view(-1, state.of(weight, "flips").numel()).double()
+    parts = codes.shape[0] // weight.encoded.codes.shape[0]
+    counted = recent[:, weight.part] * parts if recent.shape[1] == parts else recent.sum(1)
+    return float(counted.mean()) / codes.numel() if len(counted) else 0.0
+
+
+def history_of(weights: Sequence[Weight], state: TrackerState) -> History | None:
+    """Every role over training, or None if the tracker recorded no history.
+
+    Args:
+        weights: All of the model; the history's columns are their parts in the alphabetical order of their names.
+        state: Of the tracker.
+    """
+    steps, table = state.tensors.get("history_steps"), state.tensors.get("history")
+    if steps is None or table is None or not len(steps):
+        return None
+    ordered = sorted(weights, key=lambda weight: (f"{weight.name}.weight", weight.part))
+    if table.shape[1] != len(ordered):
+        return None
+    counts = torch.tensor([weight.encoded.codes.numel() for weight in ordered], dtype=torch.float64)
+    relative = table[:, :, 0] / table[:1, :, 0]
+    gone = torch.diff(table[:, :, 2], dim=0, prepend=torch.zeros(1, len(ordered), dtype=table.dtype))
+    spans = torch.diff(steps, prepend=torch.zeros(1, dtype=steps.dtype)).double()
+    roles: dict[Role, RoleHistory] = {}
+    for role in dict.fromkeys(weight.role for weight in weights):
+        own = torch.tensor([weight.role == role for weight in ordered])
+        share = counts[own] / counts[own].sum()
+        roles[role] = RoleHistory(
+            step=tuple((relative[:, own] @ share).tolist()),
+            oscillating=tuple((table[:, own, 1] @ share).tolist()),
+            flips_per_step=tuple((gone[:, own].sum(1) / counts[own].sum() / spans).tolist()),
+        )
+    return History(steps=tuple(steps.tolist()), roles=roles)
+
+
+def paths_of(weights: Sequence[Weight], state: TrackerState) -> tuple[Path, ...]:
+    """Of the sampled weights those whose codes flipped most lately; one of each role first, then any.
+
+    Grids of more bits come in only if there is nothing else: nearly all their weights flip all the time.
+    """
+    fewest = min(weight.encoded.grid.bits for weight in weights)
+    coarse = [weight for weight in weights if weight.encoded.grid.bits == fewest]
+    found = [(flips, path) for weight in coarse for flips, path in _paths(weight, state)]
+    found.sort(key=lambda pair: -pair[0])
+    first: dict[Role, Path] = {}
+    for _, path in found:
+        first.setdefault(path.role, path)
+    leading = list(first.values())
+    others = [path for _, path in found if path not in leading]
+    return tuple([*leading, *others][: state.top])
+
+
+def _paths(weight: Weight, state: TrackerState) -> list[tuple[int, Path]]:
+    """The sampled entries of one weight (of one part of it) that flipped lately, with their number of flips."""
+    entries, rows = state.of(weight, "entries"), state.of(weight, "trajectory")[-_PATH_STEPS:]
+    codes, grid = weight.encoded.codes, weight.encoded.grid
+    offset = weight.encoded.offset
+    paths = []
+    for column, entry in enumerate(entries.tolist()):
+        inside = entry - weight.part * codes.numel()
+        if not 0 <= inside < codes.numel():
+            continue
+        latent, step, code = rows[:, column, 0], rows[:, column, 1], rows[:, column, 2].round().int()
+        flips = int((code.diff() != 0).count_nonzero())
+        if not flips:
+            continue
+        own = offset.expand(codes.shape).flatten()[inside] if isinstance(offset, Tensor) else offset
+        position = latent / step - own
+        lowest, highest = max(int(code.min()) - 1, grid.low), min(int(code.max()) + 1, grid.high)
+        path = Path(
+            name=weight.name,
+            role=weight.role,
+            index=entry,
+            thresholds=tuple(bound + 0.5 for bound in range(lowest, highest)),
+            first_step=state.steps - len(rows) + 1,
+            position=tuple(round(value, 5) for value in position.tolist()),
+            code=tuple(code.tolist()),
+        )
+        paths.append((flips, path))
+    return paths

@@ -1,0 +1,112 @@
+"""The quantized weights behind a file, one at a time: latent where they are, codes always."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.errors import ArtifactError
+from ofqctl.grids import Encoded
+from ofqctl.layers import weight_sites
+from ofqctl.layers.attention import MergedQueryKey
+from ofqctl.oscillation import Role, in_parts, roles_of
+from ofqctl.quantizers import Quantizer, build_quantizer
+from ofqctl.recipe import ModulePlan, Plan
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One quantized weight, or one of the equal parts of the rows of a fused one.
+
+    Attributes:
+        name: Of its module.
+        role: What it does in the model.
+        part: Which part it is, counted from 0.
+        method: Of its quantizer.
+        latent: Float values, or None where only codes are left.
+        encoded: Codes, steps and grid.
+    """
+
+    name: str
+    role: Role
+    part: int
+    method: str
+    latent: Tensor | None
+    encoded: Encoded
+
+    @property
+    def key(self) -> tuple[str, Role]:
+        """What tells it from the others of its model."""
+        return self.name, self.role
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """``tensor``, of the weight's shape, with a row for each output channel: (channels, weights of a channel)."""
+        return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor.flatten(1)
+
+
+def weights_of_state(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[Weight]:
+    """The latent weights in a model's state dict; the model itself is not needed.
+
+    Args:
+        plan: What is quantized in the model.
+        state: Of the quantized model.
+
+    Raises:
+        ArtifactError: The state is not that of a model with this plan.
+    """
+    for name, module in plan.modules.items():
+        if module.weight is None:
+            continue
+        try:
+            quantizer = build_quantizer(module.weight)
+            merged = module.kind == "qkr"
+            prefix = f"{name}.products.qk." if merged else f"{name}."
+            own = f"{prefix}weight_quantizer."
+            quantizer.load_state_dict({k.removeprefix(own): t for k, t in state.items() if k.startswith(own)})
+            latent = _merged(name, module, state) if merged else state[f"{prefix}weight"].float()
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ArtifactError(f"{name}: its weight in the file does not fit the plan in it: {reason}") from error
+        with torch.no_grad():
+            yield from _parts(prefix.removesuffix("."), quantizer, latent, quantizer.encode(latent))
+
+
+def weights_of_model(model: nn.Module) -> Iterator[Weight]:
+    """The weights of a quantized model whose codes are fixed."""
+    for name, site in weight_sites(model):
+        assert site.weight_quantizer is not None and site.fixed_codes is not None
+        yield from _parts(name.removesuffix(".weight"), site.weight_quantizer, None, site.fixed_codes)
+
+
+def _parts(name: str, quantizer: Quantizer, latent: Tensor | None, encoded: Encoded) -> Iterator[Weight]:
+    roles = roles_of(name, encoded.codes.shape[0])
+    count = len(roles)
+    codes, steps = in_parts(encoded.codes, count), in_parts(encoded.step, count)
+    offset = encoded.offset
+    offsets = in_parts(offset, count) if isinstance(offset, Tensor) else (offset,) * count
+    latents = (None,) * count if latent is None else in_parts(latent, count)
+    for part, role in enumerate(roles):
+        own = Encoded(codes[part], steps[part], offsets[part], encoded.grid)
+        yield Weight(name, role, part, quantizer.method, latents[part], own)
+
+
+def _merged(block: str, plan: ModulePlan, state: Mapping[str, Tensor]) -> Tensor:
+    """The merged query-key product of a block, (heads, width, width)."""
+    prefix = f"{block}.products.qk."
+    query, key = state[f"{prefix}q"], state[f"{prefix}k"]
+    merged = MergedQueryKey(query, key, _heads(block, plan, state), ModulePlan(kind="qkr"))
+    merged.correction = state.get(f"{prefix}correction")
+    with torch.no_grad():
+        return merged.latent().float()
+
+
+def _heads(block: str, plan: ModulePlan, state: Mapping[str, Tensor]) -> int:
+    """Number of heads, from whatever has a dimension for them."""
+    term, operand = state.get(f"{block}.products.key_term"), plan.operands.get("qkx")
+    shapes = [plan.weight.step_shape if plan.weight else (), () if term is None else tuple(term.shape)]
+    shapes += [operand.step_shape, operand.shift_shape or ()] if operand else []
+    heads = max((shape[0] for shape in shapes if len(shape) > 1), default=1)
+    if heads == 1 and f"{block}.products.qk.correction" in state:
+        return int(state[f"{block}.products.qk.correction"].shape[0])
+    return heads

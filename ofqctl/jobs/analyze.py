@@ -1,0 +1,115 @@
+"""Diagnose the oscillation of weights: from training states, runs and the OFQ authors' checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofqctl.artifact.atomic import replaced_file
+from ofqctl.data import DataSpec
+from ofqctl.devices import DeviceName
+from ofqctl.diagnosis.between import Snapshot, change_between
+from ofqctl.diagnosis.findings import findings_of
+from ofqctl.diagnosis.gates import gate_on
+from ofqctl.diagnosis.opening import Opened, open_source
+from ofqctl.diagnosis.report import Selection, report_on
+from ofqctl.diagnosis.result import Analysis, Change, Gate, Live, Report
+from ofqctl.errors import DataError
+from ofqctl.jobs.live import LiveRequest, live_steps
+from ofqctl.progress import Progress, silent
+
+_ALL = Selection()
+_STEPS = 30  # live, where nobody says how many
+
+
+@dataclass(frozen=True)
+class AnalyzeRequest:
+    """What to look at, and how closely.
+
+    Attributes:
+        sources: Run directories, training states, OFQ checkpoints; of one model if there are several, oldest first.
+        data: Labelled training images for live steps from the last one, or None.
+        steps: How many; None takes 30 if there are images.
+        selection: Which layers, and how much of each.
+        wbits: Bits of the weights of an OFQ checkpoint; None takes them from its name.
+        html: Where to write the report for people, or None.
+        max_oscillating: Largest share of oscillating weights allowed in any layer, or None.
+        max_flip_rate: Largest share of codes that may flip in a step in any layer, or None.
+        device: Where live steps are computed.
+        workers: Processes that decode images.
+        seed: Decides order and augmentation of live steps.
+    """
+
+    sources: Sequence[Path]
+    data: DataSpec | None = None
+    steps: int | None = None
+    selection: Selection = _ALL
+    wbits: int | None = None
+    html: Path | None = None
+    max_oscillating: float | None = None
+    max_flip_rate: float | None = None
+    device: DeviceName = "auto"
+    workers: int = 0
+    seed: int = 0
+
+
+def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
+    """Say everything that the files hold about oscillation.
+
+    Returns:
+        The analysis; written to ``request.html`` too, if that is given.
+
+    Raises:
+        OfqctlError: Something a person can mend.
+    """
+    if request.steps is not None and request.data is None:
+        raise DataError(f"--steps {request.steps}: live steps need training images", hint="--data DATA")
+    reports: list[Report] = []
+    changes: list[Change] = []
+    notes: list[str] = []
+    before: Snapshot | None = None
+    opened: Opened | None = None
+    for path in request.sources:
+        progress(f"read {path}", 0, None)
+        opened = open_source(path, request.wbits)
+        report, snapshot = report_on(opened, request.selection, lambda done, total: progress("analyze", done, total))
+        if before is not None:
+            names = reports[-1].path, report.path
+            changes.append(change_between(before, snapshot, names, changes[-1] if changes else None))
+        reports.append(report)
+        notes += opened.notes
+        before = snapshot
+    assert opened is not None
+    live, more = _live(request, opened, progress)
+    analysis = Analysis(
+        checkpoints=tuple(reports),
+        changes=tuple(changes),
+        live=live,
+        findings=findings_of(reports[-1], opened.recipe, changes, live),
+        gates=_gates(request, reports[-1], live),
+        notes=(*notes, *more),
+    )
+    if request.html is not None:
+        from ofqctl.reports import oscillation_page
+
+        progress("draw the report", 0, None)
+        with replaced_file(request.html) as fresh:
+            fresh.write_text(oscillation_page(analysis), encoding="utf-8")
+    return analysis
+
+
+def _live(request: AnalyzeRequest, opened: Opened, progress: Progress) -> tuple[Live | None, list[str]]:
+    if request.data is None:
+        return None, []
+    steps = request.steps or _STEPS
+    wanted = LiveRequest(request.data, steps, request.device, request.workers, request.seed)
+    progress("live steps", 0, steps)
+    return live_steps(opened, wanted, lambda done: progress("live steps", done, steps))
+
+
+def _gates(request: AnalyzeRequest, report: Report, live: Live | None) -> tuple[Gate, ...]:
+    gates = []
+    if request.max_oscillating is not None:
+        gates.append(gate_on("oscillating", request.max_oscillating, report, live))
+    if request.max_flip_rate is not None:
+        gates.append(gate_on("flips_per_step", request.max_flip_rate, report, live))
+    return tuple(gates)

@@ -1,0 +1,190 @@
+"""Training steps from a checkpoint that leave nothing behind but figures."""
+
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ofqctl.artifact import RunConfig, read_config
+from ofqctl.convert import apply_plan
+from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device
+from ofqctl.diagnosis.live import LiveMeter
+from ofqctl.diagnosis.opening import Opened
+from ofqctl.diagnosis.result import Live
+from ofqctl.distill import Teacher
+from ofqctl.errors import ArtifactError, OfqctlError
+from ofqctl.evaluation import open_subject
+from ofqctl.models import ModelRequest, build_architecture
+from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.training import Distillation, Training
+from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
+from ofqctl.training.state import Meter, Position
+
+PROBE_IMAGES = 8  # in the fixed batch
+
+
+@dataclass(frozen=True)
+class LiveRequest:
+    """How many steps, on what.
+
+    Attributes:
+        data: Labelled training images.
+        steps: Optimizer steps.
+        device: Where to compute.
+        workers: Processes that decode images.
+        seed: Decides order and augmentation.
+    """
+
+    data: DataSpec
+    steps: int
+    device: DeviceName = "auto"
+    workers: int = 0
+    seed: int = 0
+
+
+def live_steps(
+    opened: Opened, request: LiveRequest, on_step: Callable[[int], None] = lambda _done: None
+) -> tuple[Live, list[str]]:
+    """Train on from a checkpoint as its recipe says, at the learning rate where it stands, and look at every step.
+
+    Returns:
+        The figures, and notes on what was assumed.
+
+    Raises:
+        OfqctlError: The file is no training state, or data or model cannot be used.
+    """
+    checkpoint, config = _startable(opened)
+    device = pick_device(request.device)
+    torch.manual_seed(request.seed)
+    plan = Plan.model_validate(checkpoint.plan)
+    model = _restored(checkpoint, config, plan).to(device)
+    names = None if config.label_names is None else tuple(config.label_names)
+    data = open_data(_train_part(request.data), LabelSpace(config.num_classes, names))
+    settings, notes = _settings(checkpoint, data, request.steps)
+    share = Share(settings.batch_size)
+    batches = TrainingBatches(data, config.data_config, settings, share, seed=request.seed, workers=request.workers)
+    teacher, without = _teacher(settings.distillation, config)
+    recipe = Recipe.model_validate(checkpoint.recipe).model_copy(update={"training": settings})
+    engine = Engine(model, plan, recipe, batches, teacher and teacher.to(device), Processes(0, 1, device))
+    engine.restore(_at_start(checkpoint))
+    probe = next(iter(image_loader(data, config.data_config, batch_size=PROBE_IMAGES, limit=PROBE_IMAGES)))[0]
+    tracking = opened.tracking
+    meter = LiveMeter(model, plan, probe.to(device), momentum=tracking.momentum, threshold=tracking.threshold)
+    seen = _Steps(meter, request.steps, on_step)
+    engine.hooks = Hooks(step=seen.take)
+    with denormals_flushed(device), suppress(_Enough), closing(meter):
+        engine.fit()
+    live = Live(
+        data=data.name,
+        phase=settings.phases[0].name,
+        lr=seen.lr,
+        batch_size=settings.batch_size,
+        probe_images=len(probe),
+        total=meter.total,
+        activations_changed=meter.activations_changed,
+        layers=meter.layers,
+        activations=meter.activations,
+        steps=tuple(meter.steps),
+    )
+    return live, notes + without
+
+
+class _Enough(Exception):  # noqa: N818
+    """The steps asked for are done."""
+
+
+class _Steps:
+    """Hands the engine's steps to the meter, and stops after the last one."""
+
+    def __init__(self, meter: LiveMeter, wanted: int, on_step: Callable[[int], None]) -> None:
+        self._meter, self._wanted, self._on_step = meter, wanted, on_step
+        self.lr = 0.0
+
+    def take(self, row: Row) -> None:
+        """One step."""
+        self._meter.update(row["step_loss"])
+        self.lr = row["lr"]
+        self._on_step(len(self._meter.steps))
+        if len(self._meter.steps) == self._wanted:
+            raise _Enough
+
+
+def _startable(opened: Opened) -> tuple[Checkpoint, RunConfig]:
+    if opened.checkpoint is None:
+        raise ArtifactError(
+            f"{opened.path}: {opened.kind}: no optimizer and no latent weights with a recipe to train on from",
+            hint="name the last.pt of a training run, or leave out --data",
+        )
+    if opened.directory is None:
+        raise ArtifactError(
+            f"{opened.path}: lies outside its run directory, whose config.json says which model it is",
+            hint="name the run directory, or leave out --data",
+        )
+    return opened.checkpoint, read_config(opened.directory)
+
+
+def _restored(checkpoint: Checkpoint, config: RunConfig, plan: Plan) -> nn.Module:
+    """The model of a checkpoint, with its latent weights."""
+    model = build_architecture(
+        config.architecture,
+        num_classes=config.num_classes,
+        model_kwargs=config.model_args,
+        pretrained_cfg=config.pretrained_cfg,
+    )
+    apply_plan(model, plan)
+    model.load_state_dict(checkpoint.model)
+    return model
+
+
+def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Training, list[str]]:
+    """The training settings with one phase: that under way, or the last one as it stood at its end."""
+    training = Recipe.model_validate(checkpoint.recipe).training
+    assert training is not None
+    phase = training.phases[min(checkpoint.position["phase"], len(training.phases) - 1)]
+    changed: dict[str, Any] = {"schedule": "constant", "warmup_steps": 0, "warmup_epochs": 0}
+    notes = []
+    if checkpoint.optimizer:
+        changed["lr"] = checkpoint.optimizer["param_groups"][-1]["lr"]
+    else:
+        changed["lr"] = checkpoint.history[-1]["lr"] if checkpoint.history else phase.lr or training.optimizer.lr
+        remedies = {"freezing": phase.freezing, "dampening": phase.dampening}
+        at_their_end = {name: {"start": remedy.end, "delay": 0.0} for name, remedy in remedies.items() if remedy}
+        changed |= {n: getattr(phase, n).model_copy(update=update) for n, update in at_their_end.items()}
+        notes.append(
+            "live: the checkpoint lies between phases, so the optimizer starts without memory of earlier steps"
+        )
+    changed["epochs"] = max(phase.epochs, steps)  # of at least one step
+    batch = min(training.batch_size, len(data))
+    if batch < training.batch_size:
+        notes.append(f"live: batches of all {batch} images, the recipe's have {training.batch_size}")
+    kept = {"batch_size": batch, "ema": None, "tracking": None, "phases": (phase.model_copy(update=changed),)}
+    return training.model_copy(update=kept), notes
+
+
+def _at_start(checkpoint: Checkpoint) -> Checkpoint:
+    """The same state at the start of a training with one phase."""
+    position = Position(total_epochs=checkpoint.position["total_epochs"])
+    return replace(checkpoint, position=vars(position), meter=vars(Meter()), history=[], ema=None, tracker=None)
+
+
+def _teacher(settings: Distillation | None, config: RunConfig) -> tuple[Teacher | None, list[str]]:
+    """The recipe's teacher if there is one, or why not; ``self`` is the float model that the training started from."""
+    if settings is None:
+        return None, []
+    name = config.source.removeprefix("run ") if settings.teacher == "self" else settings.teacher
+    try:
+        subject = open_subject(ModelRequest(name))
+        teacher = Teacher(subject.model, subject.data_config, config.data_config, name)
+        teacher.check_classes(config.num_classes, name)
+    except OfqctlError as error:
+        return None, [f"live: without distillation, learning from the labels alone: {error.message}"]
+    return teacher, []
+
+
+def _train_part(spec: DataSpec) -> DataSpec:
+    """The digits' training part, where none was named."""
+    return DataSpec(spec.path, split="train") if spec.path == "digits" and spec.split is None else spec

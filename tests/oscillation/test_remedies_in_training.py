@@ -1,0 +1,94 @@
+"""Remedies as a recipe asks for them: a training that is killed goes on to the bits of one that was not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ofqctl.artifact import load_run
+from ofqctl.data import DataSpec
+from ofqctl.jobs.train import TrainRequest, train
+from ofqctl.models import ModelRequest
+from ofqctl.recipe.catalogue import load
+from ofqctl.training import read_checkpoint_state
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+PHASES = (
+    "training.phases=[{name: train, epochs: 1, lr: 3.0e-3, freezing: {start: 0.01, end: 1.0e-3, momentum: 0.1},"
+    " dampening: {end: 0.1, reduction: sum}}, {name: control, epochs: 1, lr: 1.0e-3, schedule: constant,"
+    " freezing: {start: 0.5, end: 0.5, delay: 0.0}}]"
+)
+
+
+class StopAfter:
+    """Kills the run, as the machine might, after a number of steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __call__(self, _row, _total):
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError
+
+
+@pytest.fixture(params=["lsq", "ofq"])
+def request_for(request, tmp_path):
+    sets = ["weights.method=lsq", "attention.qkr=false"] if request.param == "lsq" else []
+
+    def make(name, **options):
+        return TrainRequest(
+            model=ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=10, kwargs=TINY),
+            recipe=load("demo/digits_ofq_w2a2", [PHASES, "training.distillation=null", "calibration.images=16", *sets]),
+            data=DataSpec("digits"),
+            output=tmp_path / name,
+            device="cpu",
+            **options,
+        )
+
+    return make
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return list(one) == list(other) if isinstance(one, list | tuple) else one == other
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(request_for):
+    whole, killed = request_for("whole"), request_for("killed", checkpoint_every=3)
+    train(whole)
+    for steps in (8, 9, 10):  # within the first phase, near its end, within the second
+        with pytest.raises(MemoryError):
+            train(replace(killed, resume="auto"), on_step=StopAfter(steps))
+    train(replace(killed, resume="auto"))
+    states = [read_checkpoint_state(run.output) for run in (whole, killed)]
+    assert same(states[0].model, states[1].model)
+    assert same(
+        {key: t.nan_to_num() for key, t in states[0].tracker.items()},
+        {key: t.nan_to_num() for key, t in states[1].tracker.items()},
+    )
+    frozen = {key: tensor for key, tensor in states[0].model.items() if key.endswith(".frozen")}
+    assert sum(int(tensor.sum()) for tensor in frozen.values()) > 100
+    weights = [(run.output / "model.safetensors").read_bytes() for run in (whole, killed)]
+    assert weights[0] == weights[1]
+    load_run(whole.output)  # a run holds codes and no marks
+
+
+def test_codes_frozen_in_one_phase_are_those_at_the_end_of_the_next(request_for):
+    request = request_for("run", checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=StopAfter(23))
+    before = read_checkpoint_state(request.output)
+    train(replace(request, resume="auto"))
+    after = read_checkpoint_state(request.output)
+    held = 0
+    for key, codes in before.tracker.items():
+        if key.endswith(".weight.codes"):
+            name = key.removesuffix(".weight.codes")
+            marks = before.model[f"{name}.weight_quantizer.frozen"]
+            assert torch.equal(codes[marks], after.tracker[key][marks]), name
+            held += int(marks.sum())
+    assert held > 100
