@@ -42,6 +42,14 @@ class DeviceError(OfqctlError):
     """The device asked for is not there."""
 
 
+class ProcessError(OfqctlError):
+    """One of several processes that train together is gone."""
+
+
+class PackageError(OfqctlError):
+    """An optional package is missing, or cannot do what was asked of it."""
+
+
 def closest(name: str, names: Iterable[str]) -> str | None:
     """The entry of ``names`` that reads most like ``name``, or None if none comes near."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)

@@ -14,7 +14,21 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ofqctl import __version__
-from ofqctl.cli import bench, evaluate, importing, inspect, models, predict, quantize, recipe, train
+from ofqctl.cli import (
+    analyze_oscillation,
+    bench,
+    compare,
+    evaluate,
+    export,
+    importing,
+    inspect,
+    models,
+    predict,
+    quantize,
+    recipe,
+    sensitivity,
+    train,
+)
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
 from ofqctl.errors import OfqctlError
@@ -48,8 +62,14 @@ app.command("train", epilog=examples(*train.EXAMPLES))(train.train)
 app.command("evaluate", epilog=examples(*evaluate.EXAMPLES))(evaluate.evaluate)
 app.command("predict", epilog=examples(*predict.EXAMPLES))(predict.predict)
 app.command("inspect", epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
+app.command("export", epilog=examples(*export.EXAMPLES))(export.export)
 app.command("models", epilog=examples(*models.EXAMPLES))(models.models)
+app.command("sensitivity", epilog=examples(*sensitivity.EXAMPLES))(sensitivity.sensitivity)
 app.command("import", epilog=examples(*importing.EXAMPLES))(importing.import_)
+app.command("analyze-oscillation", epilog=examples(*analyze_oscillation.EXAMPLES))(
+    analyze_oscillation.analyze_oscillation
+)
+app.command("compare", epilog=examples(*compare.EXAMPLES))(compare.compare)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bench.app, name="bench")
 

@@ -1,16 +1,19 @@
-"""Several values after one flag, and ``k=v`` text -> values."""
+"""Several values after one flag, and the texts of options -> values."""
 
 import ast
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from ofqctl.errors import ModelError
+from ofqctl.errors import ModelError, RecipeError
 
 SEVERAL_VALUES = ("--set", "--model-kwargs")
 
 _PAIR = re.compile(r"[A-Za-z_][\w.]*=")
 _BETWEEN_PAIRS = re.compile(r"(?:\s*,\s*|\s+)(?=[A-Za-z_]\w*=)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb|kib|mib|gib)?", re.IGNORECASE)
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_BITS = {str(bits) for bits in range(2, 9)}
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -59,6 +62,38 @@ def parse_model_kwargs(texts: Sequence[str]) -> dict[str, Any]:
             )
         kwargs[key] = _value(value.strip())
     return kwargs
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``3MB``, ``2.5 MB``, ``800kB``, ``3MiB`` or a plain number.
+
+    Raises:
+        RecipeError: None of these.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise RecipeError(f"--target-size {text}: not a size; such as 3MB, 800kB, 2.5MiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[(match[2] or "b").lower()])
+
+
+def parse_widths(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
+    """Bit-widths of ``2,3,4,8``, each once, in rising order.
+
+    Args:
+        option: What to call it in an error.
+        text: What was typed.
+        least: Widths there must be.
+
+    Raises:
+        RecipeError: Something else, a width that is not 2-8, or too few.
+    """
+    words = [word.strip() for word in text.split(",")]
+    wrong = next((word for word in words if word not in _BITS), None)
+    widths = tuple(sorted({int(word) for word in words if word in _BITS}))
+    if wrong is not None or len(widths) < least:
+        seen = f"'{text}'" if wrong is None else f"'{wrong}'"
+        raise RecipeError(f"{option}: {seen}; expected {least} or more of 2-8 with commas, such as 2,3,4,8")
+    return widths
 
 
 def _value(text: str) -> Any:

@@ -1,6 +1,7 @@
-"""``ofqctl bench step``."""
+"""``ofqctl bench step`` and ``ofqctl bench infer``."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -56,7 +57,7 @@ def step(
     ] = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Time a training step of a float model and of the same model quantized, taking turns; random weights."""
+    """Time a training step of a float model, of the same model quantized, and of that tracked; random weights."""
     from ofqctl.recipe import catalogue
 
     shorthand = (("weights.bits", wbits), ("activations.bits", abits))
@@ -89,16 +90,79 @@ def step(
 def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     bits = f"W{result['bits']['weights']}A{result['bits']['activations']}"
     title = f"{result['model']}, batch {result['batch_size']}, {result['device']}"
-    table = Table(["one training step", ">float", f">{result['recipe']} ({bits})", ">ratio"], title=title)
+    recipe = f">{result['recipe']} ({bits})"
+    table = Table(["one training step", ">float", recipe, ">ratio", ">with tracker", ">ratio "], title=title)
     for heading, key, show in (
         ("seconds, median", "seconds_median", _seconds),
         ("seconds, least", "seconds_min", _seconds),
         ("peak memory above the model", "peak_bytes", megabytes),
     ):
-        ours = result["quantized"][key]
-        table.add(heading, show(result["float"][key]), show(ours), f"{result['ratio'][key]:.2f}x")
+        float_, ours, tracked = (show(result[name][key]) for name in ("float", "quantized", "tracked"))
+        ratio, of_tracker = result["ratio"][key], result["tracker"]["ratio"][key]
+        table.add(heading, float_, ours, f"{ratio:.2f}x", tracked, f"{of_tracker:.3f}x")
     yield table
+    tracker = result["tracker"]
+    yield ""
+    yield f"the tracker keeps {tracker['bytes_per_weight']:.2f} bytes for each of {tracker['weights']} weights"
 
 
 def _seconds(value: float) -> str:
     return f"{value:.4f}"
+
+
+INFER_EXAMPLES = (
+    "ofqctl bench infer runs/deit_small_patch16_224-w2a2/model.onnx --against float",
+    "ofqctl bench infer a.onnx --against b.onnx --threads 4 --batch-size 8 --json",
+)
+
+
+@app.command("infer", epilog=examples(*INFER_EXAMPLES))
+def infer(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|RUN", help="ONNX file, or a run directory.", show_default=False),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Another one, or `float`: the float model of the same architecture.",
+            metavar="FILE|RUN|float",
+            rich_help_panel="Execution",
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(help="Threads of the runtime.", metavar="N", min=1, rich_help_panel="Execution")
+    ] = 1,
+    batch_size: Annotated[
+        int, typer.Option(help="Images in one pass.", metavar="N", min=1, rich_help_panel="Execution")
+    ] = 1,
+    runs: Annotated[int, typer.Option(help="Timed passes.", metavar="N", min=1, rich_help_panel="Execution")] = 30,
+    as_json: options.Json = False,
+) -> None:
+    """Time ONNX files in ONNX Runtime on the CPU, taking turns; load time, memory and size beside it."""
+    from ofqctl.jobs.bench_infer import BenchInferRequest, bench_infer
+
+    request = BenchInferRequest(model, against, threads, batch_size, runs)
+    with Sink(as_json=as_json) as sink:
+        sink.show(bench_infer(request, sink.progress), _render_infer)
+
+
+def _render_infer(result: dict[str, Any]) -> Iterator[Table | str]:
+    ours, other, ratio = result["model"], result.get("against"), result["ratio"]
+    title = f"{result['runtime']}, {result['threads']} threads, batch {result['batch_size']}"
+    columns = ["one pass", f">{ours['file']}", *([f">{other['file']}", ">ratio"] if other else [])]
+    table = Table(columns, title=title)
+    for heading, key, show in (
+        ("milliseconds, median", "seconds_median", _milliseconds),
+        ("milliseconds, least", "seconds_min", _milliseconds),
+        ("milliseconds to load, median", "load_seconds_median", _milliseconds),
+        ("peak memory", "peak_bytes", megabytes),
+        ("file", "file_bytes", megabytes),
+    ):
+        cells = [show(ours[key]), *([show(other[key]), f"{ratio[key]:.2f}x"] if other else [])]
+        table.add(heading, *cells)
+    yield table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{1000 * value:.2f}"

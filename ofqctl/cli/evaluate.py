@@ -8,6 +8,7 @@ from ofqctl.cli.output import Sink, Table
 
 EXAMPLES = (
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4 --data imagenet/val",
+    "ofqctl evaluate runs/deit_small_patch16_224-w4a4/model.onnx --data imagenet/val",
     "ofqctl evaluate deit_small --data imagenet/val --limit 1000 --workers 4",
     "ofqctl evaluate runs/vit-w4a4/model.safetensors --data hfds/uoft-cs/cifar10 --split test --json",
 )
@@ -27,36 +28,25 @@ def evaluate(
     num_classes: options.NumClasses = None,
     img_size: options.ImgSize = None,
     model_kwargs: options.ModelKwargs = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
     workers: options.Workers = 0,
 ) -> None:
-    """Measure accuracy, loss and speed of a run directory or a float model."""
+    """Measure accuracy, loss and speed of a run directory, an ONNX file or a float model."""
     from ofqctl.jobs.evaluate import EvaluateRequest
     from ofqctl.jobs.evaluate import evaluate as run
 
     request = EvaluateRequest(
-        model=options.model_request(
-            model,
-            checkpoint=checkpoint,
-            no_pretrained=no_pretrained,
-            num_classes=num_classes,
-            img_size=img_size,
-            model_kwargs=model_kwargs,
-        ),
-        data=options.data_spec(
-            data,
-            split=split,
-            image_column=image_column,
-            label_column=label_column,
-            class_map=class_map,
-            streaming=streaming,
-        ),
+        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
+        data=options.data_spec(data, split, image_column, label_column, class_map, streaming),
         limit=limit,
         device=device,
         batch_size=batch_size,
         workers=workers,
+        normalization=options.normalization(mean, std),
     )
     with Sink(as_json=as_json) as sink:
         sink.show(run(request, sink.progress), _render)

@@ -13,22 +13,77 @@ from ofqctl.cli.summary import left_float_lines
 EXAMPLES = (
     "ofqctl inspect runs/deit_small_patch16_224-w4a4",
     "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.safetensors --json",
+    "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.onnx",
 )
 
 
 def inspect(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Run directory, or the model.safetensors in one.", show_default=False),
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="Run directory, the model.safetensors in one, or an ONNX file.",
+            show_default=False,
+        ),
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show every module's bits, grid and bytes, and where the bytes of a run directory are."""
+    """Show every module's bits, grid and bytes, and where the bytes are; of an ONNX file also its kernels."""
     from ofqctl.jobs.inspect import InspectRequest
     from ofqctl.jobs.inspect import inspect as look
 
     with Sink(as_json=as_json) as sink:
-        sink.show(look(InspectRequest(run), sink.progress), _render)
+        result = look(InspectRequest(run), sink.progress)
+        sink.show(result, _render_onnx if "onnx" in result else _render)
+
+
+def _render_onnx(result: dict[str, Any]) -> Iterator[Table | str]:
+    if result["products"]:
+        yield _products(result)
+        yield ""
+    table = Table(["where the bytes are", ">bytes", ">"])
+    for key, words in (
+        ("codes", "codes of weights"),
+        ("constants", "steps, shifts, biases and all other constants"),
+        ("graph", "the graph and its metadata"),
+        ("total", "the file"),
+    ):
+        table.add(words, result["bytes"][key], megabytes(result["bytes"][key]))
+    yield table
+    yield ""
+    for name, ports in (("input", result["inputs"]), ("output", result["outputs"])):
+        yield from (f"{name:<9} {port['name']} {port['shape']} {port['type']}" for port in ports)
+    said = result["description"]
+    if said:
+        yield f"model     {said['architecture']}, {said['num_classes']} classes, {said['input']} images"
+        yield f"recipe    {said['recipe'] or 'none: a float model'}"
+    yield f"opset     {result['opset']}"
+    yield f"operators {_counted(result['operators'])}"
+    yield f"run as    {_counted(result['run_operators'])} ({result['runtime']})"
+    if result["verification"]:
+        exact = result["verification"]["exactness"]
+        yield f"verified  {exact['products']} products, largest difference {exact['worst']:.1e} of the largest value"
+
+
+def _products(result: dict[str, Any]) -> Table:
+    table = Table(["product", "kind", ">weight bits", ">activation bits", "kernel", ">bytes", "in float because"])
+    for name, product in result["products"].items():
+        weight = result["weights"].get(f"{name.partition('@')[0]}.weight", {})
+        bits = "x".join(str(width) for width in product["activations"])
+        table.add(
+            name,
+            product["kind"],
+            product["weights"] or "",
+            bits,
+            product["kernel"],
+            weight.get("bytes", ""),
+            product.get("float", ""),
+        )
+    return table
+
+
+def _counted(operators: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in operators.items())
 
 
 def _render(result: dict[str, Any]) -> Iterator[Table | str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ofqctl.cli.arguments import parse_model_kwargs
+from ofqctl.errors import ModelError
 
 if TYPE_CHECKING:
     from ofqctl.data import DataSpec
@@ -25,7 +26,7 @@ AnyModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Run directory, the model.safetensors in one, or a float model: timm name, hf-hub:..., local-dir:...",
+        help="Run directory, the model.safetensors in one, an ONNX file, or a float model: timm name, hf-hub:...",
         show_default=False,
     ),
 ]
@@ -55,6 +56,15 @@ ModelKwargs = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Of an ONNX file that does not say it: mean of the channels, in 0..1.",
+        metavar="R,G,B",
+        rich_help_panel=_MODEL,
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="Likewise, standard deviation.", metavar="R,G,B", rich_help_panel=_MODEL)]
 
 Data = Annotated[
     str | None,
@@ -95,6 +105,22 @@ Limit = Annotated[
     typer.Option(help="Use that many images, drawn from all.", metavar="N", min=1, rich_help_panel=_DATA),
 ]
 
+CalibData = Annotated[
+    str | None,
+    typer.Option(
+        help="Images to calibrate on, labels unused; without any, synthetic images are taken.",
+        metavar="DATA",
+        rich_help_panel=_DATA,
+    ),
+]
+CalibSplit = Annotated[
+    str | None,
+    typer.Option(help="Part of it; by default the training part.", metavar="NAME", rich_help_panel=_DATA),
+]
+CalibImages = Annotated[
+    str | None, typer.Option(help="Number of calibration images.", metavar="N", rich_help_panel=_DATA)
+]
+
 Output = Annotated[
     Path | None,
     typer.Option(help="Run directory to write; by default runs/MODEL-wWaA.", metavar="DIR", rich_help_panel=_OUTPUT),
@@ -129,7 +155,6 @@ Assignments = Annotated[
 
 def model_request(
     name: str,
-    *,
     checkpoint: Path | None,
     no_pretrained: bool,
     num_classes: int | None,
@@ -151,7 +176,6 @@ def model_request(
 
 def data_spec(
     path: str,
-    *,
     split: str | None,
     image_column: str | None,
     label_column: str | None,
@@ -162,3 +186,26 @@ def data_spec(
     from ofqctl.data import DataSpec
 
     return DataSpec(path, split, image_column, label_column, class_map, streaming)
+
+
+def normalization(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """What ``--mean`` and ``--std`` say, or None.
+
+    Raises:
+        ModelError: One without the other, or something else than three numbers.
+    """
+    if mean is None and std is None:
+        return None
+    values = []
+    for name, text in (("--mean", mean), ("--std", std)):
+        try:
+            numbers = tuple(float(part) for part in (text or "").split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 3 or (name == "--std" and min(numbers) <= 0):
+            raise ModelError(
+                f"{name} {text or 'is missing'}: three numbers are allowed, those of --std above 0",
+                hint="--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+            )
+        values.append(numbers)
+    return values[0], values[1]

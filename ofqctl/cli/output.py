@@ -42,7 +42,7 @@ class Sink:
     """Where a command's result, progress, notes and errors go.
 
     On a terminal, tables have frames and progress is a bar. In a pipe or a file, tables are aligned text, nothing is
-    cut off, and progress is a line when a stage starts and ends, and every ten seconds in between.
+    cut off, and progress is a line when a stage starts and ends, and every ten seconds in between, with the time left.
 
     Args:
         as_json: Print the result as one JSON document.
@@ -53,6 +53,7 @@ class Sink:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -68,11 +69,16 @@ class Sink:
             self._move_bar(stage, done, total, detail)
             return
         now = time.monotonic()
+        if done <= self._began.setdefault(stage, (now, done))[1]:  # the stage begins, or comes again
+            self._began[stage] = now, done
+        began, first = self._began[stage]
         finished = total is not None and done >= total > 0
         due = now - self._told.get(stage, -math.inf) >= _SECONDS_BETWEEN_LINES
         if due or finished:
             self._told[stage] = now
             far = "" if not (done or total) else f" {done}" if total is None else f" {done}/{total}"
+            if total and first < done < total and now - began >= _SECONDS_BETWEEN_LINES:
+                far += f", {duration((now - began) / (done - first) * (total - done))} left"
             print(f"{stage}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
 
     def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
@@ -131,6 +137,14 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 
 
+def duration(seconds: float) -> str:
+    """A time for people, e.g. ``40 s``, ``3 min`` or ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def _print_framed(table: Table) -> None:
     from rich.console import Console
     from rich.table import Table as Framed
@@ -148,7 +162,15 @@ def _print_framed(table: Table) -> None:
 
 def _new_bars() -> "Bars":
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         SpinnerColumn(),
@@ -156,6 +178,8 @@ def _new_bars() -> "Bars":
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )

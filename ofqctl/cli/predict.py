@@ -44,6 +44,8 @@ def predict(
     num_classes: options.NumClasses = None,
     img_size: options.ImgSize = None,
     model_kwargs: options.ModelKwargs = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
@@ -54,14 +56,7 @@ def predict(
     from ofqctl.jobs.predict import predict as run
 
     request = PredictRequest(
-        model=options.model_request(
-            model,
-            checkpoint=checkpoint,
-            no_pretrained=no_pretrained,
-            num_classes=num_classes,
-            img_size=img_size,
-            model_kwargs=model_kwargs,
-        ),
+        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
         images=tuple(images or ()),
         array=array,
         save_logits=save_logits,
@@ -69,6 +64,7 @@ def predict(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        normalization=options.normalization(mean, std),
     )
     with Sink(as_json=as_json) as sink:
         sink.show(run(request, sink.progress), _render)

@@ -1,20 +1,28 @@
 """``ofqctl quantize``."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ofqctl.cli import options
+from ofqctl.cli.arguments import parse_size, parse_widths
 from ofqctl.cli.output import Sink
 from ofqctl.cli.summary import next_commands, run_summary
+from ofqctl.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ofqctl.jobs.mixing import Target
 
 DEFAULT_RECIPE = "ptq/minmax"
+_MIXED = "Mixed precision"
 
 EXAMPLES = (
     "ofqctl quantize deit_small --wbits 4 --abits 8 --calib-data imagenet/train --data imagenet/val",
-    "ofqctl quantize deit_small --wbits 2 --abits 2",
+    "ofqctl quantize deit_small --recipe ptq/best --wbits 4 --abits 4 --calib-data imagenet/train --data imagenet/val",
+    "ofqctl quantize deit_small --target-bits 4.0 --calib-data imagenet/train",
     "ofqctl quantize local-dir:models/vit --recipe ptq/mse --set weights.bits=4 activations.bits=4",
     "ofqctl quantize vit_tiny --no-pretrained --num-classes 10 --calib-data digits --data digits --json",
 )
@@ -39,22 +47,29 @@ def quantize(
         ),
     ] = DEFAULT_RECIPE,
     assignments: options.Assignments = None,
-    calib_data: Annotated[
-        str | None,
+    target_bits: Annotated[
+        float | None,
         typer.Option(
-            help="Images to calibrate on, labels unused; without any, synthetic images are taken.",
-            metavar="DATA",
-            rich_help_panel="Data",
+            help="Mixed precision: average bits of the weights, allocated by each layer's sensitivity.",
+            metavar="BITS",
+            rich_help_panel=_MIXED,
         ),
     ] = None,
-    calib_split: Annotated[
+    target_size: Annotated[
         str | None,
-        typer.Option(help="Part of it; by default the training part.", metavar="NAME", rich_help_panel="Data"),
+        typer.Option(
+            help="Mixed precision: largest size of the weights' file, such as 3MB.",
+            metavar="SIZE",
+            rich_help_panel=_MIXED,
+        ),
     ] = None,
-    calib_images: Annotated[
-        str | None,
-        typer.Option(help="Number of calibration images.", metavar="N", rich_help_panel="Data"),
-    ] = None,
+    candidates: Annotated[
+        str,
+        typer.Option(help="Widths that a layer can get.", metavar="N,N,...", rich_help_panel=_MIXED),
+    ] = "2,3,4,8",
+    calib_data: options.CalibData = None,
+    calib_split: options.CalibSplit = None,
+    calib_images: options.CalibImages = None,
     data: options.Data = None,
     split: options.Split = None,
     image_column: options.ImageColumn = None,
@@ -77,6 +92,22 @@ def quantize(
     batch_size: options.BatchSize = 64,
     workers: options.Workers = 0,
     seed: options.Seed = 0,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds for what comes after calibration; what there is no time for is told.",
+            metavar="SECONDS",
+            rich_help_panel="Execution",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the quantizers: about half a minute first, then faster; needs a C++ compiler.",
+            rich_help_panel="Execution",
+        ),
+    ] = False,
 ) -> None:
     """Quantize a float model, measure it beside the original, and write a run directory."""
     from ofqctl.recipe import catalogue
@@ -90,38 +121,41 @@ def quantize(
     from ofqctl.jobs.quantize import quantize as run
 
     request = QuantizeRequest(
-        model=options.model_request(
-            model,
-            checkpoint=checkpoint,
-            no_pretrained=no_pretrained,
-            num_classes=num_classes,
-            img_size=img_size,
-            model_kwargs=model_kwargs,
-        ),
+        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
         recipe=resolved,
         output=output,
         calibration=DataSpec(calib_data, calib_split, image_column, streaming=streaming) if calib_data else None,
-        data=options.data_spec(
-            data,
-            split=split,
-            image_column=image_column,
-            label_column=label_column,
-            class_map=class_map,
-            streaming=streaming,
-        )
-        if data
-        else None,
+        data=options.data_spec(data, split, image_column, label_column, class_map, streaming) if data else None,
         overwrite=overwrite,
         seed=seed,
         device=device,
         batch_size=batch_size,
         workers=workers,
         strict=strict,
+        target=_target(target_bits, target_size, candidates),
+        time_budget=time_budget,
+        compiled=compiled,
     )
     with Sink(as_json=as_json) as sink:
         sink.show(run(request, sink.progress), lambda result: _render(result, data))
 
 
+def _target(bits: float | None, size: str | None, candidates: str) -> "Target | None":
+    """What the mixed-precision options ask for; None without a target."""
+    from ofqctl.jobs.mixing import Target
+
+    if bits is None and size is None:
+        return None
+    if bits is not None and size is not None:
+        raise RecipeError("--target-bits and --target-size: one of them, not both")
+    return Target(bits, None if size is None else parse_size(size), parse_widths("--candidates", candidates, least=2))
+
+
 def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
     yield from run_summary(result)
+    mixed = result["mixed_precision"]
+    if mixed is not None:
+        counts = Counter(mixed["bits"].values())
+        spread = ", ".join(f"{counts[bits]} layers at {bits}" for bits in sorted(counts))
+        yield f"mixed     {mixed['average_bits']:.3f} bits of weights on average: {spread}"
     yield from next_commands(Path(result["output"]), data)

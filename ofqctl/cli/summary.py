@@ -9,6 +9,7 @@ from typing import Any
 from ofqctl.cli.output import Table, megabytes
 
 _FLOAT_BITS = "32"
+_TRACKER_FILE = "oscillation.safetensors"
 _SHOWN_REASONS = 5
 
 
@@ -61,3 +62,5 @@ def next_commands(output: Path, data: str | None) -> Iterator[str]:
     yield f"  ofqctl inspect {run}"
     yield f"  ofqctl evaluate {run} --data {shlex.quote(data) if data else 'DATA'}"
     yield f"  ofqctl predict {run} IMAGE"
+    if (output / _TRACKER_FILE).is_file():
+        yield f"  ofqctl analyze-oscillation {run} --html report.html"

@@ -1,9 +1,11 @@
 """``ofqctl train``."""
 
 import os
+import shlex
 import sys
-import time
 from collections.abc import Iterator
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,23 +23,35 @@ EXAMPLES = (
     "ofqctl train local-dir:models/vit --recipe bench/imagenette_float --num-classes 10 --img-size 112 "
     "--data imagenette/train --val-data imagenette/val --output runs/float",
     "ofqctl train runs/float --recipe bench/imagenette_ofq_w2a2 --data imagenette/train --resume auto",
+    "ofqctl train --resume runs/deit_tiny_distilled_patch16_224-w2a2",
 )
+
+
+class _Log(StrEnum):  # the parser takes no list of literals
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
 
 
 def train(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="MODEL", help="timm name, hf-hub:ORG/NAME, local-dir:PATH, or a run whose model is float."
+            metavar="MODEL",
+            help="timm name, hf-hub:ORG/NAME, local-dir:PATH or a run directory; with --resume RUN that of the run.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Recipe with a training part, or a YAML file.", metavar="NAME|FILE", rich_help_panel="Recipe"
+            help="Recipe with a training part, or a YAML file; by default that of the run.",
+            metavar="NAME|FILE",
+            rich_help_panel="Recipe",
         ),
-    ],
-    data: Annotated[str, typer.Option(help="Labelled training images.", metavar="DATA", rich_help_panel="Data")],
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled training images.", metavar="DATA", rich_help_panel="Data")
+    ] = None,
     assignments: options.Assignments = None,
     epochs: Annotated[
         str | None,
@@ -60,6 +74,7 @@ def train(
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     class_map: options.ClassMap = None,
+    streaming: options.Streaming = False,
     checkpoint: options.Checkpoint = None,
     no_pretrained: options.NoPretrained = False,
     num_classes: options.NumClasses = None,
@@ -68,9 +83,10 @@ def train(
     output: options.Output = None,
     overwrite: options.Overwrite = False,
     resume: Annotated[
-        Literal["auto", "must"] | None,
+        str | None,
         typer.Option(
-            help="Go on where the run in --output stopped: `auto` starts anew if there is none, `must` does not.",
+            help="Go on with an interrupted run as it was started; `auto`: with the one in --output, if there is one.",
+            metavar="RUN|auto",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -79,12 +95,30 @@ def train(
         typer.Option("--force-recipe", help="Resume although the recipe differs.", rich_help_panel="Output"),
     ] = False,
     checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints; 0: after epochs only.", min=0, rich_help_panel="Output")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Steps between checkpoints; by default after epochs only.",
+            metavar="N",
+            min=0,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    log: Annotated[
+        list[_Log] | None,
+        typer.Option(
+            help="Log figures there too, in the run directory; may be given twice.",
+            metavar="tensorboard|wandb",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     as_json: options.Json = False,
-    device: options.Device = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"] | None,
+        typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel="Execution"),
+    ] = None,
     amp: Annotated[
-        Literal["bf16"] | None, typer.Option(help="Autocast to bfloat16.", rich_help_panel="Execution")
+        Literal["bf16"] | None,
+        typer.Option(help="Autocast to bfloat16.", metavar="bf16", rich_help_panel="Execution"),
     ] = None,
     compiled: Annotated[
         bool,
@@ -95,60 +129,104 @@ def train(
         ),
     ] = False,
     grad_accum: Annotated[
-        int, typer.Option(help="Forward passes in one step.", min=1, rich_help_panel="Execution")
-    ] = 1,
-    workers: options.Workers = 0,
-    seed: options.Seed = 0,
+        int | None,
+        typer.Option(help="Forward passes in one step; by default 1.", metavar="N", min=1, rich_help_panel="Execution"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode images; by default 0.", metavar="N", min=0, rich_help_panel="Execution"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Decides random weights, order and augmentation; by default 0.",
+            metavar="N",
+            min=0,
+            rich_help_panel="Execution",
+        ),
+    ] = None,
 ) -> None:
     """Train a float or a quantized model as a recipe says; interrupt it and resume it exactly."""
-    from ofqctl.recipe import catalogue
+    needs: dict[str, dict[str, Any]] = {
+        "MODEL": {"--checkpoint": checkpoint, "--no-pretrained": no_pretrained, "--num-classes": num_classes}
+        | {"--img-size": img_size, "--model-kwargs": model_kwargs},
+        "--data": {"--split": split, "--val-data": val_data, "--image-column": image_column}
+        | {"--label-column": label_column, "--class-map": class_map, "--streaming": streaming},
+        "--val-data": {"--val-split": val_split},
+    }
+    run = None if resume in (None, "auto") else Path(str(resume))
+    _check_usage({"MODEL": model, "--data": data, "--val-data": val_data}, needs, resumed=run is not None)
 
-    changes = [] if epochs is None else [f"training.phases.0.epochs={epochs}"]
-    resolved = _for_batch(catalogue.load(recipe), catalogue.load(recipe, [*changes, *(assignments or [])]), scale_lr)
-
-    from ofqctl.jobs.train import TrainRequest
-    from ofqctl.jobs.train import train as run
+    from ofqctl.jobs.train import TrainRequest, recorded_request
+    from ofqctl.jobs.train import train as execute
     from ofqctl.training import Interrupted
 
-    columns: dict[str, Any] = {
-        "image_column": image_column,
-        "label_column": label_column,
-        "class_map": class_map,
-        "streaming": False,
+    before = None if run is None else recorded_request(run)
+    changes = [*([] if epochs is None else [f"training.phases.0.epochs={epochs}"]), *(assignments or [])]
+    columns = (image_column, label_column, class_map, streaming)
+    asked: dict[str, Any] = {
+        "model": options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs)
+        if model
+        else None,
+        "recipe": _recipe(recipe, model, None if before is None else before.recipe, changes, scale_lr),
+        "data": options.data_spec(data, split, *columns) if data else None,
+        "val_data": options.data_spec(val_data, val_split, *columns) if val_data else None,
+        "output": output,
+        "overwrite": overwrite or None,
+        "resume": run or resume,
+        "force_recipe": force_recipe or None,
+        "seed": seed,
+        "device": device,
+        "amp": amp and True,
+        "compiled": compiled or None,
+        "grad_accum": grad_accum,
+        "checkpoint_every": checkpoint_every,
+        "workers": workers,
+        "logs": tuple(dict.fromkeys(name.value for name in log)) if log else None,
     }
-    request = TrainRequest(
-        model=options.model_request(
-            model,
-            checkpoint=checkpoint,
-            no_pretrained=no_pretrained,
-            num_classes=num_classes,
-            img_size=img_size,
-            model_kwargs=model_kwargs,
-        ),
-        recipe=resolved,
-        data=options.data_spec(data, split=split, **columns),
-        val_data=options.data_spec(val_data, split=val_split, **columns) if val_data else None,
-        output=output,
-        overwrite=overwrite,
-        resume=resume,
-        force_recipe=force_recipe,
-        seed=seed,
-        device=device,
-        amp=amp is not None,
-        compiled=compiled,
-        grad_accum=grad_accum,
-        checkpoint_every=checkpoint_every,
-        workers=workers,
-    )
+    given = {name: value for name, value in asked.items() if value is not None}
+    request = TrainRequest(**given) if before is None else replace(before, **given)
     with Sink(as_json=as_json) as sink:
-        told = _Steps(sink)
         try:
-            result = run(request, sink.progress, told.step)
+            result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))
         except Interrupted as interruption:
-            print("\ninterrupted; the state is saved, the same command with --resume auto goes on", file=sys.stderr)
+            command = f"ofqctl train --resume {shlex.quote(str(interruption.directory))}"
+            print(f"\ninterrupted; the state is saved, `{command}` goes on", file=sys.stderr)
             raise typer.Exit(128 + interruption.signum) from None
         if int(os.environ.get("RANK", "0")) == 0:
-            sink.show(result, lambda shown: _render(shown, val_data))
+            sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
+
+
+def _check_usage(given: dict[str, str | None], needs: dict[str, dict[str, Any]], *, resumed: bool) -> None:
+    """Refuse a command without model or data that resumes no run, and options that say more about what is not there."""
+    missing = [name for name in ("MODEL", "--data") if given[name] is None]
+    if missing and not resumed:
+        raise typer.BadParameter(f"{' and '.join(missing)}: missing; only --resume RUN needs neither")
+    for name, more in needs.items():
+        useless = [option for option, value in more.items() if value]
+        if given[name] is None and useless:
+            raise typer.BadParameter(f"{', '.join(useless)}: no effect without {name}")
+
+
+def _recipe(
+    name: str | None, model: str | None, of_run: "Recipe | None", changes: list[str], scale_lr: bool
+) -> "Recipe":
+    """The recipe of that name, else that of the run to continue or to start from, with changes."""
+    from ofqctl.recipe import catalogue
+    from ofqctl.recipe.reading import build, change
+
+    if name is not None:
+        base = catalogue.load(name)
+    elif of_run is not None:
+        base = of_run
+    else:
+        from ofqctl.jobs.starting import recipe_of_run
+
+        base = recipe_of_run(Path(str(model)))
+    changed = build(change(base.model_dump(mode="json"), changes), where=f"recipe '{base.name}'")
+    return _for_batch(base, changed, scale_lr)
 
 
 def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe":
@@ -166,24 +244,15 @@ def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe
     return resolved
 
 
-class _Steps:
-    """Progress of training: a bar with figures on a terminal, else a line every ten seconds."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._started = time.monotonic()
-        self._first: int | None = None
-
-    def step(self, row: dict[str, Any], total: int) -> None:
-        """Tell one optimizer step."""
-        if int(os.environ.get("RANK", "0")) != 0:
-            return
-        done = row["step"]
-        self._first = done - 1 if self._first is None else self._first
-        left = (time.monotonic() - self._started) / (done - self._first) * (total - done)
-        figures = f"loss {row['loss']:.3f}, top-1 {row['train_top1']:.1f} %, lr {row['lr']:.2g}"
-        speed = f"{row['images_per_second']:.0f} images/s, {left / 60:.1f} min left"
-        self._sink.progress("train", done, total, f"{row['phase']} epoch {row['epoch']}: {figures}, {speed}")
+def _tell(sink: Sink, row: dict[str, Any], total: int) -> None:
+    """Tell one optimizer step; the first process does."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    figures = f"loss {row['loss']:.3f}, top-1 {row['train_top1']:.1f} %, lr {row['lr']:.2g}"
+    if "oscillating" in row:
+        figures += f", {100 * row['oscillating']:.2f} % oscillating"
+    speed = f"{row['images_per_second']:.0f} images/s"
+    sink.progress("train", row["step"], total, f"{row['phase']} epoch {row['epoch']}: {figures}, {speed}")
 
 
 def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:

@@ -58,9 +58,10 @@ class ImageData:
         name: What to call the data: its path and split.
         labelled: Whether the images have labels.
         class_count: Number of classes that occur; None if unknown.
-        image_count: Number of images; None if unknown (streaming).
+        image_count: Number of images; None if unknown, as that of most streams is.
         label_space: The labels, those of the model if one was given.
         mapping: How classes became labels, one sentence.
+        renamed: Whether the model has names for its classes and the data has others.
         notes: Everything that was guessed or left out, a sentence each.
     """
 
@@ -70,9 +71,10 @@ class ImageData:
         self.name = source.name
         self.labelled = mapping is not None
         self.class_count = source.class_count
-        self.image_count = len(source.records) if isinstance(source.records, Sequence) else None
+        self.image_count = len(source.records) if isinstance(source.records, Sequence) else source.declared
         self.label_space = mapping.space if mapping else space
         self.mapping = mapping.sentence if mapping else "the images are unlabelled"
+        self.renamed = mapping is not None and mapping.renamed
         self.notes = (*source.notes, *(mapping.notes if mapping else ()), *notes)
         self._records = source.records
         self._labels = mapping.labels if mapping else {}
@@ -83,9 +85,9 @@ class ImageData:
         return not isinstance(self._records, Sequence)
 
     def __len__(self) -> int:
-        if self.image_count is None:
-            raise TypeError(f"{self.name} is streamed: its length is unknown")
-        return self.image_count
+        if not isinstance(self._records, Sequence):
+            raise TypeError(f"{self.name} is streamed: it has no index, and its length is not certain")
+        return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         if not isinstance(self._records, Sequence):
@@ -95,12 +97,12 @@ class ImageData:
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         return map(self.load, self._records)
 
-    def stream(self, seed: int | None = None) -> Iterator[Record]:
-        """The undecoded images of streamed data, shuffled with ``seed`` if there is one."""
+    def stream(self, seed: int | None = None, rank: int = 0, world: int = 1) -> Iterator[Record]:
+        """The undecoded images of streamed data, shuffled with ``seed`` if there is one; one process's part of them."""
         if isinstance(self._records, Sequence):
             raise TypeError(f"{self.name} is not streamed")
         records: RecordStream = self._records if seed is None else self._records.shuffled(seed)
-        return iter(records)
+        return iter(records if world == 1 else records.shared(rank, world))
 
     def load(self, record: Record) -> tuple[Image.Image, int]:
         """Decode one record and look its label up.

@@ -24,12 +24,14 @@ class LabelMapping:
         labels: Label by class name.
         sentence: How classes became labels.
         notes: What was assumed on the way.
+        renamed: Whether the model has names for its classes and the data has others.
     """
 
     space: LabelSpace
     labels: Mapping[str, int]
     sentence: str
     notes: tuple[str, ...] = ()
+    renamed: bool = False
 
 
 def map_labels(classes: ClassNames, space: LabelSpace | None, class_map: ClassMap | None, where: str) -> LabelMapping:
@@ -112,7 +114,8 @@ def _by_order(names: tuple[str, ...], classes: ClassNames, space: LabelSpace | N
     known = "unknown" if space.names is None else f"not those of the data ({_some(space.names)})"
     order = f"number n of the {classes.noun}, {classes.order}"
     note = f"the model's class names are {known}: label n is taken to be {order}"
-    return LabelMapping(LabelSpace(len(names), space.names or names), labels, sentence, (note,))
+    renamed = space.names is not None
+    return LabelMapping(LabelSpace(len(names), space.names or names), labels, sentence, (note,), renamed)
 
 
 def _streamed(classes: ClassNames, space: LabelSpace | None, where: str) -> LabelMapping:

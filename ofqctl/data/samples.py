@@ -72,7 +72,7 @@ class StreamedSamples(IterableDataset[Item]):
         worker = get_worker_info()
         count, mine = (worker.num_workers, worker.id) if worker else (1, 0)
         if worker:
-            _forget_inherited_locks()
+            forget_inherited_locks()
         records = islice(self.data.stream(self.seed), self.limit)
         try:
             for number, record in enumerate(records):
@@ -89,7 +89,7 @@ class StreamedSamples(IterableDataset[Item]):
         return Sample(self.transform(image), label)
 
 
-def _forget_inherited_locks() -> None:
+def forget_inherited_locks() -> None:
     """Let a forked process read remote files: a lock held by the parent's reader would never be released."""
     import fsspec.asyn  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""Measure one float and one quantized training step side by side: seconds and memory."""
+"""Measure a float, a quantized and a tracked training step side by side: seconds and memory."""
 
 import statistics
 import time
@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from ofqctl.convert import convert
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.models import ModelRequest, load_model
+from ofqctl.oscillation import OscillationTracker
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.quantizers import fused
@@ -48,11 +49,15 @@ class BenchStepRequest:
 
 
 def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Seconds and peak memory of a training step in float and quantized, and their ratios.
+    """Seconds and peak memory of a training step in float, quantized, and quantized with the oscillation tracker.
 
-    The two take turns, so that whatever else the machine does slows both. A step is forward, cross-entropy, backward
+    The steps take turns, so that whatever else the machine does slows all. A step is forward, cross-entropy, backward
     and AdamW on the same random images. Peak memory counts what is allocated during a step: activations, gradients
     and buffers, not the weights and the optimizer's state.
+
+    Returns:
+        Figures of each under ``float``, ``quantized`` and ``tracked``; ``ratio``, of the quantized step to the float
+        one; under ``tracker``, ``ratio``, of the tracked step to the quantized one, and what the tracker keeps.
 
     Raises:
         OfqctlError: The model or the recipe cannot be used, or the device is absent.
@@ -60,6 +65,8 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[s
     device = pick_device(request.device)
     progress("load the model", 0, None)
     steps, architecture, notes = _steps(request, device)
+    tracker = steps["tracked"].tracker
+    assert tracker is not None
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     with fused(request.fused), denormals_flushed(device):
         for name, step in steps.items():
@@ -85,7 +92,8 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[s
         "recipe": request.recipe.name,
         "bits": {"weights": request.recipe.weights.bits, "activations": request.recipe.activations.bits},
         **figures,
-        "ratio": {key: figures["quantized"][key] / figures["float"][key] for key in figures["float"]},
+        "ratio": _ratios(figures["quantized"], figures["float"]),
+        "tracker": {"ratio": _ratios(figures["tracked"], figures["quantized"])} | _kept(tracker),
         "batch_size": request.batch_size,
         "steps": request.steps,
         "amp": "bf16" if request.bf16 else None,
@@ -97,18 +105,32 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[s
     }
 
 
-def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, Callable[[], None]], str, list[str]]:
-    """A training step of the float and one of the quantized model, on the same data; the architecture; notes."""
-    steps: dict[str, Callable[[], None]] = {}
-    for name in ("float", "quantized"):
+def _ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    return {key: ours[key] / theirs[key] for key in theirs}
+
+
+def _kept(tracker: OscillationTracker) -> dict[str, float]:
+    """How many weights the tracker follows, and the bytes it keeps for each; its trajectories of a few come on top."""
+    state = tracker.state_dict()
+    each = [tensor for name, tensor in state.items() if name.endswith((".codes", ".direction", ".frequency"))]
+    weights = tracker.summary(1.0)["total"]["weights"]
+    return {"weights": weights, "bytes_per_weight": sum(t.numel() * t.element_size() for t in each) / max(1, weights)}
+
+
+def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, "_TrainingStep"], str, list[str]]:
+    """A training step of each of the three models, on the same data; the architecture; notes."""
+    steps: dict[str, _TrainingStep] = {}
+    for name in ("float", "quantized", "tracked"):
         torch.manual_seed(request.seed)
         loaded = load_model(request.model)
         size = tuple(loaded.data_config["input_size"])
         images = torch.randn(request.batch_size, *size, device=device)
-        if name == "quantized":
+        if name != "float":
             plan = convert(loaded.model, request.recipe, size)
             calibrate(loaded.model.to(device), plan, [images])
-        steps[name] = _TrainingStep(loaded.model.to(device).train(), images, bf16=request.bf16)
+        model = loaded.model.to(device).train()
+        tracker = OscillationTracker(model) if name == "tracked" else None
+        steps[name] = _TrainingStep(model, images, tracker, bf16=request.bf16)
     return steps, loaded.architecture, list(loaded.notes)
 
 
@@ -118,11 +140,12 @@ class _TrainingStep:
     Args:
         model: In training mode; one that gives several outputs (a head for distillation) trains all of them.
         images: (B, 3, H, W).
+        tracker: Told after the optimizer's step, or None.
         bf16: Whether the forward pass runs under bfloat16 autocast.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, *, bf16: bool) -> None:
-        self.model, self.images, self.bf16 = model, images, bf16
+    def __init__(self, model: nn.Module, images: Tensor, tracker: OscillationTracker | None, *, bf16: bool) -> None:
+        self.model, self.images, self.tracker, self.bf16 = model, images, tracker, bf16
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
         self.targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
@@ -134,6 +157,8 @@ class _TrainingStep:
         loss = torch.stack([F.cross_entropy(logits.float(), self.targets) for logits in each]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        if self.tracker is not None:
+            self.tracker.update()
         self.optimizer.zero_grad()
 
 

@@ -2,8 +2,9 @@
 
 from ofqctl.training.batches import Share, TrainingBatches
 from ofqctl.training.engine import Engine, Hooks, Interrupted, Row
+from ofqctl.training.logs import LogName, Logs, check_logs, open_logs
 from ofqctl.training.processes import Processes, joined
-from ofqctl.training.state import FILE, Checkpoint, read_checkpoint_state
+from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state
 
 __all__ = [
     "FILE",
@@ -11,10 +12,15 @@ __all__ = [
     "Engine",
     "Hooks",
     "Interrupted",
+    "LogName",
+    "Logs",
     "Processes",
     "Row",
     "Share",
     "TrainingBatches",
+    "check_logs",
+    "checkpoint_of",
     "joined",
+    "open_logs",
     "read_checkpoint_state",
 ]

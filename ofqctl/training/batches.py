@@ -1,23 +1,30 @@
 """Training batches: which images in which step, and their augmentation, as a function of the seed alone.
 
-Order and augmentation of an image depend on (seed, epoch, position), never on workers, processes or interruptions:
-the batches of step k are the same whether the run came there at once or was resumed.
+Order and augmentation of an image depend on (seed, epoch, position), never on workers or interruptions: the batches of
+step k are the same whether the run came there at once or was resumed. Only how a stream's files are shared depends on
+the number of processes.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
+from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from ofqctl.data import ImageData, UnusableImageError
+from ofqctl.data.samples import forget_inherited_locks
+from ofqctl.data.sources.source import Record
 from ofqctl.errors import DataError
-from ofqctl.recipe.training import Augmentation
+from ofqctl.recipe.training import Augmentation, Training
 
 Place = tuple[int, int, int]  # epoch, position in the epoch, index of the image
 
@@ -47,71 +54,172 @@ class Share:
 class TrainingBatches:
     """Micro-batches (images (b, 3, H, W), labels (b,)) of an epoch, from any step on.
 
+    Images with an index are drawn in a new order every epoch. A stream is shuffled by file and within a buffer; each
+    process reads its own part of it, and begins anew where that ends before the epoch does. To go on within an epoch,
+    a stream is read from its start, and what was seen is passed over undecoded.
+
     Args:
         data: Labelled images.
         config: The model's data config.
-        augmentation: What is done to the images.
+        training: Augmentation and the steps of an epoch.
         share: What this process takes.
         seed: Decides order and augmentation.
         workers: Processes that load.
 
+    Attributes:
+        steps_per_epoch: Optimizer steps in an epoch.
+
     Raises:
-        DataError: Fewer images than a batch, or a batch that cannot be shared evenly.
+        DataError: Too few images, an unknown number of them, or a batch that cannot be shared evenly.
     """
 
     def __init__(
-        self,
-        data: ImageData,
-        config: dict[str, Any],
-        augmentation: Augmentation,
-        share: Share,
-        *,
-        seed: int,
-        workers: int = 0,
+        self, data: ImageData, config: dict[str, Any], training: Training, share: Share, *, seed: int, workers: int = 0
     ) -> None:
-        parts = share.world * share.micro_batches
-        if share.batch_size % parts:
-            raise DataError(f"batch size {share.batch_size}: cannot be shared by {parts} forward passes evenly")
-        repeats = max(1, augmentation.repeats)
-        if len(data) < share.batch_size:
-            raise DataError(
-                f"{data.name}: {len(data)} images are fewer than the batch of {share.batch_size}",
-                hint="--set training.batch_size=N",
-            )
-        self.data, self.share, self.seed, self.workers, self.repeats = data, share, seed, workers, repeats
-        self.steps_per_epoch = len(data) // share.batch_size
-        self._samples = _Augmented(data, _transform(config, augmentation), seed)
+        augmentation = training.augmentation
+        _check_share(share, mixed=augmentation.mixup > 0.0 or augmentation.cutmix > 0.0)
+        self.data, self.share, self.seed, self.workers = data, share, seed, workers
+        self.repeats = max(1, augmentation.repeats)
+        self.steps_per_epoch = _steps(data, share.batch_size, training.steps_per_epoch)
+        self._augmented = _Augmented(data, _transform(config, augmentation), seed)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches of every step of an epoch from ``first_step`` on, ``share.micro_batches`` a step."""
+        """Micro-batches of every step of an epoch from ``first_step`` on, ``share.micro_batches`` a step.
+
+        Raises:
+            DataError: An image cannot be used.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        source: dict[str, Any] = {}
+        if self.data.streaming:
+            batches = self.share.micro_batches
+            places = range(*(step * batches * self.share.images for step in (first_step, self.steps_per_epoch)))
+            source["dataset"] = _Streamed(self._augmented, self.share, self.repeats, epoch, places)
+            source["batch_size"] = self.share.images
+        else:
+            source["dataset"] = self._augmented
+            source["batch_sampler"] = self._drawn(epoch, first_step, generator)
+        # with a generator of its own, making the loader draws nothing from the one that dropout uses
+        for batch in DataLoader(**source, num_workers=self.workers, generator=generator, collate_fn=_collate):
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+    def _drawn(self, epoch: int, first_step: int, generator: torch.Generator) -> list[list[Place]]:
+        """What is in each of this process's micro-batches, of images with an index."""
         order = torch.randperm(len(self.data), generator=generator)
         order = order.repeat_interleave(self.repeats)[: len(self.data)]
         used = order[: self.steps_per_epoch * self.share.batch_size]
         steps = used.view(self.steps_per_epoch, self.share.micro_batches, self.share.world, self.share.images)
         positions, rank = torch.arange(len(used)).view_as(steps), self.share.rank
-        batches: list[list[Place]] = [
+        return [
             [(epoch, int(p), int(i)) for p, i in zip(places, indices, strict=True)]
             for step in range(first_step, self.steps_per_epoch)
             for places, indices in zip(positions[step, :, rank], steps[step, :, rank], strict=True)
         ]
-        # with a generator of its own, making the loader draws nothing from the one that dropout uses
-        loader = DataLoader(self._samples, batch_sampler=batches, num_workers=self.workers, generator=generator)
-        yield from loader
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
+def _check_share(share: Share, *, mixed: bool) -> None:
+    parts = share.world * share.micro_batches
+    if share.batch_size % parts:
+        raise DataError(f"batch size {share.batch_size}: cannot be shared by {parts} forward passes evenly")
+    if mixed and share.images % 2:
+        raise DataError(
+            f"batch size {share.batch_size}: {share.images} images in a forward pass cannot be mixed in pairs",
+            hint="--set training.batch_size=N, so that every forward pass has an even number",
+        )
+
+
+def _steps(data: ImageData, batch_size: int, wanted: int | None) -> int:
+    """Optimizer steps in an epoch."""
+    there = data.image_count
+    if there is None and wanted is None:
+        raise DataError(
+            f"{data.name}: the stream does not say how many images it has, so the steps of an epoch are unknown",
+            hint="--set training.steps_per_epoch=N",
+        )
+    if there is not None and there < batch_size:
+        raise DataError(
+            f"{data.name}: {there} images are fewer than the batch of {batch_size}", hint="--set training.batch_size=N"
+        )
+    if there is not None and wanted is not None and wanted * batch_size > there:
+        raise DataError(
+            f"{data.name}: {wanted} steps of {batch_size} images are more than its {there}",
+            hint=f"--set training.steps_per_epoch={there // batch_size}",
+        )
+    return wanted or (there or 0) // batch_size
+
+
+Item = tuple[Tensor, int] | DataError  # a fault travels as a value: a worker would bury its message in a traceback
+
+
+class _Augmented(Dataset[Item]):
+    """Augmented images by their place."""
+
     def __init__(self, data: ImageData, transform: Any, seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, int]:
+    def __getitem__(self, place: Place) -> Item:
         epoch, position, index = place
+        return self.item(epoch, position, lambda: self.data[index])
+
+    def item(self, epoch: int, position: int, load: Callable[[], tuple[Image.Image, int]]) -> Item:
+        """The image that ``load`` gives, as it looks at a position of an epoch."""
         try:
-            image, label = self.data[index]
+            image, label = load()
         except UnusableImageError as error:
-            raise DataError(f"{self.data.name}: {error.name} {error.reason}", hint="remove it and resume") from error
+            return DataError(f"{self.data.name}: {error.name} {error.reason}", hint="remove it and resume")
+        except DataError as error:
+            return error
         with _seeded((self.seed * 1_000_003 + epoch) * 10_000_019 + position):
             return self.transform(image), label
+
+
+class _Streamed(IterableDataset[Item]):
+    """Augmented images of a stream, in order; each loading process reads all and decodes its own batches.
+
+    Args:
+        augmented: What is done to each image.
+        share: What this process takes.
+        repeats: Copies of each image, one after the other.
+        epoch: Decides the order.
+        places: Which of this process's images, counted from the start of the epoch.
+    """
+
+    def __init__(self, augmented: _Augmented, share: Share, repeats: int, epoch: int, places: range) -> None:
+        self.augmented, self.share, self.repeats, self.epoch, self.places = augmented, share, repeats, epoch, places
+
+    def __iter__(self) -> Iterator[Item]:
+        worker = get_worker_info()
+        count, mine = (worker.num_workers, worker.id) if worker else (1, 0)
+        if worker:
+            forget_inherited_locks()
+        share, data = self.share, self.augmented.data
+        repeated = chain.from_iterable(repeat(record, self.repeats) for record in self._records())
+        try:
+            records = islice(repeated, self.places.start, self.places.stop)
+            for number, (place, record) in enumerate(zip(self.places, records, strict=True)):
+                if number // share.images % count == mine:
+                    position = place * share.world + share.rank
+                    yield self.augmented.item(self.epoch, position, partial(data.load, record))
+        except DataError as error:
+            yield error
+
+    def _records(self) -> Iterator[Record]:
+        """This process's part of the stream, over and over."""
+        data, share = self.augmented.data, self.share
+        while True:
+            empty = True
+            for record in data.stream(self.augmented.seed * 1_000_003 + self.epoch, share.rank, share.world):
+                empty = False
+                yield record
+            if empty:
+                raise DataError(f"{data.name}: there are no images in the part of process {share.rank}")
+
+
+def _collate(items: list[Item]) -> Any:
+    fault = next((item for item in items if isinstance(item, DataError)), None)
+    return fault or default_collate(items)
 
 
 class _seeded:  # noqa: N801
@@ -131,6 +239,16 @@ class _seeded:  # noqa: N801
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(pytorch)
+
+
+def _posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """The operation of timm, but black for the 0 bits of some policies, which newer releases of Pillow refuse."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits >= 1 else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), _posterized))
 
 
 def _transform(config: dict[str, Any], augmentation: Augmentation) -> Any:

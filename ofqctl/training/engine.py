@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from timm.data.mixup import Mixup
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from ofqctl.distill import Teacher, distillation_loss
+from ofqctl.distill import FeatureDistillation, Teacher, distillation_loss
 from ofqctl.distill.loss import hard_loss, heads_of
 from ofqctl.errors import ModelError
-from ofqctl.oscillation import ConfidentFreezing, OscillationTracker, Remedy
+from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
@@ -26,13 +27,20 @@ from ofqctl.training.state import Checkpoint, Meter, Position, random_state, res
 
 Row = dict[str, Any]
 
+_LOOKS = 10  # optimizer steps between two looks at how many weights oscillate
+
 
 class Interrupted(BaseException):
     """Training was asked to stop; its state is saved.
 
     Args:
         signum: The signal that asked.
+
+    Attributes:
+        directory: The run, where one is written.
     """
+
+    directory: Path | None = None
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -44,7 +52,7 @@ class Hooks:
     """What the engine calls; all optional.
 
     Attributes:
-        step: After every optimizer step, with figures of the epoch so far.
+        step: After every optimizer step, with figures of the epoch so far and the loss of the step, ``step_loss``.
         epoch: After every epoch, with its row of the summary, on the first process.
         validate: Figures of a model on the validation images.
         save: Write a checkpoint, on the first process.
@@ -70,6 +78,7 @@ class Engine:
         hooks: What to call on the way.
         amp: Autocast to bfloat16.
         checkpoint_every: Steps between checkpoints within an epoch; 0 saves after epochs only.
+        request: What was asked for, kept in every checkpoint.
     """
 
     model: nn.Module
@@ -81,6 +90,7 @@ class Engine:
     hooks: Hooks = field(default_factory=Hooks)
     amp: bool = False
     checkpoint_every: int = 0
+    request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.recipe.training is not None
@@ -89,9 +99,16 @@ class Engine:
         self.history: list[Row] = []
         self.ema = None if self.settings.ema is None else ModelEmaV3(self.model, decay=self.settings.ema)
         tracking = self.settings.tracking
-        self.tracker = None if tracking is None else OscillationTracker(self.model, momentum=tracking.momentum)
-        self._called = self.processes.wrap(self.model)
+        self.tracker = None
+        if tracking is not None:
+            self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
+        self._called = self.model
+        self._oscillating: Row = {}
         self._mixup = _mixup(self.settings, int(getattr(self.model, "num_classes", 0)))
+        wanted = None if self.settings.distillation is None else self.settings.distillation.features
+        self._features = None
+        if self.teacher is not None and wanted is not None:
+            self._features = FeatureDistillation(self.model, self.teacher.model, wanted)
         self._resumed: Checkpoint | None = None
         self._signal: int | None = None
 
@@ -136,9 +153,10 @@ class Engine:
         if self.position.phase_step >= steps:
             return
         select_trainable(self.model, phase)
+        self._called = self.processes.wrap(self.model)
         optimizer = make_optimizer(self.model, self.settings.optimizer, phase)
         schedule = make_schedule(optimizer, phase, self.batches.steps_per_epoch)
-        remedies: list[Remedy] = [ConfidentFreezing(self.model, phase.cga.boundary_range)] if phase.cga else []
+        remedies = remedies_of(phase, self.model, steps)
         self._continue(optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
@@ -156,7 +174,8 @@ class Engine:
             optimizer.load_state_dict(checkpoint.optimizer)
             for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
                 remedy.load_state_dict(state)
-        restore_random(checkpoint.random[self.processes.rank])
+        if self.processes.rank < len(checkpoint.random):
+            restore_random(checkpoint.random[self.processes.rank])
 
     def _run_epoch(self, phase: Phase, optimizer: Any, schedule: Any, remedies: list[Remedy]) -> None:
         position = self.position
@@ -165,12 +184,14 @@ class Engine:
         while step := list(islice(batches, micro)):
             started = time.perf_counter()
             schedule.step_update(position.phase_step)
-            self._step(step, optimizer, remedies)
+            loss = self._step(step, optimizer, remedies)
             position.step += 1
             position.phase_step += 1
             position.total_steps += 1
             self.meter.seconds += time.perf_counter() - started
-            self.hooks.step(self._figures(phase, optimizer))
+            if position.total_steps % _LOOKS == 0:
+                self._oscillating = self._oscillation()
+            self.hooks.step(self._figures(phase, optimizer) | {"step_loss": loss} | self._oscillating)
             self._maybe_save(optimizer, remedies)
         row = self._figures(phase, optimizer) | self._oscillation()
         if self.processes.first:
@@ -184,8 +205,8 @@ class Engine:
             self.hooks.epoch(row)
         self._save(optimizer, remedies)
 
-    def _step(self, step: list[tuple[Tensor, Tensor]], optimizer: Any, remedies: list[Remedy]) -> None:
-        """One optimizer step over its micro-batches."""
+    def _step(self, step: list[tuple[Tensor, Tensor]], optimizer: Any, remedies: list[Remedy]) -> float:
+        """One optimizer step over its micro-batches; its loss, the mean over processes and micro-batches."""
         self._called.train()
         optimizer.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
@@ -209,10 +230,12 @@ class Engine:
         if self.tracker is not None:
             self.tracker.update()
         loss_sum, right, images_seen = self.processes.total(seen).tolist()
-        self.meter.loss += loss_sum / self.processes.world
+        loss_mean: float = loss_sum / self.processes.world
+        self.meter.loss += loss_mean
         self.meter.correct += int(right)
         self.meter.images += int(images_seen)
         self.meter.steps += 1
+        return loss_mean
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Loss of a micro-batch, and how many of its labels came first."""
@@ -222,12 +245,15 @@ class Engine:
         if self._mixup is not None:
             images, target = self._mixup(images, labels)
         settings = self.settings
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
+        recording = contextlib.nullcontext() if self._features is None else self._features.recording()
+        with recording, torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
             answers = self.teacher(images) if self.teacher is not None else None
             logits = self._called(images)
         smoothing = settings.augmentation.label_smoothing
         if answers is not None and settings.distillation is not None:
             loss = distillation_loss(logits, target, answers, settings.distillation, smoothing)
+            if self._features is not None:
+                loss = loss + self._features.loss()
         else:
             class_head, other_head = heads_of(logits)
             loss = hard_loss(class_head, target, smoothing)
@@ -284,6 +310,7 @@ class Engine:
             tracker=None if self.tracker is None else self.tracker.state_dict(),
             remedies=[remedy.state_dict() for remedy in remedies],
             random=states,
+            request=self.request,
         )
         self.hooks.save(checkpoint)
 

@@ -1,6 +1,7 @@
 """One process or many: what ``torchrun`` says, and the few places where it matters."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-_TIMEOUT = timedelta(minutes=10)  # after that a process that waits for a dead one ends with an error
+from ofqctl.errors import DeviceError, ProcessError
+
+_TIMEOUT = timedelta(minutes=30)  # after that a process that waits for a dead one ends with an error
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Processes:
         if self.world == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the argument has another name from torch 2.15 on
+            return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def exchanging(self, wrapped: nn.Module, wanted: bool) -> AbstractContextManager[None]:
         """Within the block, gradients are exchanged between processes only if ``wanted``."""
@@ -66,17 +71,51 @@ class Processes:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started, if it did."""
+    """Join the processes that ``torchrun`` started, if it did.
+
+    Raises:
+        DeviceError: The processes are to compute on different kinds of device, or there are too few GPUs for them.
+        ProcessError: Another process has ended while this one still needed it.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes(0, 1, device)
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        device = _gpu(local)
+    backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo"
+    dist.init_process_group(backends, timeout=_TIMEOUT)
     try:
-        yield Processes(rank, world, device)
+        processes = Processes(rank, world, device)
+        _check_alike(processes)
+        yield processes
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise ProcessError(
+            f"process {rank} of {world}: another one has ended or cannot be reached: {str(error).splitlines()[0]}",
+            hint="its own message says why; the same command with --resume auto goes on",
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _gpu(local: int) -> torch.device:
+    """The GPU of a process, by its number on this machine."""
+    present = torch.cuda.device_count()
+    if local >= present:
+        raise DeviceError(
+            f"process {local + 1} on this machine has no GPU of its own: {present} are present",
+            hint=f"torchrun --nproc-per-node {present}, or --device cpu",
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _check_alike(processes: Processes) -> None:
+    kinds = processes.gather(processes.device.type)
+    if len(set(kinds)) > 1:
+        seen = ", ".join(f"process {rank} on {kind}" for rank, kind in enumerate(kinds))
+        raise DeviceError(f"the processes compute on different kinds of device: {seen}", hint="--device cpu")

@@ -72,6 +72,7 @@ class Checkpoint:
         tracker: State of the oscillation tracker, or None.
         remedies: State of each of the phase's remedies.
         random: Generators of every process.
+        request: What was asked for, recipe and output apart; empty where nobody said.
         version: Of this layout.
     """
 
@@ -86,6 +87,7 @@ class Checkpoint:
     tracker: dict[str, Any] | None
     remedies: list[dict[str, Any]]
     random: list[dict[str, Any]]
+    request: dict[str, Any] = field(default_factory=dict)
     version: int = field(default=VERSION)
 
     def save(self, directory: Path) -> None:
@@ -107,8 +109,19 @@ def read_checkpoint_state(directory: Path) -> Checkpoint:
     """
     path = directory / FILE
     if not path.is_file():
-        raise ArtifactError(f"{directory}: no {FILE} in it, so there is nothing to resume")
-    values = read_torch_file(path)
+        raise ArtifactError(
+            f"{directory}: no {FILE} in it, so there is nothing to resume",
+            hint=f"`ofqctl train {directory} --output NEW` starts from a run that was quantized",
+        )
+    return checkpoint_of(read_torch_file(path), path)
+
+
+def checkpoint_of(values: Any, path: Path) -> Checkpoint:
+    """What was read from the file ``path``, as a training state.
+
+    Raises:
+        ArtifactError: It is none, or was written by another version.
+    """
     if not isinstance(values, dict) or "position" not in values:
         raise ArtifactError(f"{path}: not a training state of ofqctl")
     if values.get("version") != VERSION:

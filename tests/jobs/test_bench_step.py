@@ -17,12 +17,16 @@ def test_times_and_memory_of_both_and_their_ratios(recipe, bf16):
     request = BenchStepRequest(FLOAT, load(recipe), batch_size=2, device="cpu", bf16=bf16, steps=3, fused=False)
     result = bench_step(request, lambda *step: told.append(step))
     assert told[-1] == ("steps", 3, 3)
-    for name in ("float", "quantized"):
+    for name in ("float", "quantized", "tracked"):
         figures = result[name]
         assert 0 < figures["seconds_min"] <= figures["seconds_median"]
         assert figures["peak_bytes"] > 0
     for key, ratio in result["ratio"].items():
         assert ratio == pytest.approx(result["quantized"][key] / result["float"][key])
+    for key, ratio in result["tracker"]["ratio"].items():
+        assert ratio == pytest.approx(result["tracked"][key] / result["quantized"][key])
+    assert result["tracker"]["bytes_per_weight"] == 6.0
+    assert result["tracker"]["weights"] > 50_000
     assert result["bits"] == {"weights": 2, "activations": 2}
 
 

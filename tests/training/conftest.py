@@ -42,13 +42,13 @@ def request_for(folder, tmp_path):
     def make(name="run", recipe="demo/digits_ofq_w2a2", sets=(), **options) -> TrainRequest:
         float_run = recipe == "demo/digits_float"
         base = [s for s in BASE if not (float_run and s.startswith("training.phases.1"))]
-        return TrainRequest(
-            model=ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=3, kwargs=TINY),
-            recipe=load(recipe, [*base, *sets]),
-            data=DataSpec(str(folder)),
-            output=tmp_path / name,
-            device="cpu",
-            **options,
-        )
+        values = {
+            "model": ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=3, kwargs=TINY),
+            "recipe": load(recipe, [*base, *sets]),
+            "data": DataSpec(str(folder)),
+            "output": tmp_path / name,
+            "device": "cpu",
+        }
+        return TrainRequest(**values | options)
 
     return make

@@ -56,7 +56,7 @@ def _source(where: str, table: Any, image: str, label: str | None, notes: list[s
     if isinstance(table, datasets.IterableDataset):
         classes = _classes(table.features[label], None) if label else None
         stream = StreamRecords(where, table, image, _class_name_of(table, label))
-        return Source(where, stream, classes, None, tuple(notes))
+        return Source(where, stream, classes, None, tuple(notes), _declared_rows(table))
     if len(table) == 0:
         raise DataError(f"{where}: the split is empty; at least one image is needed")
     labels = _labels_used(table, label) if label else []
@@ -66,6 +66,12 @@ def _source(where: str, table: Any, image: str, label: str | None, notes: list[s
     classes = _classes(table.features[label], labels) if label else None
     rows = TableRecords(where, table, image, _class_name_of(table, label))
     return Source(where, rows, classes, len(labels) or None, tuple(notes))
+
+
+def _declared_rows(stream: Any) -> int | None:
+    """How many rows the description of a streamed table gives its split; None if it does not say."""
+    split = (stream.info.splits or {}).get(str(stream.split))
+    return getattr(split, "num_examples", None) or None
 
 
 def _labels_used(table: Any, label: str) -> list[Any]:

@@ -90,6 +90,13 @@ class StreamRecords:
         table = self.table.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
         return StreamRecords(self.where, table, self.image, self.class_name_of)
 
+    def shared(self, rank: int, world: int) -> "StreamRecords":
+        """The part of one of ``world`` processes: files of its own where they share out evenly, else every n-th row."""
+        from datasets.distributed import split_dataset_by_node
+
+        table = split_dataset_by_node(self.table, rank, world)
+        return StreamRecords(self.where, table, self.image, self.class_name_of)
+
 
 def _content(value: Any) -> str | bytes:
     """An undecoded image as its bytes, or as the path or URL of its file; nothing where there is none."""

@@ -29,6 +29,9 @@ class RecordStream(Protocol):
     def shuffled(self, seed: int) -> "RecordStream":
         """The same records in an order that ``seed`` decides."""
 
+    def shared(self, rank: int, world: int) -> "RecordStream":
+        """The part of one of several processes that read together."""
+
 
 @dataclass(frozen=True)
 class ClassNames:
@@ -57,6 +60,7 @@ class Source:
         classes: The classes declared; None if nothing is labelled.
         class_count: Number of classes that occur; None if unknown.
         notes: What was guessed or left out, a sentence each.
+        declared: Number of records that a stream says it has; None if it does not, or if there is an index.
     """
 
     name: str
@@ -64,3 +68,4 @@ class Source:
     classes: ClassNames | None
     class_count: int | None
     notes: tuple[str, ...] = ()
+    declared: int | None = None

@@ -1,0 +1,226 @@
+"""What training starts from: a float model, or what an earlier run knows."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ofqctl.artifact import Run, load_run, read_config
+from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_site
+from ofqctl.data import ImageLoader
+from ofqctl.errors import RecipeError
+from ofqctl.evaluation import holds_run
+from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
+from ofqctl.progress import Progress
+from ofqctl.ptq import calibrate
+from ofqctl.quantizers import Quantizer
+from ofqctl.recipe import Plan, QuantizerPlan, Recipe
+from ofqctl.training import FILE, read_checkpoint_state
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts.
+
+    Attributes:
+        loaded: The float model; of a quantized run the architecture alone, with the run's tensors still to come.
+        run: Where training starts from a run.
+    """
+
+    loaded: LoadedModel
+    run: Run | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is quantized in the run; None for a float model."""
+        plan = None if self.run is None else self.run.config.quantization_config.plan
+        return plan if plan is not None and plan.modules else None
+
+    @property
+    def origin(self) -> str:
+        """Where the float weights came from."""
+        return self.loaded.source if self.run is None else self.run.config.source
+
+    def quantized(
+        self,
+        recipe: Recipe,
+        images: Callable[[], ImageLoader],
+        progress: Progress,
+        prepare: Callable[[nn.Module], object],
+    ) -> tuple[Plan, list[str]]:
+        """Quantize the model in place as ``recipe`` says.
+
+        Quantizers that the run has too, of the same grid, go on as they are there; the others start from the weights
+        and from training images.
+
+        Args:
+            recipe: What to do.
+            images: Opens the images to calibrate on; called only if something is to be calibrated.
+            progress: Told about the calibration.
+            prepare: Moves the model to the device that computes.
+
+        Returns:
+            The plan, and notes on what could not be carried over.
+
+        Raises:
+            RecipeError: The run has query and key merged, and the recipe has them apart or merged otherwise.
+        """
+        model, before = self.loaded.model, self.plan or Plan(modules={})
+        plan = make_plan(model, recipe, tuple(self.loaded.data_config["input_size"]))
+        _check_merged(before, plan, recipe, self.loaded.source)
+        plan, kept = _carried_over(before, plan)
+        state = None if self.run is None or self.plan is None else _latent_state(self.run, kept)
+        if state is not None:  # projections that are merged only now have to be there ahead of it
+            _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(before)])
+        apply_plan(model, plan)
+        fresh = {name: prefix for name, prefix in _quantizers(model, plan) if name not in kept}
+        if state is not None:
+            known = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(fresh.values()))}
+            merged = [f"{name}.products." for name in _merged(plan) - _merged(before)]
+            _fill(model, known, lacks=[*fresh.values(), *merged])
+        prepare(model)
+        if fresh:
+            wanted = recipe.calibration.images
+            progress("calibrate", 0, wanted)
+            batches = (batch for batch, _ in images())
+            calibrate(model, plan, batches, keep=kept, on_batch=lambda done: progress("calibrate", done, wanted))
+        return describe(model, plan), _notes(list(fresh), len(kept)) if self.plan is not None else []
+
+
+def open_start(request: ModelRequest, drop_path: float | None) -> Start:
+    """The float model of a name, or the model of a run.
+
+    Args:
+        request: Which model.
+        drop_path: Rate of stochastic depth; None keeps the architecture's own.
+
+    Raises:
+        OfqctlError: There is no such model, or the run is damaged.
+    """
+    depth = {} if drop_path is None else {"drop_path_rate": drop_path}
+    if not holds_run(Path(request.name)):
+        return Start(load_model(replace(request, kwargs={**depth, **request.kwargs})))
+    run = load_run(Path(request.name))
+    config, plan = run.config, run.config.quantization_config.plan
+    kwargs, pretrained_cfg = config.model_args | depth, config.pretrained_cfg | {"label_names": config.label_names}
+    model = build_architecture(
+        config.architecture, num_classes=config.num_classes, model_kwargs=kwargs, pretrained_cfg=pretrained_cfg
+    )
+    loaded = LoadedModel(
+        model=model,
+        architecture=config.architecture,
+        num_classes=config.num_classes,
+        model_kwargs=kwargs,
+        pretrained_cfg=pretrained_cfg,
+        data_config=config.data_config,
+        source=f"run {run.directory}",
+        notes=[],
+    )
+    if not plan.modules:
+        model.load_state_dict(run.model.state_dict())
+    return Start(loaded, run)
+
+
+def recipe_of_run(path: Path) -> Recipe:
+    """The recipe that a run was made with.
+
+    Raises:
+        RecipeError: There is no such run, or its recipe does not say how to train.
+    """
+    if not holds_run(path):
+        raise RecipeError(f"{path}: is no run directory that would say how to train it", hint="--recipe NAME")
+    recipe = read_config(path).quantization_config.recipe
+    if recipe.training is None:
+        raise RecipeError(
+            f"{path}: its recipe '{recipe.name}' does not say how to train it", hint="--recipe NAME gives another"
+        )
+    return recipe
+
+
+def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
+    """The tensors of a quantized run with latent weights: those it was trained with, else made from its codes.
+
+    Args:
+        run: The run; its model is changed.
+        kept: The quantizers that go on; only their weights have to be encoded as they are.
+    """
+    if (run.directory / FILE).is_file():
+        checkpoint = read_checkpoint_state(run.directory)
+        if checkpoint.ema is not None:
+            return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}
+        return checkpoint.model
+    for name in run.config.quantization_config.plan.modules:
+        site = weight_site(run.model.get_submodule(name))
+        if site is not None and site.fixed_codes is not None:
+            site.release_codes(for_this_quantizer=f"{name}.weight" in kept)
+    return run.model.state_dict()
+
+
+def _check_merged(before: Plan, plan: Plan, recipe: Recipe, source: str) -> None:
+    """Refuse to take merged query-key products apart, or to give them a bias term that they have not."""
+    for name, module in before.modules.items():
+        now = plan.modules.get(name)
+        if module.kind == "qkr" and (now is None or now.kind != "qkr" or now.query_bias != module.query_bias):
+            seen = "keeps them apart" if now is None or now.kind != "qkr" else f"has query_bias {now.query_bias}"
+            raise RecipeError(
+                f"recipe '{recipe.name}': {seen}, but query and key of {name} are merged in {source}, with query_bias "
+                f"{module.query_bias}; a merged product cannot be taken apart",
+                hint=f"--set attention.qkr=true attention.query_bias={str(module.query_bias).lower()}",
+            )
+
+
+def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
+    """``plan`` with the quantizers that ``before`` has too as they are there, and their names."""
+    kept: set[str] = set()
+    modules = dict(plan.modules)
+    for name in plan.modules.keys() & before.modules.keys():
+        module, old = plan.modules[name], before.modules[name]
+        weight, inputs = module.weight, dict(module.operands)
+        if old.weight is not None and weight is not None and _same_grid(old.weight, weight):
+            weight = old.weight
+            kept.add(f"{name}.weight")
+        for operand in inputs.keys() & old.operands.keys():
+            if _same_grid(old.operands[operand], inputs[operand]):
+                inputs[operand] = old.operands[operand]
+                kept.add(f"{name}.{operand}")
+        modules[name] = module.model_copy(update={"weight": weight, "operands": inputs})
+    return plan.model_copy(update={"modules": modules}), frozenset(kept)
+
+
+def _same_grid(old: QuantizerPlan, new: QuantizerPlan) -> bool:
+    """Whether they quantize alike; how start values are found does not matter, nor a sign that follows from others."""
+    update: dict[str, object] = {"range": old.range, "percentile": old.percentile, "start": old.start}
+    if new.signed is None or not new.symmetric:
+        update["signed"] = old.signed
+    return old == new.model_copy(update=update)
+
+
+def _quantizers(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
+    """Of every quantizer its name in the plan, such as ``head.weight``, and what its tensors' names start with."""
+    prefixes = {module: f"{name}." for name, module in model.named_modules() if isinstance(module, Quantizer)}
+    for name in plan.modules:
+        module = model.get_submodule(name)
+        site = weight_site(module)
+        if site is not None and site.weight_quantizer is not None:
+            yield f"{name}.weight", prefixes[site.weight_quantizer]
+        yield from ((f"{name}.{operand}", prefixes[quantizer]) for operand, quantizer in operands(module).items())
+
+
+def _merged(plan: Plan) -> set[str]:
+    """Names of the blocks whose query and key are merged."""
+    return {name for name, module in plan.modules.items() if module.kind == "qkr"}
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], *, lacks: list[str]) -> None:
+    """Put tensors of the run into the model, which has no others but those that start with one of ``lacks``."""
+    missing = model.load_state_dict(dict(state), strict=False).missing_keys
+    left = [name for name in missing if not name.startswith(tuple(lacks))]
+    assert not left, f"not in the run: {left}"
+
+
+def _notes(fresh: list[str], kept: int) -> list[str]:
+    if not fresh:
+        return []
+    some = f"{', '.join(fresh[:3])}{', ...' if len(fresh) > 3 else ''}"
+    return [f"{len(fresh)} of {len(fresh) + kept} quantizers are not those of the run and start anew: {some}"]

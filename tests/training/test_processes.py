@@ -1,0 +1,129 @@
+"""Several processes that train together, started by torchrun as a person would."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ofqctl.errors import RecipeError
+from ofqctl.jobs.train import train
+from ofqctl.training import read_checkpoint_state
+
+SCRIPT = """
+import os, pickle, signal, sys, torch
+from ofqctl.cli.app import _report
+from ofqctl.errors import OfqctlError
+from ofqctl.jobs.train import train
+rank, dies = int(os.environ.get("RANK", "0")), int(sys.argv[3])
+if len(sys.argv) > 4 and rank == 1:
+    import ofqctl.jobs.train as job
+    job.pick_device = lambda name: torch.device(sys.argv[4])
+request = pickle.load(open(sys.argv[1], "rb"))
+losses = []
+def step(row, total):
+    losses.append(row["step_loss"])
+    if rank == 1 and len(losses) == dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+try:
+    train(request, on_step=step)
+except OfqctlError as error:
+    _report(error)
+    sys.exit(1)
+if rank == 0:
+    pickle.dump(losses, open(sys.argv[2], "wb"))
+"""
+
+
+@pytest.fixture
+def together(tmp_path):
+    """Trains with so many processes; gives how they ended and the losses of all steps."""
+
+    def run(request, world, dies=0, *more):
+        script, asked, losses = (tmp_path / name for name in ("script.py", "request", f"losses{world}"))
+        script.write_text(SCRIPT)
+        asked.write_bytes(pickle.dumps(request))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        ended = subprocess.run(
+            [*command, script, asked, losses, str(dies), *more],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        return ended, pickle.loads(losses.read_bytes()) if losses.exists() else []
+
+    return run
+
+
+def counts_of(directory):
+    """What the tracker counted: codes, directions, frequencies, flips; not the gradients of a process's own images."""
+    state = read_checkpoint_state(directory).tracker
+    return {name: tensor for name, tensor in state.items() if not name.endswith(".trajectory")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["demo/digits_ofq_w2a2", "demo/digits_float"])
+def test_two_processes_take_the_same_steps_as_one(request_for, together, recipe):
+    sets = ["training.phases.0.epochs=4"]
+    # one process takes the two halves of a batch in turn, as two do at once: sums in the same order, so the same bits
+    one = request_for("one", recipe, sets, grad_accum=2)
+    two = request_for("two", recipe, sets)
+    (_, alone), (ended, shared) = together(one, 1), together(two, 2)
+    assert ended.returncode == 0, ended.stderr
+    assert len(alone) >= 24
+    assert shared == alone
+    if recipe == "demo/digits_ofq_w2a2":
+        first, second = counts_of(one.output), counts_of(two.output)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+        assert sum(int(t.sum()) for name, t in first.items() if name.endswith(".flips")) > 0
+    assert (one.output / "model.safetensors").read_bytes() == (two.output / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_batch_shared_by_two_processes_gives_the_losses_of_a_batch_taken_at_once(request_for, together):
+    # a float model: one code on the other side of a threshold would amplify the rounding of the sums
+    sets = ["training.phases.0.epochs=4"]
+    (_, alone), (_, shared) = (together(request_for(f"w{n}", "demo/digits_float", sets), n) for n in (1, 2))
+    assert len(alone) == 24
+    assert shared[:20] == pytest.approx(alone[:20], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_only_what_is_trainable_is_exchanged(request_for, together):
+    sets = ["training.phases.0.trainable=[head.*]"]
+    ended, losses = together(request_for("two", sets=sets), 2)
+    assert ended.returncode == 0, ended.stderr
+    assert len(losses) == 18
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_with_an_error(request_for, together):
+    started = time.monotonic()
+    ended, losses = together(request_for("two"), 2, 5)
+    assert ended.returncode != 0
+    assert losses == []
+    assert "error: process 0 of 2: another one has ended or cannot be reached" in ended.stderr
+    assert time.monotonic() - started < 120
+
+
+@pytest.mark.slow
+def test_processes_on_different_devices_are_refused(request_for, together):
+    ended, _ = together(request_for("two"), 2, 0, "mps")
+    assert ended.returncode != 0
+    assert "different kinds of device: process 0 on cpu, process 1 on mps" in ended.stderr
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_does_not_resume_unasked(request_for, together):
+    request = request_for("two", checkpoint_every=1)
+    assert together(request, 2, 5)[0].returncode != 0
+    with pytest.raises(RecipeError, match="processes: 2 in the run, 1 now"):
+        train(replace(request, resume="auto"))
+    train(replace(request, resume="auto", force_recipe=True))

@@ -1,0 +1,219 @@
+"""Where training starts: at the very model that an earlier run holds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ofqctl.artifact import load_run
+from ofqctl.data import DataSpec
+from ofqctl.errors import ArtifactError, DataError, RecipeError
+from ofqctl.jobs.quantize import QuantizeRequest, quantize
+from ofqctl.jobs.starting import open_start, recipe_of_run
+from ofqctl.jobs.train import train
+from ofqctl.layers import weight_sites
+from ofqctl.models import ModelRequest
+from ofqctl.recipe.catalogue import load
+from ofqctl.training import read_checkpoint_state
+
+QUICK = ("calibration.images=8", "calibration.batch_size=8")
+SHORT = ("training.batch_size=8", "training.phases.0.epochs=1", "training.phases.0.warmup_epochs=0")
+NO_TEACHER = "training.distillation=null"
+
+
+@pytest.fixture
+def run_of(request_for, tmp_path):
+    """Quantizes the tiny model with a recipe, into ``tmp_path / name``."""
+
+    def make(recipe, *sets, name="quantized"):
+        output = tmp_path / name
+        model = request_for().model
+        quantize(QuantizeRequest(model, load(recipe, [*QUICK, *sets]), output=output, device="cpu"))
+        return output
+
+    return make
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def nothing(*_):
+    raise AssertionError("nothing is to be calibrated")
+
+
+def started(run, recipe, images=nothing):
+    """The quantized model that training would start with, and the notes."""
+    start = open_start(ModelRequest(str(run)), None)
+    _, notes = start.quantized(recipe, images, lambda *_: None, lambda model: model)
+    return start.loaded.model.eval(), notes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets"),
+    [
+        ("ofq/vit_w2a2", ()),
+        ("statsq", ("weights.bits=3",)),
+        ("lsq", ()),
+        ("ptq/mse", ("weights.bits=4", "activations.bits=4")),
+        ("ptq/minmax", ("weights.bits=4", "weights.symmetric=false")),
+    ],
+)
+def test_training_starts_with_the_codes_and_the_logits_of_a_quantized_run(run_of, images, recipe, sets):
+    run = run_of(recipe, *sets)
+    before = load_run(run).model
+    model, notes = started(run, load(recipe, [*QUICK, *sets]))
+    assert notes == []
+    codes = {name: site.encode_weight().codes for name, site in weight_sites(before)}
+    for name, site in weight_sites(model):
+        assert site.fixed_codes is None
+        assert torch.equal(site.encode_weight().codes, codes[name]), name
+    with torch.no_grad():
+        assert torch.allclose(model(images), before(images), atol=1e-4)
+
+
+def test_training_starts_with_the_latent_weights_of_an_earlier_training(request_for):
+    request = request_for()
+    train(request)
+    model, notes = started(request.output, request.recipe)
+    assert notes == []
+    state = read_checkpoint_state(request.output).model
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_training_starts_with_averaged_weights_where_there_are_some(request_for):
+    request = replace(request_for(), recipe=load("statsq", [*QUICK, *SHORT, "training.ema=0.5"]))
+    train(request)
+    model, _ = started(request.output, request.recipe)
+    assert torch.equal(model.norm.weight, read_checkpoint_state(request.output).ema["module.norm.weight"])
+
+
+def test_a_quantized_run_is_trained_on(run_of, request_for):
+    run = run_of("ofq/vit_w2a2")
+    recipe = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER])
+    result = train(replace(request_for(), model=ModelRequest(str(run)), recipe=recipe))
+    assert result["source"] == f"run {run}"
+    assert not any("quantizers" in note for note in result["notes"])
+    again = replace(request_for("again"), model=ModelRequest(result["output"]), recipe=recipe)
+    assert train(again)["training"]["epochs"][-1]["loss"] < result["training"]["epochs"][-1]["loss"]
+
+
+def test_a_training_from_a_run_resumes_like_any_other(run_of, request_for):
+    recipe = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER])
+    request = replace(request_for("whole"), model=ModelRequest(str(run_of("ofq/vit_w2a2"))), recipe=recipe)
+    train(request)
+
+    def stop(row, _total):
+        if row["step"] == 3:
+            raise MemoryError
+
+    other = replace(request, output=request.output.with_name("stopped"), checkpoint_every=1, resume="auto")
+    with pytest.raises(MemoryError):
+        train(other, on_step=stop)
+    train(other)
+    weights = [(r.output / "model.safetensors").read_bytes() for r in (request, other)]
+    assert weights[0] == weights[1]
+
+
+def test_quantizers_of_another_grid_start_anew_and_are_named(run_of, request_for, folder):
+    run = run_of("statsq")
+    before = load_run(run).model
+    recipe = load("statsq", [*QUICK, *SHORT, NO_TEACHER, "weights.bits=4"])
+    result = train(replace(request_for(), model=ModelRequest(str(run)), recipe=recipe))
+    assert any("8 of 28 quantizers are not those of the run and start anew: blocks.0" in n for n in result["notes"])
+    start = open_start(ModelRequest(str(run)), None)
+    data = DataSpec(str(folder))
+    from ofqctl.data import image_loader, open_data
+
+    loader = image_loader(open_data(data), start.loaded.data_config, batch_size=8, limit=8)
+    plan, _ = start.quantized(recipe, lambda: loader, lambda *_: None, lambda model: model)
+    model = start.loaded.model
+    assert plan.modules["blocks.0.mlp.fc1"].weight.bits == 4
+    assert torch.equal(model.blocks[0].mlp.fc1.weight, before.blocks[0].mlp.fc1.weight)  # the values, as floats
+    assert torch.equal(model.blocks[0].mlp.fc1.input.step, before.blocks[0].mlp.fc1.input.step)
+
+
+def test_projections_are_merged_on_the_way_but_never_taken_apart(run_of, request_for):
+    apart = run_of("statsq")
+    merging = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER])
+    request = replace(request_for("merged"), model=ModelRequest(str(apart)), recipe=merging)
+    assert any("attn" in note for note in train(request)["notes"])
+    back = replace(
+        request_for("back"),
+        model=ModelRequest(str(request.output)),
+        recipe=load("statsq", [*QUICK, *SHORT, NO_TEACHER]),
+    )
+    with pytest.raises(RecipeError, match=r"keeps them apart, but query and key of blocks\.0\.attn are merged"):
+        train(back)
+    biased = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER, "attention.query_bias=false"])
+    with pytest.raises(RecipeError, match="has query_bias False"):
+        train(replace(back, recipe=biased))
+
+
+def test_the_teacher_of_a_quantized_run_must_be_named(run_of, request_for, folder):
+    run = run_of("statsq")
+    request = replace(request_for(), model=ModelRequest(str(run)), recipe=load("statsq", [*QUICK, *SHORT]))
+    with pytest.raises(RecipeError, match="is quantized") as caught:
+        train(request)
+    assert "random initialization" in caught.value.hint
+    teacher = request_for("float", "demo/digits_float")
+    train(teacher)
+    named = load("statsq", [*QUICK, *SHORT, f"training.distillation.teacher={teacher.output}"])
+    train(replace(request, recipe=named))
+
+
+def test_a_run_trains_on_as_its_own_recipe_says(request_for, run_of):
+    assert recipe_of_run(run_of("statsq")).name == "statsq"
+    with pytest.raises(RecipeError, match="its recipe 'ptq/mse' does not say how to train it"):
+        recipe_of_run(run_of("ptq/mse", name="ptq"))
+    with pytest.raises(RecipeError, match="no run directory"):
+        recipe_of_run(request_for().output)
+
+
+def test_a_run_is_not_replaced_by_the_training_that_starts_from_it(run_of, request_for):
+    run = run_of("statsq")
+    request = replace(request_for(), model=ModelRequest(str(run)), output=run, overwrite=True)
+    with pytest.raises(ArtifactError, match="training starts from this run"):
+        train(request)
+
+
+def test_images_of_other_classes_than_the_run_are_refused(request_for, tmp_path):
+    request = request_for()
+    train(request)
+
+    def folder_of(*names):
+        root = tmp_path / "-".join(names)
+        for name in names:
+            (root / name).mkdir(parents=True)
+            for number in range(8):
+                pixels = np.full((36, 36, 3), number, dtype=np.uint8)
+                Image.fromarray(pixels).save(root / name / f"{number}.png")
+        return DataSpec(str(root))
+
+    onward = replace(request_for("onward", sets=[NO_TEACHER]), model=ModelRequest(str(request.output)))
+    with pytest.raises(DataError, match="2 folders do not fit a model with 3 classes"):
+        train(replace(onward, data=folder_of("cat", "dog")))
+    with pytest.raises(DataError, match="its classes are not those of the model"):
+        train(replace(onward, data=folder_of("cat", "dog", "owl")))
+    with pytest.raises(DataError, match="its classes are not those of the model"):
+        train(replace(onward, val_data=folder_of("ant", "bee", "fly")))
+
+
+def test_unlabelled_images_are_refused(request_for, folder):
+    with pytest.raises(DataError, match="have no labels"):
+        train(replace(request_for(), data=DataSpec(str(folder / "class0"))))
+
+
+def test_stochastic_depth_is_that_of_the_recipe_not_of_the_run(request_for):
+    request = request_for("float", "demo/digits_float", ["training.drop_path=0.2"])
+    train(request)
+    model = open_start(ModelRequest(str(request.output)), 0.0).loaded.model
+    assert type(model.blocks[1].drop_path1).__name__ == "Identity"
+    assert (
+        type(open_start(ModelRequest(str(request.output)), 0.1).loaded.model.blocks[1].drop_path1).__name__
+        == "DropPath"
+    )
