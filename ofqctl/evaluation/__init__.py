@@ -1,14 +1,25 @@
 """One way to compute logits and figures over float models, quantized models and artifacts."""
 
 from ofqctl.evaluation.metrics import Metrics, evaluate, predict
-from ofqctl.evaluation.subject import Subject, holds_run, of_model, of_run, open_run, open_subject
+from ofqctl.evaluation.subject import (
+    Normalization,
+    Subject,
+    holds_run,
+    of_model,
+    of_onnx,
+    of_run,
+    open_run,
+    open_subject,
+)
 
 __all__ = [
     "Metrics",
+    "Normalization",
     "Subject",
     "evaluate",
     "holds_run",
     "of_model",
+    "of_onnx",
     "of_run",
     "open_run",
     "open_subject",

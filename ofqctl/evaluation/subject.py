@@ -1,4 +1,4 @@
-"""What can be evaluated: a float model by name, or a run directory, behind one face."""
+"""What can be evaluated: a float model by name, a run directory, or an ONNX file, behind one face."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,13 @@ from torch import nn
 from ofqctl.artifact import WEIGHTS, Run, is_run, load_run, read_config
 from ofqctl.data import LabelSpace
 from ofqctl.errors import ArtifactError, ModelError
+from ofqctl.export import OnnxModel
 from ofqctl.models import LoadedModel, ModelRequest, load_model
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in 0..1
+_COMMON_PREPARATION = {"interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+
+_WORDS = {"quantized": "a run directory", "onnx": "an ONNX file"}
 
 
 @dataclass
@@ -19,9 +25,11 @@ class Subject:
     Attributes:
         model: In evaluation mode.
         name: What a person calls it.
-        kind: ``float`` or ``quantized``.
+        kind: ``float``, ``quantized`` or ``onnx``.
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
         labels: What the outputs stand for.
+        about: Its ``architecture`` and the ``model_args`` that build it, the ``source`` of its weights and, if it is
+            quantized, the name of the ``recipe``.
         notes: What was guessed or changed on the way.
     """
 
@@ -30,17 +38,26 @@ class Subject:
     kind: str
     data_config: dict[str, Any]
     labels: LabelSpace
+    about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-def open_subject(request: ModelRequest) -> Subject:
-    """A run directory (or the weights file in one) if ``request.name`` is the path of one, else a float model.
+def open_subject(request: ModelRequest, normalization: Normalization | None = None) -> Subject:
+    """An ONNX file, a run directory or its weights file if ``request.name`` is the path of one; else a float model.
+
+    Args:
+        request: Which model.
+        normalization: Mean and standard deviation of the images, for an ONNX file that does not say them.
 
     Raises:
-        ArtifactError: The run is damaged.
+        ArtifactError: The run or the file is damaged, or does not say how images are prepared.
         ModelError: There is no such model, or it has no classifier.
     """
     path = Path(request.name)
+    if path.suffix == ".onnx" and path.is_file():
+        return _noting_unused(of_onnx(path, normalization), request)
+    if normalization is not None:
+        raise ModelError(f"{path}: --mean and --std are for ONNX files that do not say them; this model does")
     if is_run(path) or path.is_file():
         return _noting_unused(of_run(open_run(path)), request)
     if path.is_dir():
@@ -60,12 +77,12 @@ def open_subject(request: ModelRequest) -> Subject:
 
 
 def open_run(path: Path) -> Run:
-    """A run directory, or the one that a ``model.safetensors`` lies in.
+    """A run directory, the one that a ``model.safetensors`` lies in, or a safetensors file that describes itself.
 
     Raises:
         ArtifactError: Another file, or the run is missing or damaged.
     """
-    if path.is_file() and path.name != WEIGHTS:
+    if path.is_file() and path.suffix != ".safetensors":
         raise ArtifactError(
             f"{path}: not the {WEIGHTS} of a run directory",
             hint="float weights go to `--checkpoint FILE`, an OFQ .pth.tar to `ofqctl import`",
@@ -95,7 +112,7 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
     }
     unused = [option for option, value in given.items() if value]
     if unused:
-        subject.notes.append(f"{', '.join(unused)}: no effect on a run directory, which says all of it itself")
+        subject.notes.append(f"{', '.join(unused)}: no effect on {_WORDS[subject.kind]}, which says all of it itself")
     return subject
 
 
@@ -104,7 +121,13 @@ def of_run(run: Run) -> Subject:
     config = run.config
     names = None if config.label_names is None else tuple(config.label_names)
     labels = LabelSpace(config.num_classes, names)
-    return Subject(run.model, str(run.directory), "quantized", config.data_config, labels)
+    about = {
+        "architecture": config.architecture,
+        "model_args": config.model_args,
+        "source": config.source,
+        "recipe": config.quantization_config.recipe.name,
+    }
+    return Subject(run.model, str(run.directory), "quantized", config.data_config, labels, about)
 
 
 def of_model(loaded: LoadedModel) -> Subject:
@@ -117,4 +140,37 @@ def of_model(loaded: LoadedModel) -> Subject:
         raise ModelError(f"{loaded.architecture}: has no classifier", hint="--num-classes N gives it one")
     names = loaded.pretrained_cfg.get("label_names")
     labels = LabelSpace(loaded.num_classes, tuple(names) if names else None)
-    return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, list(loaded.notes))
+    about = {"architecture": loaded.architecture, "model_args": loaded.model_kwargs, "source": loaded.source}
+    return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, about, list(loaded.notes))
+
+
+def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
+    """A classifier in an ONNX file; one that says nothing about itself needs ``normalization``.
+
+    Raises:
+        ArtifactError: It cannot be loaded, or it does not say how images are prepared.
+    """
+    model = OnnxModel(path)
+    said = model.description
+    if said is not None:
+        names = None if said.label_names is None else tuple(said.label_names)
+        about = said.model_dump(include={"architecture", "model_args", "source", "recipe"})
+        return Subject(model, str(path), "onnx", said.data_config, LabelSpace(said.num_classes, names), about)
+    missing = [] if all(model.size) else ["the size of its input"]
+    missing += [] if model.classes else ["the number of its classes"]
+    if missing:
+        raise ArtifactError(f"{path}: was not written by ofqctl, and does not say {' and '.join(missing)}")
+    if normalization is None:
+        raise ArtifactError(
+            f"{path}: was not written by ofqctl, and does not say how images are normalized",
+            hint="--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 are those of most ImageNet models",
+        )
+    mean, std = normalization
+    config = {"input_size": model.size, "mean": mean, "std": std} | _COMMON_PREPARATION
+    model.data_config = config
+    notes = [
+        f"{path}: does not say how images are prepared: taken are {config['interpolation']}, "
+        f"crop {config['crop_pct']} ({config['crop_mode']}), and labels in the order of the data"
+    ]
+    about = {"architecture": path.stem, "model_args": {}, "source": str(path)}
+    return Subject(model, str(path), "onnx", config, LabelSpace(model.classes, None), about, notes)

@@ -1,11 +1,11 @@
-"""Measure a float model or a run directory on labelled images."""
+"""Measure a float model, a run directory or an ONNX file on labelled images."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
-from ofqctl.evaluation import open_subject
+from ofqctl.evaluation import Normalization, open_subject
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
@@ -16,12 +16,13 @@ class EvaluateRequest:
     """What to measure, and on what.
 
     Attributes:
-        model: A float model, or the path of a run directory or of the weights file in one.
+        model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file.
         data: Labelled images.
         limit: Read that many images only, drawn from the whole set; None reads all.
         device: Where to compute.
         batch_size: Images in one forward pass.
         workers: Processes that decode images.
+        normalization: Mean and standard deviation of the images, for an ONNX file that does not say them.
     """
 
     model: ModelRequest
@@ -30,6 +31,7 @@ class EvaluateRequest:
     device: DeviceName = "auto"
     batch_size: int = 64
     workers: int = 0
+    normalization: Normalization | None = None
 
 
 def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str,
     """
     device = pick_device(request.device)
     progress("load the model", 0, None)
-    subject = open_subject(request.model)
+    subject = open_subject(request.model, request.normalization)
     loader = open_labelled(
         request.data,
         subject,

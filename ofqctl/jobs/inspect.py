@@ -1,14 +1,17 @@
-"""What lies in a run directory: every module's bits and grid, and where the bytes are."""
+"""What lies in a run directory or an ONNX file: every module's bits and grid, and where the bytes are."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from torch import nn
 
 from ofqctl.convert import operands, weight_site
+from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
+from ofqctl.export import look_into
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
 from ofqctl.progress import Progress, silent
@@ -21,18 +24,20 @@ class InspectRequest:
     """What to look into.
 
     Attributes:
-        run: A run directory, or the weights file in one.
+        run: A run directory, the weights file in one, or an ONNX file.
     """
 
     run: Path
 
 
 def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Everything that a run directory says of itself, checked against its weights.
+    """Everything that a run directory says of itself, checked against its weights; or what lies in an ONNX file.
 
     Raises:
         ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
     """
+    if request.run.suffix == ".onnx":
+        return _onnx(request.run, progress)
     progress("read the run", 0, None)
     run = open_run(request.run)
     quantization = run.config.quantization_config
@@ -50,6 +55,21 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
         "modules": [_module(run.model, name, plan) for name, plan in quantization.plan.modules.items()],
         "left_float": [left.model_dump() for left in quantization.plan.left_float],
         "results": run.results,
+    }
+
+
+def _onnx(path: Path, progress: Progress) -> dict[str, Any]:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: there is no such file")
+    progress("load the file", 0, None)
+    contents = asdict(look_into(path))
+    description = contents.pop("description")
+    return {
+        "onnx": str(path),
+        "description": None if description is None else description.model_dump(mode="json"),
+        **contents,
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        "notes": [] if description else [f"{path}: was not written by ofqctl; bits and products are unknown"],
     }
 
 

@@ -17,7 +17,7 @@ from ofqctl.data.sources.folder import is_image
 from ofqctl.data.sources.source import Record, Source
 from ofqctl.devices import DeviceName, pick_device
 from ofqctl.errors import DataError
-from ofqctl.evaluation import Subject, open_subject
+from ofqctl.evaluation import Normalization, Subject, open_subject
 from ofqctl.evaluation import predict as logits_of
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
@@ -28,7 +28,7 @@ class PredictRequest:
     """What to look at, and with which model.
 
     Attributes:
-        model: A float model, or the path of a run directory or of the weights file in one.
+        model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file.
         images: Image files, and folders whose images are all taken.
         array: In place of images: a ``.npy`` file with preprocessed float values, (N, 3, H, W).
         save_logits: Where to write the logits, float32 (N, classes), as ``.npy``; replaced if it exists.
@@ -36,6 +36,7 @@ class PredictRequest:
         device: Where to compute.
         batch_size: Images in one forward pass, >= 1.
         workers: Processes that decode images.
+        normalization: Mean and standard deviation of the images, for an ONNX file that does not say them.
     """
 
     model: ModelRequest
@@ -46,6 +47,7 @@ class PredictRequest:
     device: DeviceName = "auto"
     batch_size: int = 64
     workers: int = 0
+    normalization: Normalization | None = None
 
 
 def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
     paths = [] if request.array else list(_image_files(request.images))
     array = _read_array(request.array) if request.array else None
     progress("load the model", 0, None)
-    subject = open_subject(request.model)
+    subject = open_subject(request.model, request.normalization)
     model = subject.model.to(device)
     loader = None
     batches: Iterator[Tensor]

@@ -2,29 +2,28 @@
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ofqctl.artifact import check_output, save_run, serialize
-from ofqctl.convert import convert, describe
-from ofqctl.data import DataSpec, ImageData, ImageLoader, image_loader, open_data, synthetic_images
-from ofqctl.devices import DeviceName, pick_device
-from ofqctl.errors import DataError, ModelError, RecipeError
-from ofqctl.evaluation import Subject, holds_run, of_model
-from ofqctl.jobs.measuring import about_data, measure, open_labelled
+from ofqctl.convert import describe
+from ofqctl.data import DataSpec
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device
+from ofqctl.errors import ModelError, RecipeError
+from ofqctl.evaluation import evaluate, holds_run, of_model
+from ofqctl.jobs.calibrating import calibration_images
+from ofqctl.jobs.measuring import about_data, open_labelled
+from ofqctl.jobs.mixing import Target, mix_precision
+from ofqctl.jobs.overlap import Watched
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import ModelRequest, load_model
 from ofqctl.progress import Progress, silent
-from ofqctl.ptq import calibrate
+from ofqctl.ptq import Clock, quantize_post_training
+from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
-
-SYNTHETIC = "calibrated on synthetic images: accuracy cannot be expected; give --calib-data"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ class QuantizeRequest:
         batch_size: Images in one forward pass of the evaluation.
         workers: Processes that decode images.
         strict: Whether anything left undone is an error.
+        target: What the bits of the weights may come to, allocated layer by layer; None leaves them to the recipe.
+        time_budget: Seconds for the steps after calibration, > 0; None has no end.
+        compiled: Whether the quantizers are compiled, which pays where a step runs them many times.
     """
 
     model: ModelRequest
@@ -56,6 +58,9 @@ class QuantizeRequest:
     batch_size: int = 64
     workers: int = 0
     strict: bool = False
+    target: Target | None = None
+    time_budget: float | None = None
+    compiled: bool = False
 
 
 def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str, Any]:
@@ -69,44 +74,75 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     """
     started = time.perf_counter()
     _refuse_run(request.model.name)
+    if request.time_budget is not None and request.time_budget <= 0:
+        raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     device = pick_device(request.device)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite)
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
     loaded = load_model(request.model)
-    output = request.output or default_output(loaded.architecture, request.recipe)
+    output = request.output or _default_output(loaded.architecture, request)
     check_output(output, overwrite=request.overwrite)
     subject = of_model(loaded)
+    size = tuple(subject.data_config["input_size"])
     evaluation = None
     if request.data is not None:
         evaluation = open_labelled(request.data, subject, batch_size=request.batch_size, workers=request.workers)
     float_bytes = float_model_bytes(loaded.model)
     model = loaded.model
     float_model = copy.deepcopy(model).to(device) if evaluation else None
-    images, about_calibration, notes = _calibration_images(request, subject)
-    plan = convert(model, request.recipe, tuple(subject.data_config["input_size"]))
-    model.to(device)
-    calibrate(model, plan, _told(images, request.recipe.calibration.images, progress))
-    plan = describe(model, plan)
-    weights = serialize(model)
-    figures = None
-    if evaluation is not None and float_model is not None:
-        metrics = measure({"float": float_model, "quantized": model}, evaluation, device, progress)
-        figures = about_data(evaluation, subject) | metrics
-    config = run_config(loaded, request.recipe, plan, weights, float_bytes)
+    recipe = request.recipe
+    with calibration_images(
+        request.calibration,
+        recipe.calibration,
+        subject,
+        device,
+        progress,
+        seed=request.seed,
+        workers=request.workers,
+    ) as calibration:
+        clock = Clock(request.time_budget)
+        with fused(request.compiled), denormals_flushed(device):
+            model.to(device)
+            images, mixed = calibration.batches, None
+            if request.target is not None:
+                recipe, mixed = mix_precision(model, recipe, request.target, size, images, progress)
+            task = quantize_post_training(
+                model, recipe, size, images, progress=progress, clock=clock, seed=request.seed
+            )
+        plan = describe(model, task.plan)
+        weights = serialize(model)
+        figures = None
+        if evaluation is not None and float_model is not None:
+            watched = Watched(evaluation, calibration.batches)
+            models = {"float": float_model, "quantized": model}
+            metrics = evaluate(models, watched, device=device, total=evaluation.image_count, progress=progress)
+            figures = about_data(evaluation, subject) | {name: found.as_dict() for name, found in metrics.items()}
+            calibration.notes += watched.notes
+    config = run_config(loaded, recipe, plan, weights, float_bytes)
     results = about_run(model, config, weights) | {
-        "calibration": about_calibration,
+        "calibration": calibration.about,
         "evaluation": figures,
-        "notes": [*loaded.notes, *notes],
+        "ptq": task.figures,
+        "mixed_precision": mixed,
+        "notes": [*loaded.notes, *calibration.notes, *task.notes],
         "seed": request.seed,
         "device": str(device),
         "seconds": round(time.perf_counter() - started, 2),
     }
+    if mixed is not None:
+        results["bits"]["weights"] = round(mixed["average_bits"], 3)
     if request.strict:
         refuse_undone(results)
     save_run(output, weights, config, results)
     return {"output": str(output)} | results
+
+
+def _default_output(architecture: str, request: QuantizeRequest) -> Path:
+    if request.target is None:
+        return default_output(architecture, request.recipe)
+    return Path("runs") / f"{architecture}-mixed-a{request.recipe.activations.bits}"
 
 
 def _refuse_run(name: str) -> None:
@@ -128,44 +164,3 @@ def refuse_undone(results: dict[str, Any]) -> None:
     undone = [f"{left['module']}: {left['reason']}" for left in results["left_float"]] + results["notes"]
     if undone:
         raise RecipeError("\n  ".join(["--strict: not everything was done as asked:", *undone]))
-
-
-def _calibration_images(
-    request: QuantizeRequest, subject: Subject
-) -> tuple[ImageLoader | list[tuple[Tensor, None]], dict[str, Any], list[str]]:
-    """Batches of calibration images, what to say about them, and notes."""
-    wanted = request.recipe.calibration
-    if request.calibration is None:
-        batches = synthetic_images(subject.data_config, wanted.images, wanted.batch_size, request.seed)
-        return [(images, None) for images in batches], {"data": "synthetic", "images": wanted.images}, [SYNTHETIC]
-    data = _open_calibration(request.calibration)
-    loader = image_loader(
-        data,
-        subject.data_config,
-        batch_size=wanted.batch_size,
-        workers=request.workers,
-        limit=wanted.images,
-        seed=request.seed,
-    )
-    notes = list(data.notes)
-    if data.image_count is not None and data.image_count < wanted.images:
-        notes.append(f"calibration: {data.name} has {data.image_count} images, {wanted.images} were asked for")
-    return loader, {"data": data.name, "images": loader.image_count}, notes
-
-
-def _open_calibration(spec: DataSpec) -> ImageData:
-    """The data, its training split where none was named and there is one: the others are for measuring."""
-    if spec.split is None:
-        with suppress(DataError):  # no such split, or a fault that opening it as it is reports
-            return open_data(replace(spec, split="train"))
-    return open_data(spec)
-
-
-def _told(images: ImageLoader | list[tuple[Tensor, None]], total: int, progress: Progress) -> Iterator[Tensor]:
-    """The images alone, each batch told to ``progress`` once the model has seen it."""
-    done = 0
-    progress("calibrate", 0, total)
-    for batch, _ in images:
-        yield batch
-        done += len(batch)
-        progress("calibrate", done, total)

@@ -1,5 +1,8 @@
-"""Post-training quantization: calibration and the methods built on it."""
+"""Post-training quantization: calibration and the methods built on it, one file each."""
 
 from ofqctl.ptq.calibration import calibrate, calibrate_weights
+from ofqctl.ptq.steps import quantize_post_training
+from ofqctl.ptq.task import Clock, Task
+from ofqctl.ptq.units import Batches, on_disk
 
-__all__ = ["calibrate", "calibrate_weights"]
+__all__ = ["Batches", "Clock", "Task", "calibrate", "calibrate_weights", "on_disk", "quantize_post_training"]

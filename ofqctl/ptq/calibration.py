@@ -1,6 +1,6 @@
 """Start values for every quantizer: weights from themselves, activations from calibration images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,12 @@ from ofqctl.recipe import Plan
 
 
 def calibrate(
-    model: nn.Module, plan: Plan, batches: Iterable[Tensor], *, on_batch: Callable[[int], None] | None = None
+    model: nn.Module,
+    plan: Plan,
+    batches: Iterable[Tensor],
+    *,
+    keep: Collection[str] = (),
+    on_batch: Callable[[int], None] | None = None,
 ) -> int:
     """Set the start values of a converted model.
 
@@ -23,6 +28,7 @@ def calibrate(
         model: A model that ``plan`` was applied to; in evaluation mode afterwards.
         plan: What was quantized.
         batches: Normalized images, (B, 3, H, W) each.
+        keep: Quantizers that have their values already, such as ``head.weight`` or ``head.input``.
         on_batch: Called after every batch with the number of images so far.
 
     Returns:
@@ -32,8 +38,9 @@ def calibrate(
         ModelError: Weights or activations that are not finite; names the first module.
     """
     model.eval()
-    calibrate_weights(model, plan)
-    observed = {f"{name}.{op}": q for name in plan.modules for op, q in operands(model.get_submodule(name)).items()}
+    calibrate_weights(model, plan, keep=keep)
+    every = {f"{name}.{op}": q for name in plan.modules for op, q in operands(model.get_submodule(name)).items()}
+    observed = {name: quantizer for name, quantizer in every.items() if name not in keep}
     device = next(model.parameters()).device
     seen = 0
     for quantizer in observed.values():
@@ -53,15 +60,20 @@ def calibrate(
     return seen
 
 
-def calibrate_weights(model: nn.Module, plan: Plan) -> None:
+def calibrate_weights(model: nn.Module, plan: Plan, *, keep: Collection[str] = ()) -> None:
     """Set the start values of the weight quantizers alone.
+
+    Args:
+        model: A model that ``plan`` was applied to.
+        plan: What was quantized.
+        keep: Quantizers that have their values already, such as ``head.weight``.
 
     Raises:
         ModelError: Weights that are not finite.
     """
     for name in plan.modules:
         site = weight_site(model.get_submodule(name))
-        if site is None or site.weight_quantizer is None:
+        if site is None or site.weight_quantizer is None or f"{name}.weight" in keep:
             continue
         latent = site.latent().detach()
         if not bool(torch.isfinite(latent).all()):

@@ -1,0 +1,32 @@
+"""ONNX files of quantized and float models, and the check of each against torch.
+
+Read in this order: ``marking`` (timm's forward leaves markers where it is quantized), ``tracing`` (torch writes the
+graph), ``lowering`` (markers become standard operators), ``verification`` (piece by piece) and ``noise`` (end to end).
+"""
+
+from ofqctl.export.looking import OnnxContents, look_into
+from ofqctl.export.metadata import Description, set_metadata
+from ofqctl.export.noise import EndToEnd, compare_end_to_end
+from ofqctl.export.pixels import normalize, to_pixels
+from ofqctl.export.runtime import OnnxModel, open_session
+from ofqctl.export.sites import Style
+from ofqctl.export.verification import Exactness, check_exactness
+from ofqctl.export.writing import OnnxGraph, write_graph
+
+__all__ = [
+    "Description",
+    "EndToEnd",
+    "Exactness",
+    "OnnxContents",
+    "OnnxGraph",
+    "OnnxModel",
+    "Style",
+    "check_exactness",
+    "compare_end_to_end",
+    "look_into",
+    "normalize",
+    "open_session",
+    "set_metadata",
+    "to_pixels",
+    "write_graph",
+]

@@ -1,0 +1,138 @@
+"""Nodes that turn an activation into its codes and back, in the arithmetic of the quantizers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from ofqctl.export.graph import Writer
+from ofqctl.export.sites import Array, Operand
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes of an activation in the graph: ``value = step * (tensor + zero) + after``.
+
+    Attributes:
+        tensor: Its name.
+        operand: What they are codes of.
+        signed: Whether they are int8, the codes themselves; else uint8, counted from the grid's lowest.
+        rank: Number of its dimensions.
+    """
+
+    tensor: str
+    operand: Operand
+    signed: bool
+    rank: int
+
+    @property
+    def zero(self) -> NDArray[np.int64]:
+        """() if it is one for all."""
+        return np.zeros((), np.int64) if self.signed else self.operand.zero
+
+    @property
+    def dtype(self) -> type[np.integer]:
+        """Of the tensor."""
+        return np.int8 if self.signed else np.uint8
+
+
+def step_of(graph: Writer, operand: Operand) -> str:
+    """The steps; in one dimension if they vary along one only."""
+    return graph.floats(_flat(operand.step), f"{operand.name}.step")
+
+
+def offset_of(graph: Writer, operand: Operand) -> str:
+    """The offsets, as they are stored."""
+    return graph.floats(operand.offset, f"{operand.name}.offset")
+
+
+def after_of(graph: Writer, operand: Operand) -> str:
+    """The shift behind rounding, as it is stored."""
+    assert operand.after is not None
+    return graph.floats(operand.after, f"{operand.name}.after")
+
+
+def zero_of(graph: Writer, codes: Codes, to: int) -> str:
+    """The zeros, as numbers of type ``to``."""
+    kind = helper.tensor_dtype_to_np_dtype(to)
+    if codes.zero.ndim == 0:
+        return graph.constant(codes.zero.astype(kind))
+    offset = graph.op("Cast", offset_of(graph, codes.operand), to=to)
+    low = np.asarray(codes.operand.grid.low, kind)
+    return graph.op("Add", offset, graph.constant(low)) if low else offset
+
+
+def steps_like(graph: Writer, operand: Operand) -> str:
+    """The steps, in the shape in which they broadcast to the tensor."""
+    step = step_of(graph, operand)
+    return graph.op("Reshape", step, graph.shape(operand.step.shape)) if operand.step.shape[-1:] == (1,) else step
+
+
+def _flat(array: Array) -> Array:
+    return array if axis_of(array) is None else array.reshape(-1)
+
+
+def axis_of(array: Array | NDArray[np.int64]) -> int | None:
+    """The one dimension, counted from the end, along which ``array`` varies; None if there is none or several."""
+    long = [d - array.ndim for d, length in enumerate(array.shape) if length > 1]
+    return long[0] if len(long) == 1 else None
+
+
+def axis_attribute(array: Array, rank: int) -> dict[str, Any]:
+    """The ``axis`` of QuantizeLinear and DequantizeLinear for a tensor of ``rank``, counted from the start."""
+    axis = axis_of(array)
+    return {} if axis is None else {"axis": rank + axis}
+
+
+def can_be_signed(operand: Operand) -> bool:
+    """Whether the codes fit int8 with real 0 at code 0."""
+    return operand.grid.signed and not operand.offset.any()
+
+
+def write_codes(graph: Writer, x: str, codes: Codes) -> None:
+    """Write ``clamp(round((x + before) / step - offset))``.
+
+    QuantizeLinear divides, rounds halves to even, adds the zero point and saturates; an offset goes in ahead of the
+    rounding, as it does in the quantizers, because rounding halves to even is another thing after it.
+
+    Args:
+        graph: Where to write.
+        x: The activation.
+        codes: What they are to be.
+    """
+    operand, signed, out = codes.operand, codes.signed, codes.tensor
+    if operand.before is not None:
+        x = graph.op("Add", x, graph.floats(operand.before, f"{operand.name}.before"))
+    attributes = axis_attribute(operand.step, codes.rank)
+    if (operand.step.ndim and not attributes) or operand.offset.any():
+        x = graph.op("Div", x, steps_like(graph, operand))
+        if operand.offset.any():
+            x = graph.op("Sub", x, offset_of(graph, operand))
+        scale, count, attributes = graph.floats(1.0), (), {}
+    else:
+        scale, count = step_of(graph, operand), _flat(operand.step).shape
+    dtype, low = (np.int8, 0) if signed else (np.uint8, -operand.grid.low)
+    zero = graph.constant(np.full(count, low, dtype))
+    if operand.grid.bits == 8:
+        graph.op("QuantizeLinear", x, scale, zero, out=out, **attributes)
+        return
+    ends = (operand.grid.low, operand.grid.high) if signed else (0, operand.grid.high - operand.grid.low)
+    rounded = graph.op("QuantizeLinear", x, scale, zero, **attributes)
+    graph.op("Clip", rounded, *(graph.constant(dtype(end)) for end in ends), out=out)
+
+
+def write_values(graph: Writer, codes: Codes, *, shifted: bool = True, out: str | None = None) -> str:
+    """Write ``step * (code + offset)``, and the shift ``after`` if it is wanted; float32."""
+    operand, attributes = codes.operand, axis_attribute(codes.operand.step, codes.rank)
+    shifted = shifted and operand.after is not None
+    unshifted = None if shifted else out
+    if (operand.step.ndim and not attributes) or codes.zero.ndim:
+        moved = graph.op("Cast", codes.tensor, to=TensorProto.FLOAT)
+        moved = graph.op("Add", moved, zero_of(graph, codes, TensorProto.FLOAT)) if codes.zero.any() else moved
+        value = graph.op("Mul", moved, steps_like(graph, operand), out=unshifted)
+    else:
+        zero = graph.constant(np.full(_flat(operand.step).shape, -codes.zero, codes.dtype))
+        value = graph.op("DequantizeLinear", codes.tensor, step_of(graph, operand), zero, out=unshifted, **attributes)
+    return graph.op("Add", value, after_of(graph, operand), out=out) if shifted else value

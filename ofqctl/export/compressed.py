@@ -1,0 +1,126 @@
+"""The layout of compressed-tensors (`pack-quantized`), for models whose weights alone are quantized."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ofqctl.artifact import WEIGHTS, Run
+from ofqctl.artifact.atomic import replaced_directory
+from ofqctl.artifact.tensors import to_tensors
+from ofqctl.errors import ArtifactError
+from ofqctl.grids import Encoded
+from ofqctl.layers import weight_sites
+from ofqctl.recipe import Plan, QuantizerPlan
+
+
+def check_representable(plan: Plan, where: str) -> None:
+    """Make sure that the layout can hold a model: integers that are symmetric around 0, in Linear weights alone.
+
+    Raises:
+        ArtifactError: Names the first modules that it cannot hold, and why.
+    """
+    reasons = {name: reason for name, module in plan.modules.items() if (reason := _obstacle(module))}
+    if not plan.modules:
+        raise ArtifactError(f"{where}: nothing in it is quantized, so there is nothing to pack")
+    if reasons:
+        shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
+        raise ArtifactError(
+            "\n  ".join([f"{where}: compressed-tensors cannot hold {len(reasons)} of its modules:", *shown]),
+            hint="--layout ofqctl holds every model",
+        )
+
+
+def _obstacle(module: Any) -> str | None:
+    if module.operands:
+        return f"the operands {', '.join(module.operands)} have static steps and grids of their own"
+    weight: QuantizerPlan | None = module.weight
+    if module.kind == "qkr":
+        return "query and key are merged, which is no Linear layer"
+    if weight is None:
+        return None
+    if weight.method == "statsq":
+        return "its grid is half a step off zero"
+    if not weight.symmetric:
+        return "its grid has zero points"
+    return None
+
+
+def write_compressed(directory: Path, run: Run) -> None:
+    """Write ``config.json`` and ``model.safetensors``; convolutions are decoded to float.
+
+    Raises:
+        ArtifactError: The disk is full or cannot be written.
+    """
+    tensors = to_tensors(run.model)
+    groups: dict[int, list[str]] = {}
+    ignored = []
+    for name, site in weight_sites(run.model):
+        encoded = site.encode_weight()
+        assert encoded is not None
+        for part in (".codes", ".step"):
+            del tensors[name + part]
+        module = name.removesuffix(".weight")
+        if encoded.codes.ndim != 2:
+            tensors[name] = encoded.decode()
+            ignored.append(module)
+            continue
+        tensors |= _packed(name, encoded)
+        groups.setdefault(encoded.grid.bits, []).append(module)
+    config = json.loads(run.config.to_json())
+    ignored += [left.module for left in run.config.quantization_config.plan.left_float]
+    config["quantization_config"] = _quantization_config(groups, ignored)
+    with replaced_directory(directory) as fresh:
+        (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        content = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
+        (fresh / WEIGHTS).write_bytes(safetensors.torch.save(content, metadata={"format": "pt"}))
+
+
+def _packed(name: str, encoded: Encoded) -> dict[str, Tensor]:
+    """The tensors of one weight (out, in)."""
+    rows = encoded.codes.shape[0]
+    unsigned = (encoded.codes.to(torch.int16) - encoded.grid.low).cpu().numpy().astype(np.uint32)
+    return {
+        f"{name}_packed": torch.from_numpy(pack_words(unsigned, encoded.grid.bits)),
+        f"{name}_scale": encoded.step.detach().cpu().reshape(-1, 1).expand(rows, 1).clone(),
+        f"{name}_shape": torch.tensor(encoded.codes.shape, dtype=torch.int64),
+    }
+
+
+def pack_words(codes: NDArray[np.uint32], bits: int) -> NDArray[np.int32]:
+    """Codes of each row (out, in) in 32-bit words, lowest bits first; no code lies in two words."""
+    each = 32 // bits
+    padded = np.pad(codes, [(0, 0), (0, -codes.shape[1] % each)])
+    shifts = (np.arange(each, dtype=np.uint32) * bits).astype(np.uint32)
+    words = padded.reshape(len(codes), -1, each) << shifts
+    packed: NDArray[np.int32] = np.bitwise_or.reduce(words, axis=2).astype(np.uint32).view(np.int32)
+    return packed
+
+
+def _quantization_config(groups: dict[int, list[str]], ignored: list[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ignored,
+        "config_groups": {
+            f"group_{index}": {
+                "targets": modules,
+                "weights": {
+                    "num_bits": bits,
+                    "type": "int",
+                    "symmetric": True,
+                    "strategy": "channel",
+                    "dynamic": False,
+                },
+                "input_activations": None,
+                "output_activations": None,
+            }
+            for index, (bits, modules) in enumerate(sorted(groups.items()))
+        },
+    }

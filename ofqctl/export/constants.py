@@ -1,0 +1,60 @@
+"""Constants of a traced graph, made small: equal ones once, indices in few bytes, masks in one byte an element."""
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ofqctl.export.graph import Writer
+
+_WORTH = 256  # elements; what a node costs in the file
+_INTEGERS = (np.uint8, np.uint16, np.int32)
+
+
+def compact(graph: Writer, initializers: list[onnx.TensorProto]) -> dict[str, str]:
+    """Write the constants of a trace.
+
+    Args:
+        graph: Where to write.
+        initializers: Every constant of the trace.
+
+    Returns:
+        For each name that is no longer there, the tensor that takes its place.
+    """
+    replaced: dict[str, str] = {}
+    known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    for tensor in initializers:
+        key = (tensor.data_type, tuple(tensor.dims), tensor.raw_data or tensor.SerializeToString())
+        if key in known:
+            replaced[tensor.name] = known[key]
+            continue
+        name = tensor.name
+        if np.prod(tensor.dims) > _WORTH and tensor.data_type in (TensorProto.INT64, TensorProto.FLOAT):
+            name = _smaller(graph, tensor) or name
+        if name == tensor.name:
+            graph.initializers[name] = tensor
+        else:
+            replaced[tensor.name] = name
+        known[key] = name
+    return replaced
+
+
+def _smaller(graph: Writer, tensor: onnx.TensorProto) -> str | None:
+    """The same values from fewer bytes, or None if there is no such way."""
+    values = numpy_helper.to_array(tensor)
+    if values.dtype == np.int64:
+        return _narrow(graph, values)
+    ends = np.unique(values)
+    if len(ends) != 2:
+        return None
+    chosen = graph.constant(values == ends[1])
+    return graph.op("Where", chosen, graph.floats(ends[1]), graph.floats(ends[0]))
+
+
+def _narrow(graph: Writer, values: NDArray[np.int64]) -> str | None:
+    for kind in _INTEGERS:
+        limits = np.iinfo(kind)
+        if limits.min <= values.min() and values.max() <= limits.max:
+            stored = graph.constant(values.astype(kind))
+            return graph.op("Cast", stored, to=helper.np_dtype_to_tensor_dtype(np.dtype(np.int64)))
+    return None

@@ -1,0 +1,138 @@
+"""Convolutions of codes on integers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from ofqctl.export.activations import Codes
+from ofqctl.export.codes import WeightWriter
+from ofqctl.export.graph import Writer
+from ofqctl.export.integer import IntegerProducts, zero_point
+from ofqctl.export.sites import Array, Operand, Product, Weight, Window
+
+
+class IntegerConvolutions:
+    """Writes convolutions: those that cut the image into patches as matrix products, which are several times faster.
+
+    An input with a step for each of its few channels is multiplied channel by channel, and the products are added in
+    float. Zero points beyond their mean are part of the shift behind rounding.
+
+    Args:
+        graph: Where to write.
+        weights: Writes the weights.
+        products: Writes matrix products.
+    """
+
+    def __init__(self, graph: Writer, weights: WeightWriter, products: IntegerProducts) -> None:
+        self._graph, self._weights, self._products = graph, weights, products
+
+    def write(self, product: Product, codes: Codes, out: str) -> None:
+        """(batch, in, height, width) -> (batch, out, height, width)."""
+        weight, window, operand = product.weight, product.window, codes.operand
+        assert weight is not None and window is not None
+        mean = np.rint(codes.zero.mean()).astype(np.int64)
+        shift = _shift(operand, codes.zero - mean)
+        if _cuts_patches(weight, window):
+            self._patches(product, weight, codes, mean, shift, out)
+        else:
+            self._slide(product, weight, codes, mean, shift, out)
+
+    def _patches(
+        self, product: Product, weight: Weight, codes: Codes, zero: NDArray[np.int64], shift: Array | None, out: str
+    ) -> None:
+        """One matrix product, (patches, in * kernel) and (in * kernel, out), or one for each channel."""
+        graph, window, operand = self._graph, product.window, codes.operand
+        assert window is not None
+        channels, (height, width) = window.size[0], window.moves(weight.shape[2:])
+        matrix = weight.as_matrix()
+        right = self._products.integers(matrix, operand.grid.bits)
+        each, tensor = operand.step.ndim > 0, right.tensor
+        if each:
+            tensor = graph.op("Reshape", tensor, graph.shape([channels, -1, weight.shape[0]]))
+        zeros = (zero_point(zero, signed=False), zero_point(right.zero, signed=right.signed))
+        rows = self._cut(codes.tensor, weight, window, each=each)
+        names = (graph.constant(z) for z in zeros)
+        summed = graph.op(
+            "Cast", graph.op("MatMulInteger", rows, tensor, *names, name=product.name), to=TensorProto.FLOAT
+        )
+        units = graph.op("Mul", self._weights.units(matrix), graph.floats(operand.step))
+        scaled = graph.op("Mul", summed, units)
+        if each:
+            scaled = graph.op("ReduceSum", scaled, graph.shape([1]), keepdims=0)
+        constant = None if product.bias is None else graph.floats(product.bias)
+        if shift is not None:
+            whole = graph.op("Expand", graph.floats(shift), graph.shape([1, *window.size]))
+            rows = self._cut(whole, weight, window, each=False)
+            mapped = graph.op("MatMul", rows, self._weights.values(matrix))
+            constant = mapped if constant is None else graph.op("Add", mapped, constant)
+        added = scaled if constant is None else graph.op("Add", scaled, constant)
+        turned = graph.op("Transpose", added, perm=[0, 2, 1])
+        graph.op("Reshape", turned, graph.shape([-1, weight.shape[0], height, width]), out=out)
+
+    def _cut(self, image: str, weight: Weight, window: Window, *, each: bool) -> str:
+        """(batch, in, H, W) -> (batch, patches, in * kernel), or (batch, in, patches, kernel) channel by channel."""
+        graph, channels = self._graph, window.size[0]
+        (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
+        apart = graph.op("Reshape", image, graph.shape([-1, channels, rows, height, columns, width]))
+        if each:
+            turned = graph.op("Transpose", apart, perm=[0, 1, 2, 4, 3, 5])
+            return graph.op("Reshape", turned, graph.shape([-1, channels, rows * columns, height * width]))
+        turned = graph.op("Transpose", apart, perm=[0, 2, 4, 1, 3, 5])
+        return graph.op("Reshape", turned, graph.shape([-1, rows * columns, channels * height * width]))
+
+    def _slide(
+        self, product: Product, weight: Weight, codes: Codes, zero: NDArray[np.int64], shift: Array | None, out: str
+    ) -> None:
+        """ConvInteger; with a step for each channel that are all summed, a group of outputs for each channel."""
+        graph, window, operand = self._graph, product.window, codes.operand
+        assert window is not None
+        outputs, channels = weight.shape[0], window.size[0]
+        kernel = self._products.integers(weight, operand.grid.bits)
+        each, tensor = window.groups == 1 and operand.step.ndim > 0, kernel.tensor
+        if each:
+            turned = graph.op("Transpose", tensor, perm=[1, 0, 2, 3])
+            tensor = graph.op("Reshape", turned, graph.shape([channels * outputs, 1, *weight.shape[2:]]))
+        moves: dict[str, Any] = {"strides": window.strides, "pads": window.pads, "dilations": window.dilations}
+        zeros = (zero_point(zero, signed=False), zero_point(kernel.zero, signed=kernel.signed))
+        summed = graph.op(
+            "ConvInteger",
+            codes.tensor,
+            tensor,
+            *(graph.constant(z) for z in zeros),
+            name=product.name,
+            group=channels if each else window.groups,
+            **moves,
+        )
+        steps = operand.step.reshape(-1, 1) if each else operand.step.reshape(-1).repeat(outputs // operand.step.size)
+        units = graph.op("Mul", graph.vector(self._weights.units(weight)), graph.floats(steps))
+        scaled = graph.op("DequantizeLinear", summed, graph.vector(units), axis=1)
+        if each:
+            lengths = [-1, channels, outputs, *window.moves(weight.shape[2:])]
+            scaled = graph.op(
+                "ReduceSum", graph.op("Reshape", scaled, graph.shape(lengths)), graph.shape([1]), keepdims=0
+            )
+        constant = None if product.bias is None else graph.floats(product.bias.reshape(-1, 1, 1))
+        if shift is not None:
+            whole = graph.op("Expand", graph.floats(shift), graph.shape([1, *window.size]))
+            mapped = graph.op("Conv", whole, self._weights.values(weight), group=window.groups, **moves)
+            constant = mapped if constant is None else graph.op("Add", mapped, constant)
+        inputs = (scaled,) if constant is None else (scaled, constant)
+        graph.op("Identity" if constant is None else "Add", *inputs, out=out)
+
+
+def _shift(operand: Operand, beyond: NDArray[np.int64]) -> Array | None:
+    """What is added to the values that the codes and one common zero point stand for."""
+    if not beyond.any():
+        return operand.after
+    shift = (beyond * operand.step).astype(np.float32)
+    return shift if operand.after is None else shift + operand.after
+
+
+def _cuts_patches(weight: Weight, window: Window) -> bool:
+    """Whether each input pixel is read exactly once, by one patch."""
+    kernel = weight.shape[2:]
+    whole = all(size % taps == 0 for size, taps in zip(window.size[1:], kernel, strict=True))
+    plain = window.groups == 1 and not any(window.pads) and window.dilations == (1, 1)
+    return plain and whole and window.strides == kernel and not weight.zero.ndim

@@ -1,0 +1,246 @@
+"""Products of codes on integers: exact sums of integers, then steps and shifts in float.
+
+With ``value = step * (code + zero) + after`` for both factors, a product is
+
+    row step * column step * sum((code + zero) * (code + zero)) + terms of the shifts,
+
+where the terms of the shifts have rank one, or are constants where one factor is a weight.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from ofqctl.export.activations import Codes, after_of, axis_attribute, step_of, steps_like, write_values, zero_of
+from ofqctl.export.codes import WeightWriter
+from ofqctl.export.graph import Writer
+from ofqctl.export.sites import Array, Product, Weight
+
+_INT16_MAX = 32767
+
+
+@dataclass(frozen=True)
+class Right:
+    """The right factor of a product of integers.
+
+    Attributes:
+        tensor: (..., K, N), or the kernel of a convolution; int8 or uint8.
+        zero: Added to it: () or, for a weight, a number for each column, (N,).
+        signed: Whether it is int8.
+        zeros: Name of what else is added to it, a number for each column, int32, (..., 1, N); or None.
+    """
+
+    tensor: str
+    zero: NDArray[np.int64]
+    signed: bool
+    zeros: str | None = None
+
+
+def saturates(left_bits: int, largest: int) -> bool:
+    """Whether the kernels of CPUs without VNNI, which add two products in 16 bits, may saturate.
+
+    Args:
+        left_bits: Width of the unsigned left factor.
+        largest: Largest magnitude of the signed right one.
+    """
+    return 2 * ((1 << left_bits) - 1) * largest > _INT16_MAX
+
+
+class IntegerProducts:
+    """Writes products.
+
+    Args:
+        graph: Where to write.
+        weights: Writes the weights.
+    """
+
+    def __init__(self, graph: Writer, weights: WeightWriter) -> None:
+        self._graph, self._weights = graph, weights
+
+    def linear(self, product: Product, codes: Codes, out: str) -> None:
+        """(..., in) -> (..., out)."""
+        graph, operand = self._graph, codes.operand
+        assert product.weight is not None
+        weight = product.weight.as_matrix()
+        constant = np.zeros(weight.shape[1]) if product.bias is None else product.bias.astype(np.float64)
+        if operand.after is not None:
+            shift = np.broadcast_to(operand.after.astype(np.float64).reshape(-1), weight.shape[:1])
+            constant = constant + shift @ weight.values()
+        summed = self.multiply_weight(product.name, codes, weight)
+        by_column, added = weight.step.size > 1, bool(constant.any())
+        scaled = self._scale(summed, codes, self._weights.units(weight), by_column, out=None if added else out)
+        if added:
+            graph.op("Add", scaled, graph.floats(constant), out=out)
+
+    def multiply_weight(self, name: str, codes: Codes, weight: Weight) -> str:
+        """``sum(code * integer)``, int32, of activations (..., in) and the integers of a weight (in, out)."""
+        graph, depth = self._graph, weight.shape[0]
+        summed = self._multiply(name, codes, self.integers(weight, codes.operand.grid.bits), depth)
+        if not weight.widened:
+            return summed
+        # 2 * code + 1 is beyond 8 bits: twice the sum over codes, and the sum over the input
+        twice = graph.op("Mul", summed, graph.constant(np.int32(2)))
+        return graph.op("Add", twice, self._sum_of_rows(codes, depth))
+
+    def integers(self, weight: Weight, left_bits: int) -> Right:
+        """The integers of a weight, in a type that no kernel saturates on; codes only where it is ``widened``."""
+        if weight.zero.ndim or weight.widened:
+            zero = np.asarray(weight.grid.low) if weight.widened else weight.zero
+            return Right(self._weights.unsigned(weight), zero, signed=False)
+        if saturates(left_bits, weight.largest):
+            return Right(self._weights.integers(weight, signed=False), np.asarray(-128), signed=False)
+        return Right(self._weights.integers(weight, signed=True), np.asarray(0), signed=True)
+
+    def matmul(self, product: Product, left: Codes, right: Codes, place: "Place", out: str) -> None:
+        """(..., M, K) and (..., N, K) or (..., K, N) -> (..., M, N), times ``place.factor``."""
+        graph, operand, zeros = self._graph, right.operand, None
+        tensor = self._turn(right.tensor, place.rank) if product.transposed else right.tensor
+        if right.zero.ndim:
+            zeros = self._along_columns(zero_of(graph, right, TensorProto.INT32), right.zero, product)
+        zero = np.asarray(0) if right.zero.ndim else right.zero
+        summed = self._multiply(product.name, left, Right(tensor, zero, right.signed, zeros), place.depth)
+        columns = self._along_columns(steps_like(graph, operand), operand.step, product)
+        columns = self._times(columns, place.factor)
+        terms = self._terms_of_shifts(product, left, right, place, tensor, columns)
+        scaled = self._scale(summed, left, columns, operand.step.ndim > 0, out=None if terms else out)
+        for index, term in enumerate(terms, 1):
+            scaled = graph.op("Add", scaled, term, out=out if index == len(terms) else None)
+
+    def _along_columns(self, tensor: str, array: NDArray[Any], product: Product) -> str:
+        """What belongs to the rows of the right operand, where that is transposed in the product."""
+        if not product.transposed or array.ndim == 0:
+            return tensor
+        return self._graph.op("Reshape", tensor, self._graph.shape(_turned(array).shape))
+
+    def _times(self, tensor: str, factor: float) -> str:
+        return tensor if factor == 1.0 else self._graph.op("Mul", tensor, self._graph.floats(factor))
+
+    def _multiply(self, name: str, left: Codes, right: Right, depth: int) -> str:
+        """``sum((left + zero) * (right + zero))`` over ``depth`` terms, int32.
+
+        The operator itself takes one zero point for all of the left factor, and one for each column of a weight; what
+        is beyond that is added as sums of rows and columns.
+        """
+        graph = self._graph
+        zeros = (
+            graph.constant(zero_point(left.zero if left.zero.ndim == 0 else np.asarray(0), signed=False)),
+            graph.constant(zero_point(right.zero, signed=right.signed)),
+        )
+        summed = graph.op("MatMulInteger", left.tensor, right.tensor, *zeros, name=name)
+        if left.zero.ndim:
+            ones = graph.constant(np.ones((1, depth), np.uint8))
+            columns = graph.op("MatMulInteger", ones, right.tensor, graph.constant(np.uint8(0)), zeros[1])
+            columns = graph.op("Mul", zero_of(graph, left, TensorProto.INT32), columns)
+            summed = graph.op("Add", summed, columns)
+        if right.zeros is not None:
+            rows = graph.op("Mul", self._sum_of_rows(left, depth), right.zeros)
+            summed = graph.op("Add", summed, rows)
+        return summed
+
+    def _sum_of_rows(self, left: Codes, depth: int) -> str:
+        """``sum(left + zero)`` of each row, int32, (..., M, 1)."""
+        graph = self._graph
+        ones = graph.constant(np.ones((depth, 1), np.int8))
+        if left.zero.ndim == 0:
+            return graph.op("MatMulInteger", left.tensor, ones, graph.constant(zero_point(left.zero, signed=False)))
+        rows = graph.op("MatMulInteger", left.tensor, ones)
+        zeros = graph.op("Mul", zero_of(graph, left, TensorProto.INT32), graph.constant(np.int32(depth)))
+        return graph.op("Add", rows, zeros)
+
+    def _scale(self, summed: str, left: Codes, columns: str, by_column: bool, out: str | None) -> str:
+        """Integers times the steps of their rows and columns, float32.
+
+        Args:
+            summed: int32.
+            left: Whose steps those of the rows are.
+            columns: The steps of the columns, or one for all.
+            by_column: Whether it is one for each.
+            out: Name of the result.
+        """
+        graph, rows = self._graph, left.operand
+        attributes = axis_attribute(rows.step, left.rank)
+        if attributes:  # one pass for the conversion and the steps of the rows
+            steps = step_of(graph, rows)
+            steps = steps if by_column else graph.op("Mul", steps, columns)
+            scaled = graph.op("DequantizeLinear", summed, steps, out=None if by_column else out, **attributes)
+            return graph.op("Mul", scaled, columns, out=out) if by_column else scaled
+        steps = steps_like(graph, rows)
+        scaled = graph.op("Cast", summed, to=TensorProto.FLOAT)
+        if rows.step.ndim and by_column:
+            scaled = graph.op("Mul", scaled, steps)
+        else:
+            columns = graph.op("Mul", steps, columns)
+        return graph.op("Mul", scaled, columns, out=out)
+
+    def _terms_of_shifts(
+        self, product: Product, left: Codes, right: Codes, place: "Place", turned: str, steps: str
+    ) -> list[str]:
+        """What the shifts of two activations add to their product: something for each row, column, or both.
+
+        Args:
+            product: What is computed.
+            left: Codes of its left operand.
+            right: Codes of its right one.
+            place: Where it stands.
+            turned: The codes of the right one, (..., K, N).
+            steps: Their steps, times the factor of the product; one, or one for each column.
+        """
+        graph, rows, columns = self._graph, [], []
+        ours, theirs = left.operand.after, right.operand.after
+        if theirs is not None and product.transposed:  # (..., 1, K): a number for each row of the product
+            if not product.before_softmax:
+                shift = graph.op("Reshape", after_of(graph, right.operand), graph.shape(_turned(theirs).shape))
+                rows.append(graph.op("MatMul", write_values(graph, left), self._times(shift, place.factor)))
+        elif theirs is not None:  # (..., 1, N): the sums of the rows of the left operand, times the shift
+            sums = self._scale(self._sum_of_rows(left, place.depth), left, graph.floats(1.0), False, None)
+            if ours is not None:
+                sums = graph.op("Add", sums, graph.floats(ours.sum(-1, keepdims=True)))
+            rows.append(graph.op("Mul", sums, self._times(after_of(graph, right.operand), place.factor)))
+        if ours is not None:  # (..., 1, K): a number for each column of the product
+            shift = graph.op("Reshape", after_of(graph, left.operand), graph.shape(_rows(ours).shape))
+            codes = graph.op("Cast", turned, to=TensorProto.FLOAT)
+            if right.zero.any():
+                zero = self._along_columns(zero_of(graph, right, TensorProto.FLOAT), right.zero, product)
+                codes = graph.op("Add", codes, zero)
+            columns.append(graph.op("Mul", graph.op("MatMul", shift, codes), steps))
+        if product.key_term is not None:
+            term = graph.floats(place.factor * product.key_term[:, :, None])
+            columns.append(self._turn(graph.op("MatMul", write_values(graph, left), term), place.rank))
+        return rows + ([graph.op("Add", *columns)] if len(columns) == 2 else columns)
+
+    def _turn(self, tensor: str, rank: int) -> str:
+        """The last two dimensions exchanged."""
+        return self._graph.op("Transpose", tensor, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a product of two activations stands.
+
+    Attributes:
+        rank: Dimensions of the right factor.
+        depth: Terms that are summed.
+        factor: Multiplies the product.
+    """
+
+    rank: int
+    depth: int
+    factor: float
+
+
+def zero_point(zero: NDArray[np.int64], *, signed: bool) -> NDArray[np.integer]:
+    """What the operators subtract."""
+    return (-zero).astype(np.int8 if signed else np.uint8)
+
+
+def _rows(array: Array) -> Array:
+    """With two dimensions at least."""
+    return array if array.ndim > 1 else array.reshape(1, -1)
+
+
+def _turned(array: NDArray[Any]) -> NDArray[Any]:
+    """The last two dimensions exchanged."""
+    return array if array.ndim == 0 else _rows(array).swapaxes(-2, -1)

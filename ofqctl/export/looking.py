@@ -1,0 +1,97 @@
+"""What lies in an ONNX file, and what ONNX Runtime makes of it on this machine."""
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from ofqctl.errors import ArtifactError
+from ofqctl.export.metadata import Description, read_description, read_entry
+from ofqctl.export.runtime import open_session
+
+
+@dataclass
+class OnnxContents:
+    """A file as it is written and as it runs.
+
+    Attributes:
+        description: What it says about itself, or None.
+        opset: Of its standard operators.
+        inputs: Name, type and shape of each.
+        outputs: Likewise.
+        weights: How each quantized weight is stored, with its ``bytes``; empty for a foreign file.
+        products: What each product computes on, with its ``kernel`` in the runtime.
+        verification: What export found; empty for a foreign file.
+        operators: How many of each type the file has.
+        run_operators: How many of each type the runtime makes of them.
+        bytes: Of the file: ``codes``, other ``constants``, the ``graph`` and the ``total``.
+    """
+
+    description: Description | None
+    opset: int
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    weights: dict[str, dict[str, Any]]
+    products: dict[str, dict[str, Any]]
+    verification: dict[str, Any]
+    operators: dict[str, int]
+    run_operators: dict[str, int]
+    bytes: dict[str, int]
+
+
+def look_into(path: Path) -> OnnxContents:
+    """Read a file, and let the runtime optimize it.
+
+    Raises:
+        ArtifactError: Truncated, foreign, or of an opset that the runtime cannot load.
+    """
+    where = str(path)
+    try:
+        model = onnx.load(path)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: truncated or not an ONNX file: {error}") from error
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        session = open_session(path, None, optimized)
+        run = onnx.load(optimized)
+    kernels = {node.name: node.op_type for node in run.graph.node}
+    products = read_entry(properties, "products", where)
+    weights = read_entry(properties, "weights", where)
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}
+    return OnnxContents(
+        description=read_description(properties, where),
+        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+        inputs=[_port(value) for value in session.get_inputs()],
+        outputs=[_port(value) for value in session.get_outputs()],
+        weights={name: entry | {"bytes": sizes.get(f"{name}.codes", 0)} for name, entry in weights.items()},
+        products={name: entry | {"kernel": kernels.get(name, "float operators")} for name, entry in products.items()},
+        verification=read_entry(properties, "verification", where),
+        operators=_counted(model),
+        run_operators=_counted(run),
+        bytes=_bytes(model, path, {f"{name}.codes" for name in weights}),
+    )
+
+
+def _port(value: Any) -> dict[str, Any]:
+    return {"name": value.name, "type": value.type, "shape": list(value.shape)}
+
+
+def _counted(model: onnx.ModelProto) -> dict[str, int]:
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def _bytes(model: onnx.ModelProto, path: Path, codes: set[str]) -> dict[str, int]:
+    total = path.stat().st_size
+    stored = {tensor.name: tensor.ByteSize() for tensor in model.graph.initializer}
+    of_codes = sum(size for name, size in stored.items() if name in codes)
+    return {
+        "codes": of_codes,
+        "constants": sum(stored.values()) - of_codes,
+        "graph": total - sum(stored.values()),
+        "total": total,
+    }

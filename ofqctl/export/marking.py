@@ -1,0 +1,321 @@
+"""Markers for the quantizers and products of a model, so that a traced graph names them; its forward stays timm's.
+
+While a model is marked, each quantizer and each product of it leaves one node of the domain ``ofqctl`` in a graph that
+`torch.onnx` traces; `ofqctl.export.lowering` replaces them. A product that can run on integers takes codes. Any other
+is the float operation that it is, on operands that are decoded again, and ends in a node that tells its name.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from timm.layers.padding import get_same_padding
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.onnx import ops
+
+from ofqctl.export.sites import (
+    Array,
+    Operand,
+    Product,
+    Sites,
+    Style,
+    Weight,
+    Window,
+    obstacle_of,
+    operand_of,
+    weight_of,
+)
+from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite, weight_sites
+from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
+from ofqctl.quantizers import Quantizer
+
+DOMAIN = "ofqctl"
+
+
+@contextmanager
+def marked(model: nn.Module, style: Style) -> Iterator[Sites]:
+    """Mark ``model``; inside, it can be traced but computes nothing.
+
+    Args:
+        model: Quantized, in evaluation mode.
+        style: ``integer`` computes every product on codes that can be, ``qdq`` none.
+
+    Yields:
+        What the markers name; products appear in it as they are traced.
+    """
+    with ExitStack() as undo:
+        yield _Marking(model, style, undo).sites
+
+
+class _Marking:
+    """Replaces the forward of every quantizer and product until ``undo`` closes."""
+
+    def __init__(self, model: nn.Module, style: Style, undo: ExitStack) -> None:
+        self.sites, self._undo = Sites(style), undo
+        self._names = {module: name for name, module in model.named_modules()}
+        for name, site in weight_sites(model):
+            encoded = site.encode_weight()
+            assert encoded is not None
+            self.sites.weights[name] = weight_of(name, encoded)
+        self._block_inputs: dict[nn.Module, Tensor] = {}
+        of_weights = {site.weight_quantizer for _, site in weight_sites(model)}
+        for module, name in self._names.items():
+            if isinstance(module, Quantizer) and module not in of_weights:
+                self.sites.operands[name] = operand_of(name, module)
+                self._replace(module, "forward", partial(self._fake_quantize, self.sites.operands[name]))
+        for module, name in self._names.items():
+            if isinstance(module, QuantLinear):
+                self._replace(module, "forward", partial(self._linear, module, name, _bias(module)))
+            elif isinstance(module, QuantConv2d):
+                self._replace(module, "forward", partial(self._conv2d, module, name, _bias(module)))
+            elif isinstance(module, QuantAttention):
+                self._mark_attention(module, name)
+
+    def _replace(self, module: Any, method: str, new: Callable[..., Any]) -> None:
+        """Shadow a method of one module."""
+        module.__dict__[method] = new
+        self._undo.callback(module.__dict__.pop, method)
+
+    def _mark_attention(self, attention: QuantAttention, name: str) -> None:
+        products = attention.products
+        if isinstance(products, QKRProducts):
+            self._mark_merged(attention, products, name)
+        query_key = partial(self._query_key, products, name, before_softmax=not attention.roles)
+        self._replace(products, "multiply_query_key", query_key)
+        self._replace(products, "multiply_softmax_value", partial(self._softmax_value, products, name))
+        self._replace(products, "multiply_value_softmax", partial(self._value_softmax, products, name))
+
+    def _mark_merged(self, attention: Any, products: QKRProducts, name: str) -> None:
+        """Mark the products of a `QKRProducts`."""
+        prefix = self._names[products]
+        x, both = self._operands(products.x), self._operands(products.x, products.qkx)
+        key_term = None if products.key_term is None else products.key_term.detach().cpu().float().numpy()
+        merged = _Merged(
+            Product(f"{prefix}.qk", "linear", x, self._weight(products.qk, f"{prefix}.qk")),
+            Product(f"{name}.query_key", "matmul", both, transposed=True, before_softmax=True, key_term=key_term),
+            None,
+        )
+        value = products.v_proj
+        if isinstance(value, QuantLinear):
+            weight = self._weight(value, f"{prefix}.v_proj")
+            merged.value = Product(f"{prefix}.v_proj", "linear", x, weight, _bias(value))
+        self._replace(products, "attend", partial(self._attend_merged, products, merged))
+        self._replace(attention.qkv, "forward", partial(self._pass_on, products, attention.qkv.forward))
+
+    def _operands(self, *modules: nn.Module) -> tuple[Operand, ...]:
+        """What is known of quantizers; nothing if one of them is none."""
+        found = [self.sites.operands[self._names[m]] for m in modules if isinstance(m, Quantizer)]
+        return tuple(found) if len(found) == len(modules) else ()
+
+    def _weight(self, site: WeightSite, name: str) -> Weight | None:
+        return self.sites.weights.get(f"{name}.weight") if site.weight_quantizer is not None else None
+
+    def _weight_value(self, site: WeightSite, name: str, like: Tensor) -> Tensor:
+        """The decoded weight, or the weight itself where it is float."""
+        weight = self._weight(site, name)
+        return site.latent() if weight is None else _node("Weight", (like,), weight.name, weight.shape)
+
+    def _enter(self, product: Product) -> Product:
+        """Note one call of a product."""
+        call = sum(known.partition("@")[0] == product.name for known in self.sites.products)
+        product.name = f"{product.name}@{call + 1}" if call else product.name
+        obstacle = obstacle_of(product)
+        product.obstacle = "the style keeps every product in float" if self.sites.style == "qdq" else obstacle
+        self.sites.products[product.name] = product
+        return product
+
+    def _fake_quantize(self, operand: Operand, x: Tensor) -> Tensor:
+        return _node("Dequantize", (_quantize(x, operand),), operand.name, x.shape)
+
+    def _linear(self, module: QuantLinear, name: str, bias: Array | None, x: Tensor) -> Tensor:
+        product = Product(name, "linear", self._operands(module.input), self._weight(module, name), bias)
+        if self._enter(product).obstacle is None:
+            codes = _quantize(x, product.operands[0])
+            return _node("Linear", (codes,), product.name, (*x.shape[:-1], module.out_features))
+        x = module.input(x)
+        return _result(F.linear(x, self._weight_value(module, name, x), module.bias), product)
+
+    def _conv2d(self, module: QuantConv2d, name: str, bias: Array | None, x: Tensor) -> Tensor:
+        product = Product(name, "conv2d", self._operands(module.input), self._weight(module, name), bias)
+        product.window = window = _window(module, x)
+        self._enter(product)
+        if product.obstacle is None:
+            codes = _quantize(x, product.operands[0])
+            return _node(
+                "Conv2d", (codes,), product.name, (x.shape[0], module.out_channels, *window.moves(module.kernel_size))
+            )
+        x = module.input(x)
+        top, left, bottom, right = window.pads
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x = F.pad(x, (left, right, top, bottom), mode=mode)
+        weight = self._weight_value(module, name, x)
+        convolved = F.conv2d(x, weight, module.bias, window.strides, 0, window.dilations, window.groups)
+        return _result(convolved, product)
+
+    def _query_key(
+        self, products: AttentionProducts, name: str, query: Tensor, transposed_key: Tensor, *, before_softmax: bool
+    ) -> Tensor:
+        quantizers = products.q, products.k
+        product = Product(f"{name}.query_key", "matmul", self._operands(*quantizers), transposed=True)
+        product.before_softmax = before_softmax
+        return self._matmul(product, quantizers, (query, transposed_key.transpose(-2, -1)))
+
+    def _softmax_value(self, products: AttentionProducts, name: str, weights: Tensor, value: Tensor) -> Tensor:
+        quantizers = products.softmax, products.v
+        product = Product(f"{name}.softmax_value", "matmul", self._operands(*quantizers))
+        return self._matmul(product, quantizers, (weights, value))
+
+    def _value_softmax(self, products: AttentionProducts, name: str, value: Tensor, weights: Tensor) -> Tensor:
+        factors = weights.transpose(-2, -1), value.transpose(-2, -1)
+        return self._softmax_value(products, name, *factors).transpose(-2, -1)
+
+    def _matmul(
+        self, product: Product, quantizers: tuple[nn.Module, nn.Module], factors: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        self._enter(product)
+        if product.obstacle is None:
+            codes = [_quantize(x, o) for x, o in zip(factors, product.operands, strict=True)]
+            return self._multiply_codes(product, *codes)
+        left, right = (quantizer(x) for quantizer, x in zip(quantizers, factors, strict=True))
+        return _result(torch.matmul(left, right.transpose(-2, -1) if product.transposed else right), product)
+
+    def _multiply_codes(self, product: Product, left: Tensor, right: Tensor) -> Tensor:
+        heads = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+            left.shape[:-2], right.shape[:-2]
+        )
+        columns = right.shape[-2] if product.transposed else right.shape[-1]
+        return _node("MatMul", (left, right), product.name, (*heads, left.shape[-2], columns))
+
+    def _pass_on(self, products: QKRProducts, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`InputForEachHead`, keeping the input for the products, which would have to put it together again."""
+        self._block_inputs[products] = x
+        return forward(x)
+
+    def _attend_merged(
+        self,
+        products: QKRProducts,
+        merged: "_Merged",
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """`QKRProducts.attend`, its logits as ``x (W x)^T``, and the key term added to their columns."""
+        del query, key, scale, enable_gqa
+        block_input = self._block_inputs[products].reshape(value.shape[0], value.shape[2], -1)
+        shared = _Shared(block_input, merged.projection.operands, products.x)
+        projection, logits = replace(merged.projection), replace(merged.query_key)
+        if self._enter(projection).obstacle is None:
+            shape = (*block_input.shape[:-1], products.heads * block_input.shape[-1])
+            weighted = _node("Linear", (shared.codes(),), projection.name, shape)
+        else:
+            x = shared.value()
+            weight = self._weight_value(products.qk, projection.name.partition("@")[0], x)
+            weighted = _result(F.linear(x, weight.flatten(0, 1)), projection)
+        values = products._in_heads(self._project(products, merged, shared))
+        weighted = products._in_heads(weighted)
+        if self._enter(logits).obstacle is None:
+            codes = shared.codes().unsqueeze(1), _quantize(weighted, logits.operands[1])
+            product = self._multiply_codes(logits, *codes)
+        else:
+            x = shared.value()
+            product = x.unsqueeze(1) @ products.qkx(weighted).transpose(-2, -1)
+            if products.key_term is not None:
+                product = product + F.linear(x, products.key_term).transpose(1, 2).unsqueeze(2)
+            product = _result(product, logits)
+        return products.mix(product * products.scale, values, attn_mask, dropout_p, is_causal)
+
+    def _project(self, products: QKRProducts, merged: "_Merged", shared: "_Shared") -> Tensor:
+        """The values of a merged block, from its input."""
+        if merged.value is None:
+            return cast(Tensor, products.v_proj(shared.value()))
+        product, module = self._enter(replace(merged.value)), cast(QuantLinear, products.v_proj)
+        if product.obstacle is None:
+            shape = (*shared.x.shape[:-1], module.out_features)
+            return _node("Linear", (shared.codes(),), product.name, shape)
+        x = shared.value()
+        weight = self._weight_value(module, product.name.partition("@")[0], x)
+        return _result(F.linear(x, weight, module.bias), product)
+
+
+@dataclass
+class _Merged:
+    """The products of a block with merged query and key.
+
+    Attributes:
+        projection: ``W x``.
+        query_key: Its product with ``x``.
+        value: The projection of the value, or None if it is float.
+    """
+
+    projection: Product
+    query_key: Product
+    value: Product | None
+
+
+@dataclass
+class _Shared:
+    """An activation that several products use, quantized once.
+
+    Attributes:
+        x: The activation.
+        operand: How it is quantized; nothing if it is not.
+        quantizer: Its module.
+    """
+
+    x: Tensor
+    operand: tuple[Operand, ...]
+    quantizer: nn.Module
+    _codes: Tensor | None = None
+
+    def codes(self) -> Tensor:
+        """Its codes."""
+        self._codes = _quantize(self.x, self.operand[0]) if self._codes is None else self._codes
+        return self._codes
+
+    def value(self) -> Tensor:
+        """What its codes stand for."""
+        if self._codes is None and not self.operand:
+            return cast(Tensor, self.quantizer(self.x))
+        return _node("Dequantize", (self.codes(),), self.operand[0].name, self.x.shape)
+
+
+def _node(kind: str, inputs: tuple[Tensor, ...], name: str, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One node of the domain ``ofqctl``."""
+    return ops.symbolic(f"{DOMAIN}::{kind}", inputs, {"site": name}, dtype=dtype, shape=tuple(shape), version=1)
+
+
+def _quantize(x: Tensor, operand: Operand) -> Tensor:
+    return _node("Quantize", (x,), operand.name, x.shape, torch.uint8)
+
+
+def _result(y: Tensor, product: Product) -> Tensor:
+    return _node("Result", (y,), product.name, y.shape)
+
+
+def _bias(module: QuantLinear | QuantConv2d) -> Array | None:
+    return None if module.bias is None else module.bias.detach().cpu().float().numpy()
+
+
+def _window(module: QuantConv2d, x: Tensor) -> Window:
+    """How ``module`` moves over ``x``, (B, C, H, W)."""
+    stride, dilation = (int(module.stride[0]), int(module.stride[1])), (module.dilation[0], module.dilation[1])
+    if module.pads_same:
+        total = [
+            int(get_same_padding(int(size), k, s, d))
+            for size, k, s, d in zip(x.shape[-2:], module.kernel_size, stride, dilation, strict=True)
+        ]
+        before = [amount // 2 for amount in total]
+        pads = (before[0], before[1], total[0] - before[0], total[1] - before[1])
+    else:
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        pads = (top, left, bottom, right)
+    return Window(stride, pads, dilation, module.groups, (int(x.shape[1]), int(x.shape[2]), int(x.shape[3])))

@@ -1,0 +1,41 @@
+"""How much memory a file takes to load and run; a process of its own, which imports nothing but the runtime."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+
+_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def peak_bytes(path: str, *, batch: int, threads: int) -> int:
+    """The most memory, in bytes, that loading a file and two passes add to a fresh process.
+
+    Args:
+        path: The file.
+        batch: Images in one pass.
+        threads: That one operator may use.
+    """
+    typed = [sys.executable, __file__, path, str(batch), str(threads)]
+    done = subprocess.run(typed, check=True, capture_output=True, text=True)
+    return int(json.loads(done.stdout))
+
+
+def _main(path: str, batch: int, threads: int) -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = session.get_inputs()[0]
+    shape = [batch, *image.shape[1:]]
+    images = np.zeros(shape, np.uint8 if image.type == "tensor(uint8)" else np.float32)
+    for _ in range(2):
+        session.run(None, {image.name: images})
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * _UNIT
+
+
+if __name__ == "__main__":
+    print(json.dumps(_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,122 @@
+"""What an ONNX file says about itself, in its own metadata."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import onnx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ofqctl import __version__
+from ofqctl.errors import ArtifactError
+from ofqctl.export.sites import Product, Weight
+
+FORMAT_VERSION = 1
+PREFIX = "ofqctl."
+
+
+class Description(BaseModel):
+    """The model behind a file.
+
+    Attributes:
+        format_version: Version of this description.
+        written_by: Version of the program.
+        architecture: timm's name of the architecture.
+        num_classes: Outputs of the classifier.
+        model_args: Further arguments that build the architecture.
+        data_config: Preprocessing, as timm's ``create_transform`` takes it.
+        label_names: Class ids in label order, or None if they are not known.
+        recipe: Name of the recipe; None for a float model.
+        style: How the products are written; None for a float model.
+        input: ``normalized`` float values, or ``pixels``, uint8.
+        source: Where the float weights came from.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    format_version: int = FORMAT_VERSION
+    written_by: str = __version__
+    architecture: str
+    num_classes: int
+    model_args: dict[str, Any]
+    data_config: dict[str, Any]
+    label_names: list[str] | None
+    recipe: str | None
+    style: Literal["integer", "qdq"] | None
+    input: Literal["normalized", "pixels"]
+    source: str
+
+
+def set_metadata(model: onnx.ModelProto, /, **entries: BaseModel | Mapping[str, Any]) -> None:
+    """Put entries into a model, each as JSON."""
+    known = {prop.key: prop.value for prop in model.metadata_props}
+    for key, entry in entries.items():
+        values = entry.model_dump(mode="json") if isinstance(entry, BaseModel) else entry
+        known[PREFIX + key] = json.dumps(values, separators=(",", ":"))
+    model.producer_name, model.producer_version = "ofqctl", __version__
+    onnx.helper.set_model_props(model, known)
+
+
+def read_description(properties: Mapping[str, str], where: str) -> Description | None:
+    """What a file says, or None if it was not written by this program.
+
+    Args:
+        properties: Its metadata.
+        where: Its name, for messages.
+
+    Raises:
+        ArtifactError: It is damaged, or of a version that this program does not know.
+    """
+    if f"{PREFIX}model" not in properties:
+        return None
+    values = read_entry(properties, "model", where)
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where}: version {values.get('format_version')!r}, this program reads version {FORMAT_VERSION}",
+            hint="a newer ofqctl may read it: `pip install --upgrade ofqctl`",
+        )
+    try:
+        return Description.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{where}: its metadata: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def read_entry(properties: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
+    """One entry; empty if it is not there.
+
+    Raises:
+        ArtifactError: It is damaged.
+    """
+    try:
+        values = json.loads(properties.get(PREFIX + key, "{}"))
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: no table")
+    return values
+
+
+def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
+    """How each weight is stored: what a reader needs to decode it."""
+    return {
+        name: {
+            "bits": weight.grid.bits,
+            "shape": list(weight.shape),
+            "multiplier": weight.multiplier,
+            "zero": weight.zero.reshape(-1).tolist() if weight.zero.ndim else int(weight.zero),
+        }
+        for name, weight in written.items()
+    }
+
+
+def about_products(products: Mapping[str, Product]) -> dict[str, dict[str, Any]]:
+    """What each product computes on, and why it is not on integers, if so."""
+    return {
+        name: {
+            "kind": product.kind,
+            "weights": None if product.weight is None else product.weight.grid.bits,
+            "activations": [operand.grid.bits for operand in product.operands],
+        }
+        | ({"float": product.obstacle} if product.obstacle else {})
+        for name, product in products.items()
+    }

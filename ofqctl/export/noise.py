@@ -1,0 +1,133 @@
+"""A graph beside torch on the same images, and beside the rounding noise of torch itself.
+
+That noise is what the model's logits in float32 differ from those in float64, codes and steps being the same.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.export.recording import activation_quantizers
+from ofqctl.layers import WeightSite, weight_sites
+from ofqctl.progress import Progress
+from ofqctl.quantizers import Quantizer
+from ofqctl.quantizers.cores import MIN_STEP
+
+_POINTS = 0.5  # percentage points of top-1 agreement that are never too much
+_TIMES = 4.0  # how much larger than the noise floor the median difference may be
+
+
+@dataclass
+class EndToEnd:
+    """Logits of the graph and of torch, against those of torch.
+
+    Attributes:
+        images: Number of images.
+        agreement: Share of the images whose first label is torch's, of the ``graph`` and of the noise ``floor``.
+        difference: Median over the images of the largest difference of a logit, of torch's largest logit; likewise.
+        correct: Labelled images that ``torch`` and the ``graph`` get right; empty without labels.
+    """
+
+    images: int = 0
+    agreement: dict[str, float] = field(default_factory=dict)
+    difference: dict[str, float] = field(default_factory=dict)
+    correct: dict[str, int] = field(default_factory=dict)
+
+    def faults(self) -> list[str]:
+        """Where the graph is clearly worse than the noise floor."""
+        graph, floor = self.agreement["graph"], self.agreement["floor"]
+        spread = 3.0 * (max(floor * (1.0 - floor), 1.0 / self.images) / self.images) ** 0.5
+        faults = []
+        if graph < floor - max(_POINTS / 100, spread):
+            faults.append(f"top-1 agrees with torch on {graph:.1%} of {self.images} images, noise floor {floor:.1%}")
+        if not self.difference["graph"] <= _TIMES * self.difference["floor"] + 1e-4:
+            seen, allowed = self.difference["graph"], self.difference["floor"]
+            faults.append(f"logits differ by {seen:.1e} of the largest, noise floor {allowed:.1e}")
+        return faults
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; top-1 in percent."""
+        top1 = {name: round(100 * count / self.images, 4) for name, count in self.correct.items()}
+        return {
+            "images": self.images,
+            "agreement": {name: round(100 * share, 4) for name, share in self.agreement.items()},
+            "difference": self.difference,
+            "top1": top1,
+        }
+
+
+def compare_end_to_end(
+    model: nn.Module,
+    graph: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    total: int | None,
+    progress: Progress,
+) -> EndToEnd:
+    """Run both on the same images.
+
+    Args:
+        model: In torch, in evaluation mode.
+        graph: The same in a runtime.
+        batches: Images (B, 3, H, W) and labels (B,), or None.
+        total: Number of images, if known.
+        progress: Told after every batch.
+    """
+    same: dict[str, list[Tensor]] = {"graph": [], "floor": []}
+    differences: dict[str, list[Tensor]] = {"graph": [], "floor": []}
+    found = EndToEnd()
+    for images, labels in batches:
+        with torch.inference_mode():
+            reference = model(images).float()
+            others = {"graph": graph(images).float()}
+            with in_float64(model):
+                others["floor"] = model(images.double()).float()
+        first = reference.argmax(dim=1)
+        scale = reference.abs().amax(dim=1).clamp(min=1e-30)
+        for name, logits in others.items():
+            same[name].append(logits.argmax(dim=1) == first)
+            differences[name].append((logits - reference).abs().amax(dim=1) / scale)
+        if labels is not None:
+            for name, logits in (("torch", reference), ("graph", others["graph"])):
+                found.correct[name] = found.correct.get(name, 0) + int((logits.argmax(dim=1) == labels).sum())
+        found.images += len(images)
+        progress("compare end to end", found.images, total)
+    found.agreement = {name: float(torch.cat(parts).float().mean()) for name, parts in same.items()}
+    found.difference = {name: float(torch.cat(parts).median()) for name, parts in differences.items()}
+    return found
+
+
+@contextmanager
+def in_float64(model: nn.Module) -> Iterator[None]:
+    """Within the block a quantized or float model computes in float64, on the same codes, steps and weights."""
+    with ExitStack() as undo:
+        for _, site in weight_sites(model):
+            _shadow(undo, site, "quantized_weight", partial(_weight, site))
+        for quantizer in activation_quantizers(model).values():
+            _shadow(undo, quantizer, "forward", partial(_value, quantizer))
+        model.double()
+        undo.callback(model.float)
+        yield
+
+
+def _shadow(undo: ExitStack, module: nn.Module, method: str, new: Any) -> None:
+    module.__dict__[method] = new
+    undo.callback(module.__dict__.pop, method)
+
+
+def _weight(site: WeightSite) -> Tensor:
+    encoded = site.encode_weight()
+    assert encoded is not None
+    return (encoded.codes.double() + encoded.offset) * encoded.step.double()
+
+
+def _value(quantizer: Quantizer, x: Tensor) -> Tensor:
+    moved = x if quantizer.before is None else x + quantizer.before
+    step, grid = quantizer.step.clamp(min=MIN_STEP), quantizer.grid
+    codes = (moved / step - quantizer.offset).round().clamp(grid.low, grid.high)
+    value = (codes + quantizer.offset) * step
+    return value if quantizer.after is None else value + quantizer.after

@@ -1,0 +1,69 @@
+"""QuantizeLinear and DequantizeLinear around ordinary products: the form that compilers look for.
+
+Compilers expect one step for a whole activation. One that has several is divided by its steps first and multiplied
+again behind the pair, whose own step is 1.
+"""
+
+import numpy as np
+
+from ofqctl.export.activations import Codes, offset_of, step_of, steps_like
+from ofqctl.export.codes import WeightWriter
+from ofqctl.export.graph import Writer
+from ofqctl.export.sites import Operand, Weight
+
+
+def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
+    """Write the codes of an activation, uint8 counted from the grid's lowest.
+
+    What lies beyond the grid is clipped in float, so that nothing stands between QuantizeLinear and DequantizeLinear.
+    """
+    operand = codes.operand
+    if operand.before is not None:
+        x = graph.op("Add", x, graph.floats(operand.before, f"{operand.name}.before"))
+    step, low, high = np.float32(1.0), operand.grid.low, operand.grid.high
+    if _has_one_step(operand):
+        step = np.float32(operand.step)
+    else:
+        x = graph.op("Div", x, steps_like(graph, operand))
+        x = graph.op("Sub", x, offset_of(graph, operand)) if operand.offset.any() else x
+    if operand.grid.bits < 8:
+        x = graph.op("Clip", x, graph.floats(step * low), graph.floats(step * high))
+    graph.op("QuantizeLinear", x, *_scale(graph, operand), out=codes.tensor)
+
+
+def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
+    """Write the value of such codes."""
+    operand = codes.operand
+    rest = []
+    if not _has_one_step(operand):
+        rest += [("Add", offset_of(graph, operand))] if operand.offset.any() else []
+        rest.append(("Mul", steps_like(graph, operand)))
+    if operand.after is not None:
+        rest.append(("Add", graph.floats(operand.after, f"{operand.name}.after")))
+    value = graph.op("DequantizeLinear", codes.tensor, *_scale(graph, operand), out=None if rest else out)
+    for index, (kind, by) in enumerate(rest, 1):
+        value = graph.op(kind, value, by, out=out if index == len(rest) else None)
+
+
+def write_weight(graph: Writer, weights: WeightWriter, weight: Weight, out: str) -> None:
+    """Write the value of a weight."""
+    if weight.widened:
+        graph.op("Identity", weights.values(weight), out=out)
+        return
+    rows = weight.step.size
+    asymmetric = weight.zero.ndim > 0
+    integers = weights.unsigned(weight) if asymmetric else weights.integers(weight, signed=True)
+    flat = graph.op("Reshape", integers, graph.shape([rows, -1]))
+    zero = (-weight.zero.reshape(-1)).astype(np.uint8) if asymmetric else np.zeros(rows, np.int8)
+    value = graph.op("DequantizeLinear", flat, graph.vector(weights.units(weight)), graph.constant(zero), axis=0)
+    graph.op("Reshape", value, graph.shape(weight.shape), out=out)
+
+
+def _has_one_step(operand: Operand) -> bool:
+    return operand.step.ndim == 0 and not operand.offset.any()
+
+
+def _scale(graph: Writer, operand: Operand) -> tuple[str, str]:
+    """Step and zero point of both operators."""
+    step = step_of(graph, operand) if _has_one_step(operand) else graph.floats(1.0)
+    return step, graph.constant(np.uint8(-operand.grid.low))

@@ -1,0 +1,106 @@
+"""What torch itself gives to every quantizer and gets from every product of a quantized model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.layers import QuantConv2d, QuantLinear, weight_sites
+from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
+from ofqctl.quantizers import Quantizer
+
+
+@dataclass
+class Record:
+    """One forward pass; a second call of a module has ``@2`` behind its name, and so on.
+
+    Attributes:
+        inputs: Of the activation quantizers.
+        codes: That they made of them.
+        outputs: Of the products.
+        logits: Of the model.
+    """
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def record(model: nn.Module, images: Tensor) -> Record:
+    """Run ``model`` on ``images`` and keep everything at the borders of its products.
+
+    Args:
+        model: Quantized, in evaluation mode; runs exactly as it always does.
+        images: (B, 3, H, W).
+    """
+    kept = Record()
+    with _listening(model, kept), torch.inference_mode():
+        kept.logits = model(images).float()
+    return kept
+
+
+def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """By name, without those of weights."""
+    of_weights = {site.weight_quantizer for _, site in weight_sites(model)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, Quantizer) and m not in of_weights}
+
+
+@contextmanager
+def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
+    with ExitStack() as undo:
+        for name, quantizer in activation_quantizers(model).items():
+            handle = quantizer.register_forward_hook(partial(_keep_codes, kept, name))
+            undo.callback(handle.remove)
+        for name, module in model.named_modules():
+            if isinstance(module, QuantLinear | QuantConv2d):
+                undo.callback(module.register_forward_hook(partial(_keep_output, kept, name)).remove)
+            elif isinstance(module, QuantAttention):
+                _listen_to_attention(module.products, name, kept, undo)
+        yield
+
+
+def _listen_to_attention(products: AttentionProducts, name: str, kept: Record, undo: ExitStack) -> None:
+    def listen(method: str, product: str, of: Callable[[Tensor], Tensor]) -> None:
+        original = getattr(products, method)
+
+        def call(*args: Any) -> Tensor:
+            result: Tensor = original(*args)
+            _keep(kept.outputs, product, of(result).clone())
+            return result
+
+        products.__dict__[method] = call
+        undo.callback(products.__dict__.pop, method)
+
+    listen("multiply_softmax_value", f"{name}.softmax_value", lambda y: y)
+    listen("multiply_value_softmax", f"{name}.softmax_value", lambda y: y.transpose(-2, -1))
+    if isinstance(products, QKRProducts):
+        scale = products.scale
+        listen("_logits", f"{name}.query_key", lambda y: y / scale)
+        handle = products.qkx.register_forward_hook(partial(_keep_projection, kept, f"{name}.products.qk"))
+        undo.callback(handle.remove)
+    else:
+        listen("multiply_query_key", f"{name}.query_key", lambda y: y)
+
+
+def _keep(where: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    calls = sum(known.partition("@")[0] == name for known in where)
+    where[f"{name}@{calls + 1}" if calls else name] = tensor
+
+
+def _keep_codes(kept: Record, name: str, quantizer: Any, args: tuple[Tensor, ...], _value: Tensor) -> None:
+    _keep(kept.inputs, name, args[0].clone())
+    _keep(kept.codes, name, quantizer.encode(args[0]).codes)
+
+
+def _keep_output(kept: Record, name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
+    _keep(kept.outputs, name, output.clone())
+
+
+def _keep_projection(kept: Record, name: str, _module: nn.Module, args: tuple[Tensor, ...], _value: Tensor) -> None:
+    """``W x`` of a merged block, (B, H, N, C), as one product, (B, N, H * C)."""
+    _keep(kept.outputs, name, args[0].transpose(1, 2).flatten(2))

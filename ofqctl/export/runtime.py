@@ -1,0 +1,117 @@
+"""ONNX Runtime: how every ONNX file is opened and run here."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ofqctl.errors import ArtifactError, DataError
+from ofqctl.export.metadata import Description, read_description
+from ofqctl.export.pixels import to_pixels
+
+
+def open_session(
+    model: bytes | Path, threads: int | None, optimized: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU.
+
+    DequantizeLinear ahead of MatMul stays what it is: by default the runtime rounds the other factor to 8 bits there.
+
+    Args:
+        model: The file, or what is in it.
+        threads: That one operator may use; None leaves it to the runtime.
+        optimized: Where to write the graph as the runtime made it, if anywhere.
+
+    Raises:
+        ArtifactError: The runtime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors have no base class of their own
+        where = "the graph" if isinstance(model, bytes) else str(model)
+        raise ArtifactError(
+            f"{where}: onnxruntime {onnxruntime.__version__} cannot load it: {_reason(error)}",
+            hint="truncated and foreign files cannot be loaded; 2-bit weights need onnxruntime 1.31 or newer",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message of the runtime, without its place in the runtime's code."""
+    return str(error).strip().splitlines()[0].rpartition(" : ")[2][:300]
+
+
+class OnnxModel(nn.Module):
+    """A classifier in an ONNX file: normalized images in, logits out, as of any other model.
+
+    Args:
+        path: The file.
+        threads: That one operator may use; None leaves it to the runtime.
+
+    Attributes:
+        description: What the file says about itself, or None if this program did not write it.
+        size: Of its input, (3, H, W); 0 where any is taken.
+        pixels: Whether it takes uint8.
+        batch: Images that it always takes at once, or None.
+        classes: Length of its output, or 0 if it does not say.
+        data_config: How its images are prepared; its normalization is undone where the file does that itself.
+
+    Raises:
+        ArtifactError: It cannot be loaded, or is no classifier of images.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        super().__init__()
+        self.session = open_session(path, threads)
+        self.description: Description | None = read_description(
+            self.session.get_modelmeta().custom_metadata_map, str(path)
+        )
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        kinds = ("tensor(float)", "tensor(uint8)")
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:
+            seen = ", ".join(f"{value.name} {value.shape} {value.type}" for value in (*inputs, *outputs))
+            raise ArtifactError(f"{path}: no classifier of images (B, 3, H, W): its inputs and outputs are {seen}")
+        self._input, self._output = inputs[0].name, outputs[0].name
+        batch, *size = (length if isinstance(length, int) else 0 for length in inputs[0].shape)
+        self.batch: int | None = batch or None
+        self.size = tuple(size)
+        self.pixels = inputs[0].type == "tensor(uint8)"
+        self.classes = outputs[0].shape[1] if isinstance(outputs[0].shape[1], int) else 0
+        self.data_config = {} if self.description is None else self.description.data_config
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized -> (B, classes).
+
+        Raises:
+            DataError: Images of another size.
+        """
+        if any(own not in (0, given) for own, given in zip(self.size, images.shape[1:], strict=True)):
+            raise DataError(f"images {tuple(images.shape[1:])}: the model takes {self.size}")
+        if self.pixels:
+            images = to_pixels(images, self.data_config)
+        logits = [self._filled_up(part.numpy()) for part in torch.split(images, self.batch or len(images))]
+        return torch.from_numpy(np.concatenate(logits))
+
+    def _filled_up(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of a batch that may be too small for the file."""
+        count = len(images)
+        if self.batch is not None and count < self.batch:
+            images = np.concatenate([images, np.repeat(images[-1:], self.batch - count, axis=0)])
+        return self.infer(images)[:count]
+
+    def infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of exactly what the file takes."""
+        logits: NDArray[np.float32] = self.session.run([self._output], {self._input: images})[0]
+        return logits

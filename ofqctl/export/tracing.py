@@ -1,0 +1,73 @@
+"""A model in torch -> a graph of ONNX operators, with markers where it is quantized."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import onnxscript.optimizer
+import torch
+from torch import nn
+
+from ofqctl.errors import ModelError
+from ofqctl.export.codes import OPSET
+from ofqctl.export.sites import Sites
+
+INPUT, OUTPUT = "image", "logits"
+_FOLDED = 64  # elements: larger constants are left to the runtime, which computes them at load
+
+
+def trace(
+    model: nn.Module, size: tuple[int, int, int], *, batch: int | None, pixels: bool, sites: Sites | None = None
+) -> onnx.ModelProto:
+    """The graph of one forward pass; its input is ``image``, its output ``logits``.
+
+    Args:
+        model: In evaluation mode; marked if it is quantized.
+        size: Of its input, (3, H, W).
+        batch: Images in one pass; None for any number.
+        pixels: Whether the input is uint8, see `ofqctl.export.pixels`.
+        sites: Filled with the products as they are traced.
+
+    Raises:
+        ModelError: torch cannot trace the model, or not for any number of images.
+    """
+    example = torch.zeros(batch or 2, *size, dtype=torch.uint8 if pixels else torch.float32)
+    if sites is not None:
+        sites.products.clear()
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},),
+            )
+    except Exception as error:  # torch.export has no error of its own for what it cannot trace
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"export: {type(model).__name__} cannot be traced{'' if batch else ' for any number of images'}: {reason}",
+            hint=None if batch else "--batch 1 fixes the number of images",
+        ) from error
+    assert program is not None
+    onnxscript.optimizer.optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the lines that torch prints for people who work on torch."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

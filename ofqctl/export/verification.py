@@ -1,0 +1,205 @@
+"""Whether a written graph computes what torch does: exactly, product by product, and end to end within its own noise.
+
+A quantized network amplifies float noise: one activation on a rounding boundary changes its code, and that changes
+codes further on. Logits of two runtimes therefore differ, although every single product is exact. So exactness is shown
+piece by piece, each piece on torch's own numbers: every product with its quantizers, and everything between the
+products, where nothing is rounded to codes. End to end, the graph is compared with torch beside the model's own noise.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper
+from torch import Tensor, nn
+
+from ofqctl.export.lowering import Lowered
+from ofqctl.export.recording import Record, activation_quantizers, record
+from ofqctl.export.runtime import open_session
+from ofqctl.export.tracing import INPUT, OUTPUT
+
+TOLERANCE = 1e-5  # largest difference of a product, of its largest value
+BOUNDARY_RATE = 1e-5  # share of the codes that may lie on a rounding boundary
+_LISTED = 10
+
+
+@dataclass
+class Exactness:
+    """What the pieces of a graph gave on torch's own numbers.
+
+    Attributes:
+        products: Products that were compared.
+        codes: Codes that were compared.
+        different: Codes that differ, though quantized from the same values.
+        listed: The first of those, with how far torch was from a rounding boundary, in steps.
+        worst: Largest difference of a product, of its largest value.
+        worst_product: Its name.
+        between: Largest difference of what lies between the products, of the largest value there.
+        worst_between: Name of the quantizer that it leads to.
+        moved: Codes that change when they are quantized from what lies between the products in the graph.
+    """
+
+    products: int = 0
+    codes: int = 0
+    different: int = 0
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    worst: float = 0.0
+    worst_product: str = ""
+    between: float = 0.0
+    worst_between: str = ""
+    moved: int = 0
+
+    def faults(self) -> list[str]:
+        """What is not as it must be."""
+        faults = []
+        if self.different > BOUNDARY_RATE * self.codes or any(d["from_boundary"] > 1e-4 for d in self.listed):
+            faults.append(f"{self.different} of {self.codes} codes differ, first {self.listed[:1]}")
+        if not self.worst <= TOLERANCE:
+            faults.append(f"{self.worst_product}: differs by {self.worst:.1e} of its largest value")
+        if not self.between <= TOLERANCE:
+            faults.append(f"the input of {self.worst_between}: differs by {self.between:.1e} of its largest value")
+        return faults
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"tolerance": TOLERANCE, "exact": not self.faults()}
+
+
+def check_exactness(
+    content: bytes, lowered: Lowered, model: nn.Module, images: Tensor, fed: Tensor | None = None
+) -> Exactness:
+    """Compare every piece of a graph with torch.
+
+    Args:
+        content: The file.
+        lowered: Where its products lie.
+        model: What it was made of.
+        images: (B, 3, H, W), normalized.
+        fed: The same as the graph takes it, if that is something else.
+    """
+    written = onnx.load_from_string(content)
+    torch_record = record(model, images)
+    names = list(_in_calls([q.operand for q in lowered.quantizations]))
+    found = Exactness()
+    _check_products(written, lowered, torch_record, names, model, found)
+    _check_between(written, lowered, torch_record, names, model, images if fed is None else fed, found)
+    return found
+
+
+def _check_products(
+    written: onnx.ModelProto, lowered: Lowered, kept: Record, names: list[str], model: nn.Module, found: Exactness
+) -> None:
+    products = [b for b in lowered.products if b.product.operands]
+    inputs = {q.input: kept.inputs[name].numpy() for q, name in zip(lowered.quantizations, names, strict=True)}
+    outputs = [q.codes for q in lowered.quantizations] + [b.output for b in products]
+    got = _run(written, inputs, list(dict.fromkeys(outputs)))
+    quantizers = activation_quantizers(model)
+    for quantization, name in zip(lowered.quantizations, names, strict=True):
+        quantizer = quantizers[quantization.operand]
+        codes = got[quantization.codes].astype(np.int64) + (0 if quantization.signed else quantizer.grid.low)
+        expected = kept.codes[name].numpy()
+        found.codes += expected.size
+        for index in np.argwhere(codes != expected):
+            found.different += 1
+            if len(found.listed) < _LISTED:
+                place = tuple(int(i) for i in index)
+                distance = _from_boundary(quantizer, kept.inputs[name])[place]
+                found.listed.append({"operand": name, "index": place, "from_boundary": float(distance)})
+    for boundary in products:
+        expected = kept.outputs[boundary.product.name].numpy() * np.float32(boundary.factor)
+        computed = got[boundary.output]
+        if boundary.product.before_softmax and boundary.product.obstacle is None:
+            expected, computed = (logits - logits.mean(axis=-1, keepdims=True) for logits in (expected, computed))
+        difference = _difference(computed, expected)
+        found.products += 1
+        if not difference <= found.worst:
+            found.worst, found.worst_product = difference, boundary.product.name
+
+
+def _check_between(
+    written: onnx.ModelProto,
+    lowered: Lowered,
+    kept: Record,
+    names: list[str],
+    model: nn.Module,
+    fed: Tensor,
+    found: Exactness,
+) -> None:
+    inputs = {
+        b.output: kept.outputs[b.product.name].numpy() * np.float32(b.factor)
+        for b in lowered.products
+        if b.product.operands
+    }
+    places = {q.input: (q.operand, name) for q, name in zip(lowered.quantizations, names, strict=True)}
+    wanted = [tensor for tensor in (*places, OUTPUT) if tensor not in inputs and tensor != INPUT]
+    got = _run(written, {INPUT: fed.numpy()} | inputs, wanted)
+    quantizers = activation_quantizers(model)
+    for tensor in wanted:
+        if tensor == OUTPUT:
+            _note_between(found, OUTPUT, got[OUTPUT], kept.logits.numpy())
+            continue
+        operand, name = places[tensor]
+        _note_between(found, name, got[tensor], kept.inputs[name].numpy())
+        again = quantizers[operand].encode(torch.from_numpy(got[tensor])).codes
+        found.moved += int((again != kept.codes[name]).sum())
+
+
+def _note_between(found: Exactness, name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
+    difference = _difference(got, expected)
+    if not difference <= found.between:
+        found.between, found.worst_between = difference, name
+
+
+def _in_calls(names: list[str]) -> Iterator[str]:
+    """``@2`` behind a name that comes a second time, and so on."""
+    counted: dict[str, int] = {}
+    for name in names:
+        counted[name] = counted.get(name, 0) + 1
+        yield name if counted[name] == 1 else f"{name}@{counted[name]}"
+
+
+def _difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference, of the largest value; infinite if shapes differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    largest = float(np.abs(expected).max(initial=0.0))
+    return float(np.abs(got - expected).max(initial=0.0)) / max(largest, 1e-30)
+
+
+def _from_boundary(quantizer: Any, x: Tensor) -> NDArray[Any]:
+    """How far each position is from the middle between two codes, in steps."""
+    moved = x.float() if quantizer.before is None else x + quantizer.before
+    position = (moved / quantizer.step - quantizer.offset).detach().numpy()
+    distance: NDArray[Any] = np.abs(position - np.floor(position) - 0.5)
+    return distance
+
+
+def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], outputs: list[str]) -> dict[str, NDArray[Any]]:
+    """The part of a graph that leads from some of its tensors to others."""
+    session = open_session(part_of(model, inputs, outputs).SerializeToString(), threads=None)
+    taken = {value.name for value in session.get_inputs()}
+    values = session.run(outputs, {name: value for name, value in inputs.items() if name in taken})
+    return dict(zip(outputs, values, strict=True))
+
+
+def part_of(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], outputs: list[str]) -> onnx.ModelProto:
+    """A model of those nodes only that compute ``outputs`` once ``inputs`` are known."""
+    needed, nodes = set(outputs) - set(inputs), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(name for name in node.input if name not in inputs)
+    used = {name for node in nodes for name in node.input}
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    given = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape))
+        for name, value in inputs.items()
+        if name in used
+    ]
+    wanted = [onnx.ValueInfoProto(name=name) for name in outputs]
+    graph = helper.make_graph(nodes[::-1], "part", given, wanted, initializers)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

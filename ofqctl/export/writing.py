@@ -1,0 +1,87 @@
+"""A model in torch -> the ONNX model of it, with its metadata."""
+
+from dataclasses import dataclass
+
+import onnx
+from torch import nn
+
+from ofqctl.errors import ArtifactError, ModelError
+from ofqctl.export.lowering import Lowered, lower
+from ofqctl.export.marking import marked
+from ofqctl.export.metadata import Description, about_products, about_weights, set_metadata
+from ofqctl.export.pixels import taking_pixels
+from ofqctl.export.sites import Product, Sites, Style
+from ofqctl.export.tracing import trace
+
+_LARGEST = 2**31 - 1  # bytes: a protobuf message cannot be larger
+
+
+@dataclass
+class OnnxGraph:
+    """A graph and what is in it.
+
+    Attributes:
+        lowered: The graph, and where its products lie.
+        products: By name.
+    """
+
+    lowered: Lowered
+    products: dict[str, Product]
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The whole of what is written."""
+        return self.lowered.model
+
+    def serialize(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            ArtifactError: The graph is not one that ONNX allows, or is too large for one file.
+        """
+        if self.model.ByteSize() > _LARGEST:
+            raise ArtifactError(f"export: the graph takes {self.model.ByteSize()} bytes; a file holds {_LARGEST}")
+        try:
+            onnx.checker.check_model(self.model)
+        except onnx.checker.ValidationError as error:
+            raise ArtifactError(f"export: the graph is not valid ONNX: {error}") from error
+        content: bytes = self.model.SerializeToString()
+        return content
+
+
+def write_graph(model: nn.Module, description: Description, style: Style, batch: int | None) -> OnnxGraph:
+    """Trace ``model`` and lower it.
+
+    Args:
+        model: In evaluation mode, on the CPU; float or quantized.
+        description: What the file is to say about itself.
+        style: How products are written.
+        batch: Images in one pass; None for any number.
+
+    Raises:
+        ModelError: torch cannot trace the model.
+    """
+    channels, height, width = description.data_config["input_size"]
+    size = (int(channels), int(height), int(width))
+    with marked(model, style) as sites:
+        if description.input == "pixels":
+            with taking_pixels(model, description.data_config):
+                traced = trace(model, size, batch=batch, pixels=True, sites=sites)
+        else:
+            traced = trace(model, size, batch=batch, pixels=False, sites=sites)
+    lowered = lower(traced, sites)
+    _check_names(lowered, sites)
+    set_metadata(
+        lowered.model,
+        model=description,
+        weights=about_weights(lowered.weights),
+        products=about_products(sites.products),
+    )
+    return OnnxGraph(lowered, sites.products)
+
+
+def _check_names(lowered: Lowered, sites: Sites) -> None:
+    """Every product that was traced must be in the graph."""
+    lost = set(sites.products) - {boundary.product.name for boundary in lowered.products}
+    if lost:
+        raise ModelError(f"export: {len(lost)} products are missing in the graph, first {min(lost)}")

@@ -1,0 +1,97 @@
+"""The calibration images of a job, and what to say about them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ofqctl.data import DataSpec, ImageData, image_loader, open_data, synthetic_images
+from ofqctl.errors import DataError, ModelError
+from ofqctl.evaluation import Subject
+from ofqctl.progress import Progress
+from ofqctl.ptq import Batches, on_disk
+from ofqctl.recipe.schema import Calibration
+
+SYNTHETIC = "calibrated on synthetic images: accuracy cannot be expected; give --calib-data"
+
+
+@dataclass
+class CalibrationImages:
+    """Images that wait on disk, for as long as the job runs.
+
+    Attributes:
+        batches: Normalized, (B, 3, H, W) each.
+        about: What the result says about them.
+        notes: What was guessed or is missing.
+    """
+
+    batches: Batches
+    about: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def calibration_images(
+    spec: DataSpec | None,
+    wanted: Calibration,
+    subject: Subject,
+    device: torch.device,
+    progress: Progress,
+    *,
+    seed: int,
+    workers: int,
+) -> Iterator[CalibrationImages]:
+    """Read as many images as are wanted, drawn with ``seed``; without ``spec``, make synthetic ones.
+
+    Raises:
+        DataError: There are none, or they cannot be read.
+        ModelError: Memory ran out while they were used; tells which options bound it.
+    """
+    if spec is None:
+        name, notes = "synthetic", [SYNTHETIC]
+        source: Iterator[Tensor] = iter(synthetic_images(subject.data_config, wanted.images, wanted.batch_size, seed))
+    else:
+        data = _open(spec)
+        name, notes = data.name, list(data.notes)
+        loader = image_loader(
+            data, subject.data_config, batch_size=wanted.batch_size, workers=workers, limit=wanted.images, seed=seed
+        )
+        source = (images for images, _ in loader)
+    with on_disk(_told(source, wanted.images, progress), device) as batches, _memory_explained():
+        if batches.images < wanted.images:
+            notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were asked for")
+        yield CalibrationImages(batches, {"data": name, "images": batches.images}, notes)
+
+
+def _open(spec: DataSpec) -> ImageData:
+    """The data, its training split where none was named and there is one: the others are for measuring."""
+    if spec.split is None:
+        with suppress(DataError):  # no such split, or a fault that opening it as it is reports
+            return open_data(replace(spec, split="train"))
+    return open_data(spec)
+
+
+def _told(images: Iterator[Tensor], total: int, progress: Progress) -> Iterator[Tensor]:
+    done = 0
+    progress("read calibration images", 0, total)
+    for batch in images:
+        yield batch
+        done += len(batch)
+        progress("read calibration images", done, total)
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in told:
+            raise
+        raise ModelError(
+            f"out of memory: {told.splitlines()[0] if told else 'there is none left'}",
+            hint="--set calibration.batch_size=8 bounds it, and ptq.N.batch_size of a step that has one",
+        ) from error

@@ -1,0 +1,58 @@
+"""Export: a run in; its packed weights for other programs out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ofqctl.artifact import check_output, save_single_file
+from ofqctl.evaluation import open_run
+from ofqctl.export.compressed import check_representable, write_compressed
+from ofqctl.jobs.export import check_file
+from ofqctl.progress import Progress, silent
+
+Layout = Literal["ofqctl", "compressed-tensors"]
+
+
+@dataclass(frozen=True)
+class SafetensorsRequest:
+    """What to write.
+
+    Attributes:
+        run: A run directory, or the weights file in one.
+        layout: ``ofqctl`` is one file that describes itself, ``compressed-tensors`` a folder in that program's layout.
+        output: The file or folder; None names it after the run.
+        overwrite: Whether to replace it.
+    """
+
+    run: Path
+    layout: Layout = "ofqctl"
+    output: Path | None = None
+    overwrite: bool = False
+
+
+def export_safetensors(request: SafetensorsRequest, progress: Progress = silent) -> dict[str, Any]:
+    """Write the packed weights of a run.
+
+    Raises:
+        ArtifactError: The run is damaged, the layout cannot hold it, or the output is there already.
+    """
+    progress("read the run", 0, None)
+    run = open_run(request.run)
+    if request.layout == "ofqctl":
+        output = request.output or Path(f"{run.directory}.safetensors")
+        check_file(output, overwrite=request.overwrite)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_single_file(output, run)
+        written = [output]
+    else:
+        check_representable(run.config.quantization_config.plan, str(run.directory))
+        output = request.output or Path(f"{run.directory}-compressed-tensors")
+        check_output(output, overwrite=request.overwrite)
+        write_compressed(output, run)
+        written = list(output.iterdir())
+    return {
+        "output": str(output),
+        "layout": request.layout,
+        "bytes": sum(path.stat().st_size for path in written),
+        "notes": [],
+    }

@@ -1,0 +1,152 @@
+"""Which layers suffer most from few bits."""
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ofqctl.convert import convert
+from ofqctl.data import DataSpec
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device
+from ofqctl.errors import DataError
+from ofqctl.evaluation import of_model
+from ofqctl.jobs.calibrating import calibration_images
+from ofqctl.models import ModelRequest, load_model
+from ofqctl.progress import Progress, silent
+from ofqctl.ptq import calibrate
+from ofqctl.ptq.sensitivity import Part, sensitivities
+from ofqctl.recipe import Recipe
+from ofqctl.recipe.schema import Layer
+
+
+@dataclass(frozen=True)
+class SensitivityRequest:
+    """What to look at.
+
+    Attributes:
+        model: The float model.
+        recipe: How its layers are quantized, but for the bits.
+        calibration: Images, labels unused; None takes synthetic ones.
+        bits: Widths to try.
+        part: Quantize weights, activations or all of one layer at a time.
+        plot: Where to draw the result, by its suffix PNG, SVG or PDF; or None.
+        seed: Decides random weights and the choice of images.
+        device: Where to compute.
+        workers: Processes that decode images.
+    """
+
+    model: ModelRequest
+    recipe: Recipe
+    calibration: DataSpec | None = None
+    bits: tuple[int, ...] = (2, 3, 4, 8)
+    part: Part = "all"
+    plot: Path | None = None
+    seed: int = 0
+    device: DeviceName = "auto"
+    workers: int = 0
+
+
+def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dict[str, Any]:
+    """Quantize one layer at a time, at each width, and measure how far the model's predictions move.
+
+    Returns:
+        Layers, the most sensitive first, each with its divergence in nats by bits.
+
+    Raises:
+        OfqctlError: Something a person can mend.
+    """
+    started = time.perf_counter()
+    _check(request)
+    device = pick_device(request.device)
+    torch.manual_seed(request.seed)
+    progress("load the model", 0, None)
+    loaded = load_model(request.model)
+    subject = of_model(loaded)
+    size = tuple(subject.data_config["input_size"])
+    table: dict[str, dict[str, float]] = {}
+    with calibration_images(
+        request.calibration,
+        request.recipe.calibration,
+        subject,
+        device,
+        progress,
+        seed=request.seed,
+        workers=request.workers,
+    ) as images:
+        for bits in request.bits:
+            model = copy.deepcopy(loaded.model).to(device)
+            plan = convert(model, _at(request.recipe, bits), size)
+            with denormals_flushed(device):
+                calibrate(model, plan, images.batches)
+                for found in sensitivities(
+                    model, list(plan.modules), bits, images.batches, part=request.part, progress=progress
+                ):
+                    table.setdefault(found.module, {})[str(bits)] = found.kl
+    layers = [{"layer": name, "kl": kl} for name, kl in table.items()]
+    layers.sort(key=lambda layer: max(layer["kl"].values()), reverse=True)  # type: ignore[attr-defined]
+    result = {
+        "model": loaded.architecture,
+        "recipe": request.recipe.name,
+        "part": request.part,
+        "bits": list(request.bits),
+        "layers": layers,
+        "calibration": images.about,
+        "plot": None if request.plot is None else str(request.plot),
+        "notes": [*loaded.notes, *images.notes],
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    if request.plot is not None:
+        draw(result, list(table), request.plot)
+    return result
+
+
+def draw(result: dict[str, Any], order: list[str], path: Path) -> None:
+    """Draw the divergence of every layer, a line for each width; layers in the order of the model."""
+    from matplotlib.figure import Figure
+
+    kl = {layer["layer"]: layer["kl"] for layer in result["layers"]}
+    figure = Figure(figsize=(max(6.0, 0.18 * len(order)), 5.0), layout="constrained")
+    axes = figure.subplots()
+    for bits in result["bits"]:
+        axes.plot(range(len(order)), [kl[name][str(bits)] for name in order], marker=".", label=f"{bits} bits")
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(order)), order, rotation=90, fontsize=6)
+    axes.set_ylabel("divergence of the output, nats")
+    axes.set_title(f"{result['model']}: one layer quantized at a time ({result['part']})")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def _check(request: SensitivityRequest) -> None:
+    if request.plot is not None and request.plot.suffix not in (".png", ".svg", ".pdf"):
+        raise DataError(f"--plot {request.plot}: cannot be drawn; its name ends in .png, .svg or .pdf")
+    if request.plot is not None and not request.plot.resolve().parent.is_dir():
+        raise DataError(f"--plot {request.plot}: its folder does not exist")
+
+
+def _at(recipe: Recipe, bits: int) -> Recipe:
+    """All quantizers at ``bits``, those of the first and of the last layer too, and no exceptions."""
+    weights = recipe.weights.model_copy(update={"bits": bits})
+    activations = recipe.activations.model_copy(update={"bits": bits})
+    return recipe.model_copy(
+        update={
+            "weights": weights,
+            "activations": activations,
+            "first": _layer(recipe.first, bits),
+            "last": _layer(recipe.last, bits),
+            "layers": (),
+        }
+    )
+
+
+def _layer(layer: Layer, bits: int) -> Layer:
+    return layer.model_copy(
+        update={
+            "weights": layer.weights.model_copy(update={"bits": bits}),
+            "activations": layer.activations.model_copy(update={"bits": bits}),
+        }
+    )

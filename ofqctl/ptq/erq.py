@@ -1,0 +1,217 @@
+"""ERQ (Zhong et al., ICML 2024): ridge regression against the errors of activations, then against those of weights.
+
+Layer by layer, on what the quantized network so far gives each layer. All that is kept of the images is two matrices of
+second moments a layer, so memory does not grow with their number.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofqctl.grids import Encoded, UniformGrid
+from ofqctl.layers import QuantConv2d, QuantLinear
+from ofqctl.ptq.task import Task
+from ofqctl.ptq.units import Piece, Reached, walk
+from ofqctl.quantizers.fake_quantize import snap
+from ofqctl.recipe.refining import ERQStep
+
+
+@dataclass
+class Moments:
+    """Second moments of a layer's inputs, means over all rows; float64.
+
+    Attributes:
+        own: ``E[x_q x_q^T]`` of the quantized inputs, (in, in).
+        cross: ``E[x x_q^T]`` of the float network's inputs with them, (in, in).
+    """
+
+    own: Tensor
+    cross: Tensor
+
+
+def refine_by_regression(task: Task, step: ERQStep) -> None:
+    """Both stages on every Linear and convolution, in the order in which they run."""
+    for piece in walk(task.model, task.original, task.plan, task.images):
+        task.progress("erq", piece.number, piece.count)
+        if task.clock.over:
+            task.notes.append(f"erq: the time budget allowed {piece.number} of {piece.count} blocks")
+            break
+        for name in _layers_in_order(piece):
+            layer = piece.quantized.get_submodule(name)
+            assert isinstance(layer, QuantLinear | QuantConv2d)
+            moments = _moments(piece, name)
+            _against_activation_error(layer, moments, step.ridge)
+            _against_weight_error(layer, moments, step)
+        task.progress("erq", piece.number + 1, piece.count)
+
+
+def _layers_in_order(piece: Piece) -> list[str]:
+    """Names, in the unit, of the quantized layers that have a counterpart in float, as they are called."""
+    called: list[str] = []
+    originals = {name for name, _ in piece.original.named_modules()}
+    handles = []
+    for name, module in piece.quantized.named_modules():
+        if _can_be_solved(module) and name in originals:
+            handles.append(module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n)))
+    try:
+        with torch.no_grad():
+            piece.run(piece.inputs[0][:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name in dict.fromkeys(called) if called.count(name) == 1]
+
+
+def _can_be_solved(module: nn.Module) -> bool:
+    if not isinstance(module, QuantLinear | QuantConv2d) or module.weight_quantizer is None:
+        return False
+    if isinstance(module, QuantLinear):
+        return True
+    return module.groups == 1 and isinstance(module.padding, tuple) and not module.pads_same
+
+
+def _moments(piece: Piece, name: str) -> Moments:
+    layer, original = piece.quantized.get_submodule(name), piece.original.get_submodule(name)
+    assert isinstance(layer, QuantLinear | QuantConv2d)
+    own = cross = torch.zeros((), dtype=torch.float64)
+    rows = 0
+    with torch.no_grad():
+        for x, x_float in zip(piece.inputs, piece.original_inputs, strict=True):
+            quantized = _rows(layer, layer.input(_input_of(layer, partial(piece.run, x))))
+            exact = _rows(layer, _input_of(original, partial(piece.run_original, x_float)))
+            own = own + (quantized.T @ quantized).cpu().double()
+            cross = cross + (exact.T @ quantized).cpu().double()
+            rows += len(quantized)
+    return Moments(own / rows, cross / rows)
+
+
+def _input_of(layer: nn.Module, run: Callable[[], Tensor]) -> Tensor:
+    """What ``layer`` is given when ``run`` is called; nothing behind it is computed."""
+    seen: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        raise Reached
+
+    handle = layer.register_forward_pre_hook(stop)
+    try:
+        with suppress(Reached):
+            run()
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _rows(layer: QuantLinear | QuantConv2d, x: Tensor) -> Tensor:
+    """The inputs of single outputs, (rows, in), with a 1 behind them where the layer has a bias."""
+    if isinstance(layer, QuantConv2d):
+        assert not isinstance(layer.padding, str)
+        patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        x = patches.transpose(1, 2)
+    rows = x.flatten(0, -2)
+    return rows if layer.bias is None else torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+
+
+def _with_bias(layer: QuantLinear | QuantConv2d) -> Tensor:
+    """Weight and bias as one matrix, (out, in) or (out, in + 1), float64."""
+    weight = layer.weight.detach().flatten(1).cpu()
+    if layer.bias is not None:
+        weight = torch.cat([weight, layer.bias.detach().cpu()[:, None]], dim=1)
+    return weight.double()
+
+
+def _install(layer: QuantLinear | QuantConv2d, matrix: Tensor) -> None:
+    with torch.no_grad():
+        inputs = layer.weight[0].numel()
+        layer.weight.copy_(matrix[:, :inputs].reshape(layer.weight.shape))
+        if layer.bias is not None:
+            layer.bias.copy_(matrix[:, -1])
+
+
+def _against_activation_error(layer: QuantLinear | QuantConv2d, moments: Moments, ridge: float) -> None:
+    """The weights whose outputs on quantized inputs are nearest to the float outputs."""
+    matrix = _with_bias(layer)
+    change = torch.linalg.solve(_regularised(moments.own, ridge), (matrix @ (moments.cross - moments.own)).T).T
+    _install(layer, matrix + change)
+    assert layer.weight_quantizer is not None
+    layer.weight_quantizer.observe(layer.latent().detach())
+    layer.weight_quantizer.finish()
+
+
+def _regularised(moments: Tensor, ridge: float) -> Tensor:
+    return moments + ridge * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
+
+
+def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, step: ERQStep) -> None:
+    """Fix half of the columns that are left, let the rest make up for their error, and go on with the rest."""
+    matrix, quantizer = _with_bias(layer), layer.weight_quantizer
+    assert quantizer is not None
+    inputs = layer.weight[0].numel()
+    encoded = quantizer.encode(layer.latent().detach())
+    spread = [
+        t.cpu().double().expand(layer.weight.shape).flatten(1) if isinstance(t, Tensor) else torch.full_like(matrix, t)
+        for t in (encoded.step, encoded.offset)
+    ]
+    codes = torch.zeros_like(matrix[:, :inputs])
+    first = 0
+    while first < inputs:
+        last = first + (inputs - first + 1) // 2
+        now, later = slice(first, last), slice(last, len(moments.own))
+        steps, offsets = (t[:, now] for t in spread)
+        codes[:, now] = refine_rounding(
+            matrix[:, now], steps, offsets, encoded.grid, moments.own[now, now], rounds=step.rounds
+        )
+        error = matrix[:, now] - steps * (codes[:, now] + offsets)
+        matrix[:, now] -= error
+        if later.start < later.stop:
+            wanted = (error @ moments.own[now, later]).T
+            matrix[:, later] += torch.linalg.solve(_regularised(moments.own[later, later], step.ridge), wanted).T
+        first = last
+    fixed = codes.reshape(layer.weight.shape).to(encoded.codes)
+    latent = quantizer.latent_of(Encoded(fixed, encoded.step, encoded.offset, encoded.grid))
+    matrix[:, :inputs] = latent.flatten(1).cpu()
+    _install(layer, matrix)
+
+
+def refine_rounding(
+    weights: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid, moments: Tensor, *, rounds: int
+) -> Tensor:
+    """Codes whose error ``d`` makes ``d M d^T`` small: from the nearest ones, one code a row is flipped at a time.
+
+    A flip takes the neighbour on the other side of the weight. The one that lowers the row's error most is made, as
+    long as there is one.
+
+    Args:
+        weights: (out, in), with steps and offsets that broadcast to it.
+        step: Of the codes.
+        offset: Of the codes.
+        grid: Range of the codes.
+        moments: ``M``, second moments of the inputs, (in, in).
+        rounds: At most so many flips a row.
+
+    Returns:
+        Codes as floats, (out, in).
+    """
+    codes = snap(weights, step, offset, grid)
+    error = step * (codes + offset) - weights
+    slope = error @ moments
+    rows = torch.arange(len(weights))
+    for _ in range(rounds):
+        towards = -error.sign()
+        gain = 2 * towards * step * slope + step.square() * moments.diagonal()
+        outside = (codes + towards < grid.low) | (codes + towards > grid.high)
+        best, columns = gain.masked_fill(outside | (towards == 0), torch.inf).min(dim=1)
+        better = best < 0
+        if not bool(better.any()):
+            break
+        r, c = rows[better], columns[better]
+        move = towards[r, c]
+        codes[r, c] += move
+        error[r, c] += move * step.expand_as(error)[r, c]
+        slope[r] += (move * step.expand_as(error)[r, c])[:, None] * moments[c]
+    return codes

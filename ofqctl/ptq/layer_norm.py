@@ -1,0 +1,186 @@
+"""LayerNorm reparameterization (RepQ-ViT, Li et al., ICCV 2023): channels of unlike ranges made alike, exactly.
+
+A quantizer with one step for all channels of a LayerNorm's output loses what small channels hold. Their ranges are
+therefore moved out of the LayerNorm's affine and into the weights of the Linear layers that read its output, which are
+quantized for each output channel; the function of the float model stays the same to the rounding of float32.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.layers.attention import open_products
+
+Edit = Callable[[Tensor], Tensor]
+
+_SMALLEST = 1e-3  # of the mean range: what a channel that hardly varies is taken to vary
+_TOLERANCE = 1e-3  # of the largest output: how far a shift and its undoing may move an output by rounding
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A LayerNorm and all that reads its output.
+
+    Attributes:
+        norm: Name of the LayerNorm.
+        readers: Names of the Linear layers.
+        shifts: Whether a shift can be moved too; else (no bias, or zeros are padded between) only a factor.
+    """
+
+    norm: str
+    readers: tuple[str, ...]
+    shifts: bool
+
+
+def fold_layer_norms(model: nn.Module, images: Iterable[Tensor], *, strength: float = 1.0) -> list[Pair]:
+    """Give every channel of a LayerNorm's output the same range, and the Linear layers behind it the difference.
+
+    Args:
+        model: A timm model in float and evaluation mode; changed in place, its function kept.
+        images: Normalized, (B, 3, H, W) each; can be read twice.
+        strength: Share of the ratio between ranges that is moved, as its exponent, 0-1.
+
+    Returns:
+        What was found and folded.
+    """
+    pairs = find_pairs(model, next(iter(images))[:1])
+    ranges = _ranges(model, [pair.norm for pair in pairs], images)
+    for pair in pairs:
+        low, high = ranges[pair.norm]
+        width = high - low
+        width = width.clamp(min=_SMALLEST * float(width.mean()) or 1.0)
+        factor = (width / width.mean()) ** strength
+        shift = (low + high) / 2 if pair.shifts else torch.zeros_like(low)
+        _fold(model, pair, factor, shift)
+    return pairs
+
+
+def find_pairs(model: nn.Module, image: Tensor) -> list[Pair]:
+    """Every LayerNorm whose output is read by Linear layers and by nothing else.
+
+    It is found out by trying: factors that are powers of two change no mantissa, so a Linear reads the output if its
+    input changes by exactly them, through whatever windows, rolls and reshapes lie between; and nothing else reads it
+    if dividing those inputs again leaves the outputs of the model as they were, to the bit.
+
+    Args:
+        model: In float and evaluation mode.
+        image: (1, 3, H, W).
+    """
+    for module in model.modules():
+        open_products(module)
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.LayerNorm) and m.weight is not None}
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    with torch.no_grad():
+        expected, inputs = _run(model, image, linears)
+        pairs = (_pair_of(model, image, name, norms[name], linears, expected, inputs) for name in norms)
+        return [pair for pair in pairs if pair is not None]
+
+
+def _pair_of(
+    model: nn.Module,
+    image: Tensor,
+    name: str,
+    norm: nn.LayerNorm,
+    linears: dict[str, nn.Linear],
+    expected: Tensor,
+    inputs: dict[str, Tensor],
+) -> Pair | None:
+    channels = norm.weight.numel()
+    alike = {n: m for n, m in linears.items() if m.in_features == channels and n in inputs}
+    exponents = torch.randint(1, 4, (channels,), generator=torch.Generator().manual_seed(0))
+    factor = torch.exp2(exponents.float()).to(image.device)
+    if norm.normalized_shape != (channels,):
+        return None
+    with _edited(norm, lambda y: y * factor if y.shape[-1] == channels else y):
+        _, moved = _run(model, image, alike)
+        readers = {n: m for n, m in alike.items() if n in moved and torch.equal(moved[n], inputs[n] * factor)}
+        if not readers:
+            return None
+        with _undone(readers, lambda x: x / factor):
+            if not torch.equal(_run(model, image, {})[0], expected):
+                return None
+    shifts = norm.bias is not None and all(m.bias is not None for m in readers.values())
+    if shifts:
+        with _edited(norm, lambda y: y + factor), _undone(readers, lambda x: x - factor):
+            difference = (_run(model, image, {})[0] - expected).abs().max()
+            shifts = bool(difference <= _TOLERANCE * expected.abs().max())
+    return Pair(name, tuple(readers), shifts)
+
+
+def _run(model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The model's output, and the inputs of ``linears`` that are called once."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, args: seen.setdefault(name, []).append(args[0])
+
+    handles = [m.register_forward_pre_hook(note(n)) for n, m in linears.items()]
+    try:
+        output: Tensor = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return output, {n: calls[0] for n, calls in seen.items() if len(calls) == 1}
+
+
+@contextmanager
+def _edited(norm: nn.Module, edit: Edit) -> Iterator[None]:
+    """``norm`` with its output changed."""
+    handle = norm.register_forward_hook(lambda _module, _args, output: edit(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _undone(readers: dict[str, nn.Linear], edit: Edit) -> Iterator[None]:
+    """``readers`` with their input changed."""
+    handles = [m.register_forward_pre_hook(lambda _module, args: (edit(args[0]),)) for m in readers.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _ranges(model: nn.Module, norms: list[str], images: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Smallest and largest output of each channel, (C,) each."""
+    ranges: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+            rows = output.flatten(0, -2)
+            low, high = ranges.get(name, (rows[0], rows[0]))
+            ranges[name] = torch.minimum(low, rows.amin(0)), torch.maximum(high, rows.amax(0))
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in norms]
+    try:
+        with torch.no_grad():
+            for batch in images:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ranges
+
+
+def _fold(model: nn.Module, pair: Pair, factor: Tensor, shift: Tensor) -> None:
+    """The LayerNorm gives ``(y - shift) / factor``; its readers multiply and add again."""
+    norm = model.get_submodule(pair.norm)
+    assert isinstance(norm, nn.LayerNorm)
+    with torch.no_grad():
+        norm.weight.div_(factor)
+        if norm.bias is not None:
+            norm.bias.sub_(shift).div_(factor)
+        for name in pair.readers:
+            reader = model.get_submodule(name)
+            assert isinstance(reader, nn.Linear)
+            if pair.shifts:
+                reader.bias.add_((reader.weight.double() @ shift.double()).to(reader.bias.dtype))
+            reader.weight.mul_(factor)

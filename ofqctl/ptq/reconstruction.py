@@ -1,0 +1,171 @@
+"""Reconstruction by gradient descent, unit by unit, on what the quantized network so far gives each unit.
+
+A unit's weights, steps, biases and norms are trained until its output is what the float network has there. As in QDrop
+(Wei et al., ICLR 2022), a part of its activations, drawn anew in every step, stays in float meanwhile; errors are
+weighted as in BRECQ (Li et al., ICLR 2021): by the mean squared gradient of the float network's own loss (Fisher).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofqctl.layers import WeightSite
+from ofqctl.ptq.task import Task
+from ofqctl.ptq.units import Batches, Piece, find_units, rebatched, walk
+from ofqctl.quantizers import Quantizer
+from ofqctl.recipe.refining import ReconstructStep
+
+_TIMED = 3  # steps after which a time budget decides how many more there will be
+
+
+def reconstruct(task: Task, step: ReconstructStep) -> None:
+    """Train every unit of the model in turn.
+
+    Memory is that of one unit's training and grows with its batch size, not with the number of images.
+    """
+    generator = torch.Generator().manual_seed(task.seed)
+    images = rebatched(task.images, step.batch_size, flips=step.flips)
+    weights = importances(task, images, generator)
+    done: list[int] = []
+    for piece in walk(task.model, task.original, task.plan, images):
+        task.progress("reconstruct", piece.number, piece.count)
+        if task.clock.over:
+            break
+        done.append(_train(task, step, piece, weights[piece.name], generator))
+        task.progress("reconstruct", piece.number + 1, piece.count)
+    images.delete()
+    units = len(weights)
+    if len(done) < units or min(done) < step.steps:
+        task.notes.append(
+            f"reconstruct: the time budget allowed {sum(done) // units} of {step.steps} steps a block, {units} blocks"
+        )
+
+
+def importances(task: Task, images: Batches, generator: torch.Generator) -> dict[str, Tensor]:
+    """How much an error of each element of each unit's output matters: its mean squared gradient over the images.
+
+    The loss is the cross-entropy with a class drawn from the float model's own predictions, so that the mean is the
+    diagonal of the Fisher information.
+
+    Returns:
+        By unit, the shape of its output without the batch; with a mean of 1.
+    """
+    names = [unit.name for unit, _ in find_units(task.original, task.plan, images[0][:2])]
+    outputs: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_()
+        output.retain_grad()
+        outputs[name] = output
+
+    handles = [
+        task.original.get_submodule(name).register_forward_hook(lambda _m, _a, output, n=name: keep(n, output))
+        for name in names
+    ]
+    try:
+        for number, batch in enumerate(images):
+            task.progress("weigh the errors", number, len(images))
+            logits = task.original(batch)
+            drawn = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
+            F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            for name, output in outputs.items():
+                assert output.grad is not None
+                sums[name] = sums.get(name, 0.0) + output.grad.square().sum(dim=0)
+            task.original.zero_grad()
+    finally:
+        for handle in handles:
+            handle.remove()
+    task.progress("weigh the errors", len(images), len(images))
+    return {name: total / total.mean().clamp(min=torch.finfo(total.dtype).tiny) for name, total in sums.items()}
+
+
+def _train(task: Task, step: ReconstructStep, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
+    """Reconstruct one unit; how many steps there were time for."""
+    began, share = time.monotonic(), task.clock.left
+    if share is not None:
+        share /= piece.count - piece.number
+    norm = (piece.targets[0].var(dim=0, unbiased=False) * weights).mean().clamp(min=torch.finfo(weights.dtype).tiny)
+    order: list[int] = []
+    steps, done = step.steps, 0
+    with _trainable(piece, step) as optimizer, _dropped(piece, step.drop, generator):
+        rates = [group["lr"] for group in optimizer.param_groups]
+        while done < steps:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * done / steps))
+            order = order or torch.randperm(len(piece.inputs), generator=generator).tolist()
+            index = order.pop()
+            error = (piece.run(piece.inputs[index]) - piece.targets[index]).square()
+            loss = (error * weights).mean() / norm
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            done += 1
+            if done == _TIMED and share is not None:
+                steps = min(steps, max(done, int(share / (time.monotonic() - began) * done)))
+    return done
+
+
+@contextmanager
+def _trainable(piece: Piece, step: ReconstructStep) -> Iterator[torch.optim.Adam]:
+    """An optimizer of the unit's weights, steps, biases and norms; the steps are constants again afterwards."""
+    groups: list[dict[str, object]] = []
+    for site in _sites(piece.quantized):
+        groups += [{"params": [p], "lr": step.weight_rate * unit} for p, unit in _weights_in_steps(site)]
+    quantizers = [m for m in piece.quantized.modules() if isinstance(m, Quantizer)]
+    for quantizer in quantizers:
+        learned = [t for t in (getattr(quantizer, n, None) for n in ("step", "before", "after")) if t is not None]
+        if learned:
+            groups.append({"params": learned, "lr": step.step_rate * float(quantizer.step.detach().mean())})
+    taken = {id(p) for group in groups for p in group["params"]}  # type: ignore[attr-defined]
+    rest = [p for p in piece.quantized.parameters() if id(p) not in taken]
+    groups += [{"params": rest, "lr": step.float_rate}] if rest else []
+    trained: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+    before = [p.requires_grad for p in trained]
+    for parameter in trained:
+        parameter.requires_grad_()
+    try:
+        yield torch.optim.Adam(groups, betas=(0.9, 0.99))
+    finally:
+        for parameter, required in zip(trained, before, strict=True):
+            parameter.requires_grad_(required)
+            parameter.grad = None
+
+
+def _sites(unit: nn.Module) -> list[WeightSite]:
+    return [m for m in unit.modules() if isinstance(m, WeightSite) and m.weight_quantizer is not None]
+
+
+def _weights_in_steps(site: WeightSite) -> Iterator[tuple[nn.Parameter, float]]:
+    """The latent weights of a module, each with how much of it makes one quantization step."""
+    encoded, latent = site.encode_weight(), site.latent().detach()
+    assert encoded is not None
+    part = float(encoded.step.mean()) / max(float(latent.abs().mean()), torch.finfo(latent.dtype).tiny)
+    for name in site.latent_names:
+        parameter = getattr(site, name)
+        if isinstance(parameter, nn.Parameter):
+            yield parameter, part * float(parameter.detach().abs().mean())
+
+
+@contextmanager
+def _dropped(piece: Piece, drop: float, generator: torch.Generator) -> Iterator[None]:
+    """The unit with ``drop`` of the elements of its quantized activations left in float."""
+
+    def mix(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        in_float = torch.rand(output.shape, generator=generator).to(output.device) < drop
+        return torch.where(in_float, args[0], output)
+
+    weights = {id(site.weight_quantizer) for site in _sites(piece.quantized)}
+    activations = [m for m in piece.quantized.modules() if isinstance(m, Quantizer) and id(m) not in weights]
+    handles = [quantizer.register_forward_hook(mix) for quantizer in activations] if drop else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

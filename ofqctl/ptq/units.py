@@ -1,0 +1,299 @@
+"""A model taken apart into units that are quantized one after the other, and what flows through them.
+
+A unit is the largest module with at most one attention block: a transformer block, a patch embedding, a classifier.
+What goes into it and what comes out lies on disk, a file a batch: memory does not grow with the number of images.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.recipe import Plan
+
+Extra = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Batches:
+    """Tensors on disk, one a batch, that can be read again and again.
+
+    Args:
+        folder: Where they lie.
+        name: Tells them from others there.
+        device: Where they are when read.
+
+    Attributes:
+        images: Number of images, or of what was made of each, in all batches.
+    """
+
+    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+        self._folder, self._name, self._device = folder, name, device
+        self._count = 0
+        self.images = 0
+
+    def beside(self, name: str) -> "Batches":
+        """Others in the same folder, none yet."""
+        return Batches(self._folder, name, self._device)
+
+    def append(self, batch: Tensor) -> None:
+        """Write one more."""
+        torch.save(batch.detach().clone(), self._path(self._count))
+        self._count += 1
+        self.images += len(batch)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        batch: Tensor = torch.load(self._path(index), map_location=self._device, weights_only=True)
+        return batch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(self._count))
+
+    def delete(self) -> None:
+        """Remove the files."""
+        for index in range(self._count):
+            self._path(index).unlink()
+        self._count = self.images = 0
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{self._name}-{index}.pt"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One module of the walk.
+
+    Attributes:
+        name: In the model.
+        chained: Whether its input is the very output of the unit before.
+    """
+
+    name: str
+    chained: bool
+
+
+@dataclass
+class Piece:
+    """A unit in its turn: all units before it are quantized for good.
+
+    Attributes:
+        name: Of the unit.
+        quantized: The unit as it is quantized, in evaluation mode.
+        original: The unit in float.
+        inputs: What the quantized network so far gives it.
+        original_inputs: What the float network gives it.
+        targets: What the float unit makes of ``original_inputs``.
+        extra: Further arguments of every call, the same for all images.
+        number: Position among the units, from 0.
+        count: Number of units.
+    """
+
+    name: str
+    quantized: nn.Module
+    original: nn.Module
+    inputs: Batches
+    original_inputs: Batches
+    targets: Batches
+    extra: Extra
+    number: int
+    count: int
+
+    def run(self, x: Tensor) -> Tensor:
+        """The quantized unit on one batch."""
+        args, kwargs = self.extra
+        output: Tensor = self.quantized(x, *args, **kwargs)
+        return output
+
+    def run_original(self, x: Tensor) -> Tensor:
+        """The float unit on one batch."""
+        args, kwargs = self.extra
+        output: Tensor = self.original(x, *args, **kwargs)
+        return output
+
+
+class Reached(Exception):  # noqa: N818
+    """The unit to capture has got its input: nothing behind it needs to run."""
+
+
+@dataclass
+class _Call:
+    """What the hooks saw of one module."""
+
+    count: int = 0
+    input: Any = None
+    output: Any = None
+    extra: Extra = field(default_factory=lambda: ((), {}))
+
+
+def find_units(model: nn.Module, plan: Plan, images: Tensor) -> list[tuple[Unit, Extra]]:
+    """The units of a float model in the order of their calls, and the further arguments of each.
+
+    A unit is called once in a forward pass, takes a tensor and gives a tensor. It has no two parts of one class that
+    both hold quantized layers; else its parts are looked at.
+
+    Args:
+        model: The float model ``plan`` was made for.
+        plan: What is quantized.
+        images: A few, (B, 3, H, W).
+    """
+    calls = _watch(model, images)
+    planned = set(plan.modules)
+
+    def holds(name: str) -> bool:
+        return any(n == name or n.startswith(f"{name}.") for n in planned)
+
+    def candidates(prefix: str, module: nn.Module) -> Iterator[str]:
+        for child, part in module.named_children():
+            name = f"{prefix}.{child}" if prefix else child
+            if not holds(name):
+                continue
+            if _is_unit(calls.get(name)) and not _repeats(name, part, holds):
+                yield name
+            else:
+                yield from candidates(name, part)
+
+    names = set(candidates("", model))
+    ordered = [name for name in calls if name in names]
+    before = [None, *ordered]
+    return [
+        (Unit(name, last is not None and calls[name].input is calls[last].output), calls[name].extra)
+        for name, last in zip(ordered, before, strict=False)
+    ]
+
+
+def _watch(model: nn.Module, images: Tensor) -> dict[str, _Call]:
+    """Every module's call in one forward pass, in the order in which they begin."""
+    calls: dict[str, _Call] = {}
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            call = calls.setdefault(name, _Call())
+            call.count += 1
+            call.input, call.extra = (args[0] if args else None), (args[1:], kwargs)
+
+        return hook
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            calls[name].output = output
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
+        handles.append(module.register_forward_hook(leave(name)))
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _is_unit(call: _Call | None) -> bool:
+    return call is not None and call.count == 1 and isinstance(call.input, Tensor) and isinstance(call.output, Tensor)
+
+
+def _repeats(name: str, module: nn.Module, holds: Callable[[str], bool]) -> bool:
+    """Whether two parts of one class, more than single layers, hold quantized layers."""
+    classes = [
+        type(part)
+        for child, part in module.named_modules()
+        if child and next(part.children(), None) is not None and holds(f"{name}.{child}")
+    ]
+    return len(classes) != len(set(classes))
+
+
+def walk(model: nn.Module, original: nn.Module, plan: Plan, images: Batches) -> Iterator[Piece]:
+    """Each unit in turn; whoever iterates settles its quantizers before asking for the next.
+
+    Args:
+        model: The quantized model, in evaluation mode.
+        original: The float model.
+        plan: What is quantized.
+        images: Normalized images, (B, 3, H, W) each.
+    """
+    units = find_units(original, plan, images[0][:2])
+    before: Piece | None = None
+    for number, (unit, extra) in enumerate(units):
+        quantized, in_float = model.get_submodule(unit.name), original.get_submodule(unit.name)
+        if before is not None and unit.chained:
+            inputs = _through(before.run, before.inputs, images.beside(f"inputs-{number}"))
+            before.inputs.delete()
+            before.original_inputs.delete()
+            original_inputs = before.targets
+        else:
+            inputs, original_inputs = (
+                _captured(whole, part, images, images.beside(f"{kind}-{number}"))
+                for whole, part, kind in ((model, quantized, "inputs"), (original, in_float, "original"))
+            )
+            if before is not None:
+                for old in (before.inputs, before.original_inputs, before.targets):
+                    old.delete()
+        targets = images.beside(f"targets-{number}")
+        piece = Piece(unit.name, quantized, in_float, inputs, original_inputs, targets, extra, number, len(units))
+        _through(piece.run_original, original_inputs, piece.targets)
+        yield piece
+        before = piece
+
+
+def _through(run: Callable[[Tensor], Tensor], inputs: Batches, outputs: Batches) -> Batches:
+    """What ``run`` makes of ``inputs``, written to ``outputs``."""
+    with torch.no_grad():
+        for batch in inputs:
+            outputs.append(run(batch))
+    return outputs
+
+
+def _captured(model: nn.Module, part: nn.Module, images: Batches, inputs: Batches) -> Batches:
+    """What ``part`` of ``model`` gets, written to ``inputs``; what comes after it is not run."""
+
+    def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        inputs.append(args[0])
+        raise Reached
+
+    handle = part.register_forward_pre_hook(stop)
+    try:
+        with torch.no_grad():
+            for batch in images:
+                with suppress(Reached):
+                    model(batch)
+    finally:
+        handle.remove()
+    return inputs
+
+
+@contextmanager
+def on_disk(images: Iterable[Tensor], device: torch.device) -> Iterator[Batches]:
+    """``images`` written to a temporary folder, which goes with the context."""
+    with TemporaryDirectory(prefix="ofqctl-ptq-") as folder:
+        batches = Batches(Path(folder), "images", device)
+        for batch in images:
+            batches.append(batch)
+        yield batches
+
+
+def rebatched(images: Batches, batch_size: int, *, flips: bool = False) -> Batches:
+    """The same images in batches of another size; with ``flips``, behind them their mirror images."""
+    batches = images.beside(f"by-{batch_size}")
+    rest = images[0][:0]
+    for mirrored in (False, True) if flips else (False,):
+        for batch in images:
+            rest = torch.cat([rest, batch.flip(-1) if mirrored else batch])
+            while len(rest) >= batch_size:
+                batches.append(rest[:batch_size])
+                rest = rest[batch_size:]
+    if len(rest):
+        batches.append(rest)
+    return batches

@@ -1,0 +1,172 @@
+"""Export, and everything that reads what it writes, as a person types it."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from .conftest import TINY, quantize_tiny
+
+
+@pytest.fixture
+def file(ofqctl, run):
+    assert ofqctl("export", run, "--onnx", "--output", "x.onnx", "--verify-images", 8).code == 0
+    return "x.onnx"
+
+
+def foreign(path, *, opset=20, size=32):
+    """A classifier of another program: the mean colour times a matrix."""
+    image = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, size, size])
+    logits = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 10])
+    weight = np.random.default_rng(0).normal(size=(3, 10)).astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weight"], ["scores"]),
+    ]
+    constants = [onnx.numpy_helper.from_array(np.array([2, 3]), "axes"), onnx.numpy_helper.from_array(weight, "weight")]
+    graph = helper.make_graph(nodes, "g", [image], [logits], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+
+
+def test_export_shows_what_was_verified_and_writes_into_the_run(ofqctl, run):
+    ended = ofqctl("export", run, "--onnx", "--verify-data", "digits", "--verify-images", 20)
+    assert ended.code == 0
+    for words in ("product by product", "codes that differ", "noise floor", "top-1 accuracy", "14 on integers"):
+        assert words in ended.out
+    assert (run / "model.onnx").is_file()
+    assert ofqctl("evaluate", run, "--data", "digits", "--limit", 5).code == 0
+
+
+def test_a_file_is_evaluated_and_predicts_as_its_run_does(ofqctl, run, file):
+    theirs = ofqctl("evaluate", run, "--data", "digits", "--limit", 100, "--json").json
+    ours = ofqctl("evaluate", file, "--data", "digits", "--limit", 100, "--json").json
+    assert ours["kind"] == "onnx"
+    assert ours["images"] == 100
+    assert ours["top1"] == pytest.approx(theirs["top1"], abs=2.0)
+    assert ours["preprocessing"] == theirs["preprocessing"]
+    np.save("a.npy", np.random.default_rng(0).normal(size=(3, 3, 32, 32)))
+    result = ofqctl("predict", file, "--array", "a.npy", "--top", 2, "--json").json
+    assert [len(image["top"]) for image in result["images"]] == [2, 2, 2]
+
+
+def test_inspect_tells_the_kernel_of_every_product(ofqctl, file):
+    ended = ofqctl("inspect", file)
+    assert "blocks.0.mlp.fc1" in ended.out
+    assert "MatMulInteger" in ended.out
+    result = ofqctl("inspect", file, "--json").json
+    assert result["products"]["blocks.0.attn.query_key"]["activations"] == [4, 4]
+    assert result["operators"]["MatMulInteger"] >= 14
+
+
+def test_bench_infer_measures_a_file_beside_its_float_model(ofqctl, file):
+    result = ofqctl("bench", "infer", file, "--against", "float", "--runs", 3, "--json").json
+    assert result["model"]["file_bytes"] < result["against"]["file_bytes"]
+    assert result["ratio"]["seconds_median"] > 0
+    assert result["model"]["peak_bytes"] > 0
+    assert "milliseconds, median" in ofqctl("bench", "infer", file, "--runs", 2).out
+
+
+def test_the_float_model_is_exported_too(ofqctl):
+    ended = ofqctl(
+        "export", "vit_tiny_patch16_224", *TINY, "--onnx", "--output", "f.onnx", "--verify-images", 4, "--json"
+    )
+    assert ended.code == 0
+    assert "the float model was written" in ended.err
+    assert ended.json["verification"]["end_to_end"]["difference"]["graph"] < 1e-5
+    assert ofqctl("evaluate", "f.onnx", "--data", "digits", "--limit", 5).code == 0
+
+
+def test_safetensors_in_one_file_are_evaluated_like_the_run(ofqctl, run):
+    assert ofqctl("export", run, "--safetensors", "--output", "one.safetensors").code == 0
+    theirs, ours = (
+        ofqctl("evaluate", name, "--data", "digits", "--limit", 20, "--json").json for name in (run, "one.safetensors")
+    )
+    assert ours["loss"] == theirs["loss"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ((), "neither of --onnx and --safetensors"),
+        (("--onnx", "--safetensors"), "both of --onnx and --safetensors"),
+        (("--onnx", "--batch", "0"), "--batch 0"),
+        (("--onnx", "--output", "."), "is a folder"),
+        (("--onnx", "--output", "taken.onnx"), "exists already"),
+        (("--safetensors", "--output", "taken.onnx"), "exists already"),
+        (("--safetensors", "--layout", "compressed-tensors"), "cannot hold"),
+        (("--onnx", "--verify-data", "nosuch"), "nosuch"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(ofqctl, run, tmp_path, typed, message):
+    (tmp_path / "taken.onnx").write_bytes(b"mine")
+    ended = ofqctl("export", run, *typed)
+    assert ended.code == 1
+    assert message in ended.err
+    assert (tmp_path / "taken.onnx").read_bytes() == b"mine"
+    assert not (run / "model.onnx").exists()
+
+
+def test_float_weights_are_not_taken_for_a_run(ofqctl, tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"x")
+    ended = ofqctl("export", "w.pth", "--onnx")
+    assert ended.code == 1
+    assert "--checkpoint" in ended.err
+
+
+def test_an_onnx_file_is_not_exported_again(ofqctl, file):
+    assert "is an ONNX file already" in ofqctl("export", file, "--onnx").err
+
+
+@pytest.mark.parametrize("command", [("evaluate", "--data", "digits"), ("inspect",), ("bench", "infer")])
+def test_truncated_and_unloadable_files_are_told(ofqctl, file, tmp_path, command):
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / file).read_bytes()[:5000])
+    foreign("future.onnx", opset=99)
+    name, *options = command
+    subcommand = [options.pop(0)] if name == "bench" else []
+    for broken in ("cut.onnx", "future.onnx"):
+        ended = ofqctl(name, *subcommand, broken, *options)
+        assert ended.code == 1
+        assert ended.err.splitlines()[-2].startswith("error:") or ended.err.splitlines()[-1].startswith("error:")
+        assert broken in ended.err
+
+
+def test_a_foreign_file_needs_its_normalization_by_hand(ofqctl):
+    foreign("other.onnx")
+    ended = ofqctl("evaluate", "other.onnx", "--data", "digits")
+    assert ended.code == 1
+    assert "does not say how images are normalized" in ended.err
+    assert "--mean" in ended.err
+    by_hand = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+    ended = ofqctl("evaluate", "other.onnx", "--data", "digits", "--limit", 10, *by_hand, "--json")
+    assert ended.code == 0
+    assert ended.json["images"] == 10
+    assert "does not say how images are prepared" in ended.err
+    assert "was not written by ofqctl" in ofqctl("inspect", "other.onnx").err
+
+
+@pytest.mark.parametrize(
+    "options", [("--mean", "0.5,0.5,0.5"), ("--mean", "0.5", "--std", "1"), ("--mean", "a,b,c", "--std", "1,1,1")]
+)
+def test_half_a_normalization_is_refused(ofqctl, options):
+    foreign("other.onnx")
+    ended = ofqctl("evaluate", "other.onnx", "--data", "digits", *options)
+    assert ended.code == 1
+    assert "three numbers are allowed" in ended.err
+
+
+def test_an_array_of_another_size_is_refused(ofqctl, file):
+    np.save("a.npy", np.zeros((1, 3, 16, 16), np.float32))
+    ended = ofqctl("predict", file, "--array", "a.npy")
+    assert ended.code == 1
+    assert "takes (N, 3, 32, 32)" in ended.err
+
+
+def test_a_file_with_a_fixed_batch_cannot_be_timed_with_another(ofqctl, run):
+    assert ofqctl("export", run, "--onnx", "--batch", 2, "--output", "two.onnx", "--verify-images", 4).code == 0
+    assert "takes 2 images at once" in ofqctl("bench", "infer", "two.onnx").err
+    assert ofqctl("bench", "infer", "two.onnx", "--batch-size", 2, "--runs", 1).code == 0
+
+
+def test_a_run_is_quantized_once_and_timed_from_its_folder(ofqctl, run):
+    assert quantize_tiny()
+    assert ofqctl("bench", "infer", run, "--runs", 1, "--json").json["model"]["file"] == str(run)

@@ -1,0 +1,152 @@
+"""Every quantization, written and run product by product on torch's own numbers."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+
+from ofqctl.artifact import load_run
+from ofqctl.evaluation import of_run
+from ofqctl.export import OnnxModel, check_exactness, write_graph
+from ofqctl.jobs.export import describe
+
+from .conftest import images_of
+
+RUNS = {
+    "2 bits, shifts, merged query and key": ("ofq/vit_w2a2",),
+    "2 bits, shifts": ("statsq",),
+    "3 bits, symmetric": ("lsq", "weights.bits=3", "activations.bits=3"),
+    "4 and 5 bits, zero points": ("ptq/minmax", "weights.bits=4", "activations.bits=5"),
+    "6 and 7 bits": ("lsq", "weights.bits=6", "activations.bits=7"),
+    "7 bits of half steps": ("statsq", "weights.bits=7", "activations.bits=8"),
+    "8 bits of half steps": ("statsq", "weights.bits=8", "activations.bits=8"),
+    "8 bits, zero points": ("ptq/minmax",),
+    "zero points of weights": ("ptq/minmax", "weights.bits=8", "weights.symmetric=false"),
+    "one step for each tensor": (
+        "ptq/minmax",
+        "activations.granularity=tensor",
+        "weights.granularity=tensor",
+        "activations.symmetric=true",
+    ),
+    "a step for each channel of the image, with zero points": ("ptq/minmax", "first.activations.granularity=channel"),
+}
+
+
+def write(directory, style="integer", batch=None):
+    run = load_run(directory)
+    graph = write_graph(run.model, describe(of_run(run), style, pixels=False), style, batch)
+    return run, graph, graph.serialize()
+
+
+@pytest.mark.parametrize("style", ["integer", "qdq"])
+@pytest.mark.parametrize("name", RUNS)
+def test_every_product_gives_torchs_codes_and_torchs_values(run, name, style):
+    directory = run(*RUNS[name])
+    quantized, graph, content = write(directory, style)
+    found = check_exactness(content, graph.lowered, quantized.model, images_of(directory))
+    assert found.faults() == []
+    assert found.different == 0
+    assert found.products == len(graph.products) == (9 if name.endswith("merged query and key") else 8)
+    if style == "integer":
+        assert [p.obstacle for p in graph.products.values() if p.obstacle] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (("activations.granularity=channel",), "channels are summed"),
+        (("activations.bits=32",), "its input is not quantized"),
+        (("weights.bits=32",), "its weight is not quantized"),
+    ],
+)
+def test_a_product_that_integers_cannot_hold_stays_float_and_says_why(run, changes, reason):
+    directory = run("lsq", "weights.bits=4", "activations.bits=4", *changes)
+    quantized, graph, content = write(directory)
+    found = check_exactness(content, graph.lowered, quantized.model, images_of(directory))
+    assert found.faults() == []
+    assert reason in graph.products["blocks.0.mlp.fc1"].obstacle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["statsq", "ofq/vit_w2a2"])
+@pytest.mark.parametrize(
+    ("model", "kwargs"),
+    [
+        ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}),
+        ("beit_base_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+        ("eva02_tiny_patch14_224", {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+        ("deit_small_distilled_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}),
+        ("levit_128s", {"img_size": 64}),
+        ("crossvit_tiny_240", {"img_size": 240}),
+        ("efficientvit_m0", {"img_size": 64}),
+    ],
+)
+def test_families_of_timm_are_exact(run, model, kwargs, recipe):
+    directory = run(recipe, model=model, **kwargs)
+    quantized, graph, content = write(directory, batch=None if model.startswith(("swin", "beit", "eva")) else 2)
+    assert check_exactness(content, graph.lowered, quantized.model, images_of(directory)).faults() == []
+
+
+def test_torch_computes_as_before_once_a_graph_was_written(w2a2):
+    quantized = load_run(w2a2)
+    images = images_of(w2a2)
+    with torch.inference_mode():
+        before = quantized.model(images)
+    write_graph(quantized.model, describe(of_run(quantized), "integer", pixels=False), "integer", None)
+    with torch.inference_mode():
+        assert torch.equal(quantized.model(images), before)
+
+
+def test_a_wrong_graph_is_found_out(w2a2):
+    quantized, graph, content = write(w2a2)
+    model = onnx.load_from_string(content)
+    step = next(t for t in model.graph.initializer if t.name == "blocks.0.mlp.fc1.weight.step")
+    values = onnx.numpy_helper.to_array(step).copy()
+    values[3] *= 1.01
+    step.CopyFrom(onnx.numpy_helper.from_array(values, step.name))
+    found = check_exactness(model.SerializeToString(), graph.lowered, quantized.model, images_of(w2a2))
+    assert found.worst_product == "blocks.0.mlp.fc1"
+    assert len(found.faults()) == 1
+
+
+def test_a_wrong_code_is_found_out(w2a2):
+    quantized, graph, content = write(w2a2)
+    model = onnx.load_from_string(content)
+    before = next(t for t in model.graph.initializer if t.name == "blocks.0.attn.proj.input.before")
+    before.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(before) + np.float32(0.05), before.name))
+    found = check_exactness(model.SerializeToString(), graph.lowered, quantized.model, images_of(w2a2))
+    assert found.different > 0
+    assert "codes differ" in found.faults()[0]
+
+
+def test_the_graph_is_valid_and_all_its_shapes_can_be_inferred(w2a2):
+    _, graph, content = write(w2a2)
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    assert {name for node in model.graph.node for name in node.output} <= known
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("style", ["integer", "qdq"])
+def test_the_reference_evaluator_of_onnx_agrees(w2a2, tmp_path, style):
+    _, _, content = write(w2a2, style)
+    (tmp_path / "x.onnx").write_bytes(content)
+    images = images_of(w2a2, 1)
+    [logits] = ReferenceEvaluator(onnx.load_from_string(content)).run(None, {"image": images.numpy()})
+    ours = OnnxModel(tmp_path / "x.onnx")(images).numpy()
+    assert np.abs(logits - ours).max() < 1e-4 * np.abs(ours).max()
+
+
+def test_openvino_agrees_on_quantize_and_dequantize_pairs(w2a2, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    quantized, _, content = write(w2a2, "qdq")
+    (tmp_path / "x.onnx").write_bytes(content)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(tmp_path / "x.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = images_of(w2a2, 4)
+    with torch.inference_mode():
+        expected = quantized.model(images).numpy()
+    assert np.abs(compiled([images.numpy()])[0] - expected).max() < 1e-4 * np.abs(expected).max()

@@ -1,0 +1,179 @@
+"""What is written: bytes, metadata, pixels, other layouts; and what other programs read from it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from safetensors.numpy import load_file
+
+from ofqctl.artifact import load_run
+from ofqctl.errors import ArtifactError
+from ofqctl.evaluation import open_run
+from ofqctl.export import OnnxModel, look_into, normalize, to_pixels
+from ofqctl.export.codes import WeightWriter
+from ofqctl.export.graph import Writer
+from ofqctl.export.integer import saturates
+from ofqctl.export.sites import Weight
+from ofqctl.grids import UniformGrid
+from ofqctl.jobs.export import ExportRequest, export_onnx
+from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors
+from ofqctl.models import ModelRequest
+
+from .conftest import images_of
+
+DECODER = Path(__file__).with_name("independent_decoder.py")
+
+
+def exported(directory, path, **changes):
+    return export_onnx(ExportRequest(ModelRequest(str(directory)), output=path, images=8, **changes))
+
+
+@given(bits=st.integers(2, 8), rows=st.integers(1, 5), columns=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("streamed", [(), (2, 4)])
+def test_weights_of_every_width_are_stored_at_it_and_decoded_at_load(streamed, bits, rows, columns, seed):
+    random = np.random.default_rng(seed)
+    grid = UniformGrid.of_bits(bits, signed=True)
+    codes = random.integers(grid.low, grid.high + 1, (rows, columns)).astype(np.int16)
+    step = random.uniform(0.01, 1, (rows, 1)).astype(np.float32)
+    weight = Weight("w", codes.shape, grid, codes, step, np.float32(0.5 if bits < 8 else 0.0).reshape(()))
+    graph = Writer()
+    writer = WeightWriter(graph, streamed)
+    names = writer.values(weight), writer.integers(weight, signed=True)
+    kinds = TensorProto.FLOAT, TensorProto.INT8
+    outputs = [helper.make_tensor_value_info(n, kind, [rows, columns]) for n, kind in zip(names, kinds, strict=True)]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "g", [], outputs, list(graph.initializers.values())),
+        opset_imports=[helper.make_opsetid("", writer.opset)],
+        ir_version=13,
+    )
+    stored = graph.initializers["w.codes"].raw_data
+    assert len(stored) == -(-codes.size * bits // 8)
+    values, integers = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    expected = (codes + weight.offset) * step
+    assert np.array_equal(values, expected)
+    assert np.array_equal(integers, np.rint((codes + weight.offset) * weight.multiplier))
+
+
+@given(bits=st.integers(2, 8), largest=st.integers(1, 255))
+def test_pairs_of_products_that_do_not_saturate_fit_16_bits(bits, largest):
+    assert saturates(bits, largest) == (2 * (2**bits - 1) * largest > np.iinfo(np.int16).max)
+
+
+@pytest.mark.parametrize("style", ["integer", "qdq"])
+def test_a_program_written_from_the_documentation_decodes_the_same_weights(w2a2, tmp_path, style):
+    exported(w2a2, tmp_path / "x.onnx", style=style)
+    done = subprocess.run([sys.executable, DECODER, w2a2, tmp_path / "x.onnx"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" in done.stdout
+
+
+def test_the_file_says_all_that_evaluation_needs(w2a2, tmp_path):
+    result = exported(w2a2, tmp_path / "x.onnx")
+    contents = look_into(tmp_path / "x.onnx")
+    said, config = contents.description, load_run(w2a2).config
+    assert (said.architecture, said.num_classes) == (config.architecture, 10)
+    assert said.data_config == config.data_config
+    assert said.recipe == "ofq/vit_w2a2"
+    assert contents.verification == result["verification"]
+    assert contents.weights["blocks.0.mlp.fc1.weight"]["bits"] == 2
+    assert contents.weights["blocks.0.mlp.fc1.weight"]["bytes"] == 48 * 192 * 2 // 8
+    assert contents.products["blocks.0.mlp.fc1"]["kernel"] == "MatMulInteger"
+    assert sum(contents.bytes[key] for key in ("codes", "constants", "graph")) == contents.bytes["total"]
+
+
+def test_a_fixed_batch_takes_any_number_of_images_through_the_program(w2a2, tmp_path):
+    exported(w2a2, tmp_path / "x.onnx", batch=3)
+    model, images = OnnxModel(tmp_path / "x.onnx"), images_of(w2a2, 7)
+    assert model.batch == 3
+    with torch.inference_mode():
+        expected = load_run(w2a2).model(images)
+    assert torch.allclose(model(images), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_file_that_normalizes_takes_pixels(w2a2, tmp_path):
+    result = exported(w2a2, tmp_path / "x.onnx", pixels=True)
+    assert result["verification"]["exactness"]["exact"]
+    model, config = OnnxModel(tmp_path / "x.onnx"), load_run(w2a2).config.data_config
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(to_pixels(normalize(pixels, config), config), pixels)
+    with torch.inference_mode():
+        expected = load_run(w2a2).model(normalize(pixels, config))
+    logits = torch.from_numpy(model.infer(pixels.numpy()))
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.abs().max()))
+    assert torch.equal(model(normalize(pixels, config)), logits)
+
+
+def test_a_graph_that_computes_something_else_leaves_no_file(w2a2, tmp_path, monkeypatch):
+    from ofqctl.export.integer import IntegerProducts
+
+    times = IntegerProducts._times
+    monkeypatch.setattr(IntegerProducts, "_times", lambda self, tensor, factor: times(self, tensor, factor * 1.001))
+    with pytest.raises(ArtifactError, match="does not compute what the model does") as caught:
+        exported(w2a2, tmp_path / "x.onnx")
+    assert "query_key" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_one_file_describes_itself(w2a2, tmp_path):
+    path = tmp_path / "one.safetensors"
+    result = export_safetensors(SafetensorsRequest(w2a2, output=path))
+    assert result["bytes"] == path.stat().st_size
+    again, images = open_run(path), images_of(w2a2)
+    assert again.config == load_run(w2a2).config
+    assert again.ledger.codes == load_run(w2a2).ledger.codes
+    with torch.inference_mode():
+        assert torch.equal(again.model(images), load_run(w2a2).model(images))
+
+
+def test_a_file_that_describes_itself_and_was_changed_is_refused(w2a2, tmp_path):
+    path = tmp_path / "one.safetensors"
+    export_safetensors(SafetensorsRequest(w2a2, output=path))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="changed after it was written"):
+        open_run(path)
+
+
+def test_weights_alone_fit_the_layout_of_compressed_tensors(run, tmp_path):
+    off = ("activations.bits=32", "first.activations.bits=32", "last.activations.bits=32")
+    directory = run("ptq/minmax", "weights.bits=4", *off)
+    export_safetensors(SafetensorsRequest(directory, "compressed-tensors", tmp_path / "ct"))
+    config = json.loads((tmp_path / "ct" / "config.json").read_text())["quantization_config"]
+    tensors, name = load_file(tmp_path / "ct" / "model.safetensors"), "blocks.0.mlp.fc1"
+    group = next(g for g in config["config_groups"].values() if name in g["targets"])
+    assert (config["format"], group["weights"]["num_bits"]) == ("pack-quantized", 4)
+    packed, shape = tensors[f"{name}.weight_packed"], tensors[f"{name}.weight_shape"]
+    integers = np.empty(shape, np.int64)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            word = int(packed[row, column // 8]) & 0xFFFFFFFF
+            integers[row, column] = (word >> (4 * (column % 8)) & 15) - 8
+    expected = load_run(directory).model.get_submodule(name).quantized_weight().detach().numpy()
+    assert np.array_equal((integers * tensors[f"{name}.weight_scale"]).astype(np.float32), expected)
+    assert "patch_embed.proj" in config["ignore"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (("ptq/minmax",), "static steps and grids of their own"),
+        (("statsq", "activations.bits=32"), "half a step off zero"),
+        (("ofq/vit_w2a2", "activations.bits=32"), "query and key are merged"),
+    ],
+)
+def test_what_compressed_tensors_cannot_hold_is_refused_with_the_reason(run, tmp_path, recipe, reason):
+    directory = run(*recipe, "first.activations.bits=32", "last.activations.bits=32")
+    with pytest.raises(ArtifactError, match="cannot hold") as caught:
+        export_safetensors(SafetensorsRequest(directory, "compressed-tensors", tmp_path / "ct"))
+    assert reason in str(caught.value)
+    assert not (tmp_path / "ct").exists()

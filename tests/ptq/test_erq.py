@@ -1,0 +1,83 @@
+"""The two stages of ERQ against what a direct computation gives."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ofqctl.grids import UniformGrid
+from ofqctl.ptq.erq import refine_rounding
+
+GRID = UniformGrid(-4, 3)
+
+
+def error_of(codes, weights, step, moments):
+    error = step * codes - weights
+    return ((error @ moments) * error).sum(dim=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_refined_codes_are_neighbours_on_the_grid_and_never_worse(seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(40, 12, generator=generator).double() @ torch.randn(12, 12, generator=generator).double()
+    moments = inputs.T @ inputs / 40
+    weights = torch.randn(5, 12, generator=generator).double()
+    step = torch.full((5, 12), 0.4).double()
+    zero = torch.zeros_like(step)
+    nearest = (weights / step).round().clamp(-4, 3)
+    codes = refine_rounding(weights, step, zero, GRID, moments, rounds=100)
+    assert bool((codes >= -4).all() and (codes <= 3).all())
+    assert bool(((codes - weights / step).abs() < 1.0001)[nearest.abs() < 4].all())
+    before, after = error_of(nearest, weights, step, moments), error_of(codes, weights, step, moments)
+    assert bool((after <= before + 1e-12).all())
+
+
+def test_no_single_flip_would_lower_the_error_further():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(30, 6, generator=generator).double() @ torch.randn(6, 6, generator=generator).double()
+    moments = inputs.T @ inputs / 30
+    weights = torch.randn(3, 6, generator=generator).double()
+    step = torch.full((3, 6), 0.5).double()
+    codes = refine_rounding(weights, step, torch.zeros_like(step), GRID, moments, rounds=100)
+    best = error_of(codes, weights, step, moments)
+    for row, column in product(range(3), range(6)):
+        flipped = codes.clone()
+        flipped[row, column] += torch.sign(weights[row, column] - 0.5 * codes[row, column])
+        if flipped.abs().max() <= 3:
+            assert error_of(flipped, weights, step, moments)[row] >= best[row] - 1e-12
+
+
+def test_rounds_bound_the_flips_of_a_row():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(30, 20, generator=generator).double() + 2.0  # inputs that agree: roundings are to cancel
+    moments = inputs.T @ inputs / 30
+    weights = torch.rand(4, 20, generator=generator).double()
+    step = torch.full((4, 20), 0.6).double()
+    nearest = (weights / step).round()
+    for rounds in (0, 1, 3):
+        codes = refine_rounding(weights, step, torch.zeros_like(step), GRID, moments, rounds=rounds)
+        assert int((codes != nearest).sum(dim=1).max()) <= rounds
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 0.05])
+def test_regression_on_activation_errors_gives_the_normal_equations(quantized, ridge):
+    from ofqctl.ptq.erq import Moments, _against_activation_error
+
+    layer = quantized().model.blocks[0].mlp.fc1
+    generator = torch.Generator().manual_seed(2)
+    exact = torch.randn(500, 48, generator=generator)
+    rounded = exact + 0.2 * torch.randn(500, 48, generator=generator)
+    ones = torch.ones(500, 1)
+    x, xq = torch.cat([exact, ones], 1).double(), torch.cat([rounded, ones], 1).double()
+    before = torch.cat([layer.weight, layer.bias[:, None]], 1).detach().double()
+    own = xq.T @ xq / 500
+    _against_activation_error(layer, Moments(own, x.T @ xq / 500), ridge)
+    strength = ridge * own.diagonal().mean() * 500
+    padded = torch.cat([xq, strength.sqrt() * torch.eye(49).double()])
+    wanted = torch.cat([x @ before.T, strength.sqrt() * before.T])
+    expected = torch.linalg.lstsq(padded, wanted).solution.T
+    found = torch.cat([layer.weight, layer.bias[:, None]], 1).detach().double()
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -1,0 +1,80 @@
+"""The steps of post-training quantization: what each does for the error, and what all of them keep to."""
+
+import time
+
+import pytest
+import torch
+
+from ofqctl.artifact import serialize
+from ofqctl.errors import RecipeError
+from ofqctl.ptq import Clock
+
+ERQ = {"step": "erq"}
+RECONSTRUCT = {"step": "reconstruct", "steps": 60, "batch_size": 8}
+EVOLVE = {"step": "evolq", "passes": 2, "loss": "kl"}
+FOLD = {"step": "layer_norm"}
+SOFTMAX = {"step": "softmax"}
+EVERY = (FOLD, SOFTMAX, ERQ, {**RECONSTRUCT, "steps": 10}, EVOLVE)
+
+
+@pytest.mark.parametrize("step", [ERQ, RECONSTRUCT], ids=lambda step: step["step"])
+def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step):
+    assert quantized(step).error < 0.8 * quantized().error
+
+
+def test_channels_of_unlike_ranges_cost_less_once_they_are_folded(quantized):
+    whole = ("activations.granularity=tensor", "activations.range=minmax", "weights.bits=8")
+    assert quantized(FOLD, assignments=whole).error < 0.8 * quantized(assignments=whole).error
+
+
+@pytest.mark.parametrize("base", ["ptq/mse", "lsq", "statsq", "ofq/vit_w4a4"])
+def test_every_step_runs_with_every_quantizer(quantized, base):
+    result = quantized(*EVERY, base=base)
+    assert torch.isfinite(torch.tensor(result.error))
+    assert not any(t.requires_grad for n, t in result.model.named_buffers())
+
+
+def test_the_same_images_and_seed_give_the_same_bytes(quantized):
+    assert serialize(quantized(*EVERY).model) == serialize(quantized(*EVERY).model)
+
+
+def test_weights_are_on_the_grid_they_are_stored_on(quantized, calibration_images):
+    model = quantized(ERQ).model
+    layer = model.blocks[0].mlp.fc1
+    assert torch.equal(layer.encode_weight().decode(), layer.weight)
+
+
+def test_a_time_budget_ends_a_reconstruction_and_is_told(quantized):
+    began = time.monotonic()
+    result = quantized({**RECONSTRUCT, "steps": 100_000}, clock=Clock(2.0))
+    assert time.monotonic() - began < 30
+    assert any("time budget" in note for note in result.task.notes)
+
+
+@pytest.mark.parametrize("step", [ERQ, EVOLVE, RECONSTRUCT], ids=lambda step: step["step"])
+def test_a_time_budget_that_is_over_leaves_the_calibrated_model(quantized, step):
+    result = quantized(step, clock=Clock(1e-9))
+    assert result.error == pytest.approx(quantized().error)
+    assert any("time budget" in note for note in result.task.notes)
+
+
+def test_evolution_never_keeps_what_is_worse_on_held_out_images(quantized):
+    curve = quantized(EVOLVE).task.figures["evolq"]
+    assert curve["searched"] == sorted(curve["searched"], reverse=True)
+    assert len(curve["held_out"]) == 3
+
+
+@pytest.mark.parametrize("loss", ["infonce", "mse", "cosine", "kl"])
+def test_evolution_knows_each_loss(quantized, loss):
+    curve = quantized({**EVOLVE, "passes": 1, "loss": loss}).task.figures["evolq"]
+    assert curve["searched"][-1] <= curve["searched"][0]
+
+
+def test_evolution_refuses_what_has_no_steps_to_search(quantized):
+    with pytest.raises(RecipeError, match="no steps to search"):
+        quantized(EVOLVE, base="statsq", assignments=["last.weights.method=statsq", "first.weights.method=statsq"])
+
+
+def test_evolution_refuses_a_single_image(quantized, calibration_images):
+    with pytest.raises(RecipeError, match="at least 2"):
+        quantized(EVOLVE, images=calibration_images[:1])

@@ -1,0 +1,89 @@
+"""A model in units: which they are, and what flows through them."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+from ofqctl.convert import convert
+from ofqctl.ptq import calibrate, on_disk
+from ofqctl.ptq.units import find_units, rebatched, walk
+from ofqctl.recipe.catalogue import load
+
+CPU = torch.device("cpu")
+
+
+def units_of(name, size, **kwargs):
+    model = timm.create_model(name, num_classes=10, **kwargs).eval()
+    plan = convert(copy.deepcopy(model), load("ptq/minmax"), (3, size, size))
+    return [(unit.name, unit.chained) for unit, _ in find_units(model, plan, torch.randn(2, 3, size, size))]
+
+
+def test_a_unit_is_a_transformer_block_an_embedding_or_a_head():
+    found = units_of("vit_tiny_patch16_224", 32, img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3)
+    assert found == [
+        ("patch_embed", False),
+        ("blocks.0", False),
+        ("blocks.1", True),
+        ("blocks.2", True),
+        ("head", False),
+    ]
+
+
+def test_a_hierarchical_model_gives_its_blocks_and_the_layers_between_them():
+    kwargs = {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
+    names = [name for name, _ in units_of("swin_tiny_patch4_window7_224", 56, **kwargs)]
+    assert names == [
+        "patch_embed",
+        "layers.0.blocks.0",
+        "layers.0.blocks.1",
+        "layers.1.downsample",
+        "layers.1.blocks.0",
+        "layers.1.blocks.1",
+        "head",
+    ]
+
+
+def test_the_walk_gives_each_unit_what_the_two_whole_models_give_it(tiny_vit, images):
+    original = copy.deepcopy(tiny_vit)
+    plan = convert(tiny_vit, load("ptq/minmax", ["weights.bits=3", "activations.bits=3"]), (3, 32, 32))
+    calibrate(tiny_vit, plan, [images])
+    seen = {}
+    for kind, model in (("quantized", tiny_vit), ("original", original)):
+        block = model.blocks[1]
+        block.register_forward_hook(lambda _m, args, output, kind=kind: seen.update({kind: (args[0], output)}))
+    with torch.no_grad():
+        tiny_vit(images[2:])
+        original(images[2:])
+    expected = dict(seen)
+    with on_disk(images.split(2), CPU) as stored:
+        for piece in walk(tiny_vit, original, plan, stored):
+            if piece.name == "blocks.1":
+                assert torch.equal(piece.inputs[1], expected["quantized"][0])
+                assert torch.equal(piece.original_inputs[1], expected["original"][0])
+                assert torch.equal(piece.targets[1], expected["original"][1])
+                with torch.no_grad():
+                    assert torch.equal(piece.run(piece.inputs[1]), expected["quantized"][1])
+
+
+def test_only_the_images_and_what_one_unit_needs_lie_on_disk(tiny_vit, images):
+    original = copy.deepcopy(tiny_vit)
+    plan = convert(tiny_vit, load("ptq/minmax"), (3, 32, 32))
+    calibrate(tiny_vit, plan, [images])
+    with on_disk(images.split(2), CPU) as stored:
+        folder = stored._folder
+        for _ in walk(tiny_vit, original, plan, stored):
+            assert len(list(folder.iterdir())) <= 8  # 2 batches each of images, both inputs and targets
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("flips", "count"), [(False, 4), (True, 8)])
+def test_rebatching_keeps_every_image(images, flips, count):
+    with on_disk(images.split(3), CPU) as stored:
+        again = torch.cat(list(rebatched(stored, 2, flips=flips)))
+    assert len(again) == count
+    assert torch.equal(again[:4], images)
+    if flips:
+        assert torch.equal(again[4:], images.flip(-1))
