@@ -20,6 +20,8 @@ demo: $(INSTALLED)
 		--data digits --val-data digits --output runs/demo/digits-w2a2 --overwrite
 	$(BIN)/ofqctl evaluate runs/demo/digits-float --data digits
 	$(BIN)/ofqctl evaluate runs/demo/digits-w2a2 --data digits
+	$(BIN)/ofqctl export runs/demo/digits-w2a2 --onnx --verify-data digits --verify-images 360 --overwrite
+	$(BIN)/ofqctl bench infer runs/demo/digits-w2a2/model.onnx --against runs/demo/digits-float --data digits
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -137,12 +137,17 @@ def infer(
         int, typer.Option(help="Images in one pass.", metavar="N", min=1, rich_help_panel="Execution")
     ] = 1,
     runs: Annotated[int, typer.Option(help="Timed passes.", metavar="N", min=1, rich_help_panel="Execution")] = 30,
+    data: options.Data = None,
+    split: options.Split = None,
+    class_map: options.ClassMap = None,
     as_json: options.Json = False,
 ) -> None:
-    """Time ONNX files in ONNX Runtime on the CPU, taking turns; load time, memory and size beside it."""
+    """Time ONNX files in ONNX Runtime on the CPU, taking turns; load time, memory, size and accuracy beside it."""
     from ofqctl.jobs.bench_infer import BenchInferRequest, bench_infer
 
-    request = BenchInferRequest(model, against, threads, batch_size, runs)
+    columns: dict[str, Any] = {"image_column": None, "label_column": None, "class_map": class_map, "streaming": False}
+    labelled = None if data is None else options.data_spec(data, split=split, **columns)
+    request = BenchInferRequest(model, against, threads, batch_size, runs, labelled)
     with Sink(as_json=as_json) as sink:
         sink.show(bench_infer(request, sink.progress), _render_infer)
 
@@ -161,6 +166,9 @@ def _render_infer(result: dict[str, Any]) -> Iterator[Table | str]:
     ):
         cells = [show(ours[key]), *([show(other[key]), f"{ratio[key]:.2f}x"] if other else [])]
         table.add(heading, *cells)
+    if "top1" in ours:
+        theirs = [f"{other['top1']:.2f} %" if "top1" in other else "", ""] if other else []
+        table.add("top-1 accuracy", f"{ours['top1']:.2f} %", *theirs)
     yield table
 
 

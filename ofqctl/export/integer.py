@@ -14,10 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from ofqctl.export.activations import Codes, after_of, axis_attribute, step_of, steps_like, write_values, zero_of
+from ofqctl.export.activations import (
+    Codes,
+    after_of,
+    axis_attribute,
+    axis_of,
+    step_of,
+    steps_like,
+    write_values,
+    zero_of,
+)
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
-from ofqctl.export.sites import Array, Product, Weight
+from ofqctl.export.sites import Array, Operand, Product, Weight
 
 _INT16_MAX = 32767
 
@@ -102,12 +111,18 @@ class IntegerProducts:
             zeros = self._along_columns(zero_of(graph, right, TensorProto.INT32), right.zero, product)
         zero = np.asarray(0) if right.zero.ndim else right.zero
         summed = self._multiply(product.name, left, Right(tensor, zero, right.signed, zeros), place.depth)
-        columns = self._along_columns(steps_like(graph, operand), operand.step, product)
+        columns = self._steps_of_columns(operand, product)
         columns = self._times(columns, place.factor)
         terms = self._terms_of_shifts(product, left, right, place, tensor, columns)
         scaled = self._scale(summed, left, columns, operand.step.ndim > 0, out=None if terms else out)
         for index, term in enumerate(terms, 1):
             scaled = graph.op("Add", scaled, term, out=out if index == len(terms) else None)
+
+    def _steps_of_columns(self, operand: Operand, product: Product) -> str:
+        """The steps of a right operand, as factors of the columns of the product."""
+        if product.transposed and axis_of(operand.step) == -2:  # one dimension is aligned with the columns
+            return step_of(self._graph, operand)
+        return self._along_columns(steps_like(self._graph, operand), operand.step, product)
 
     def _along_columns(self, tensor: str, array: NDArray[Any], product: Product) -> str:
         """What belongs to the rows of the right operand, where that is transposed in the product."""
@@ -150,13 +165,15 @@ class IntegerProducts:
         zeros = graph.op("Mul", zero_of(graph, left, TensorProto.INT32), graph.constant(np.int32(depth)))
         return graph.op("Add", rows, zeros)
 
-    def _scale(self, summed: str, left: Codes, columns: str, by_column: bool, out: str | None) -> str:
+    def _scale(
+        self, summed: str, left: Codes, columns: str | None, by_column: bool = False, out: str | None = None
+    ) -> str:
         """Integers times the steps of their rows and columns, float32.
 
         Args:
             summed: int32.
             left: Whose steps those of the rows are.
-            columns: The steps of the columns, or one for all.
+            columns: The steps of the columns, one for all, or None for none.
             by_column: Whether it is one for each.
             out: Name of the result.
         """
@@ -164,16 +181,16 @@ class IntegerProducts:
         attributes = axis_attribute(rows.step, left.rank)
         if attributes:  # one pass for the conversion and the steps of the rows
             steps = step_of(graph, rows)
-            steps = steps if by_column else graph.op("Mul", steps, columns)
-            scaled = graph.op("DequantizeLinear", summed, steps, out=None if by_column else out, **attributes)
-            return graph.op("Mul", scaled, columns, out=out) if by_column else scaled
+            if columns is None or by_column:
+                scaled = graph.op("DequantizeLinear", summed, steps, out=None if columns else out, **attributes)
+                return graph.op("Mul", scaled, columns, out=out) if columns else scaled
+            return graph.op("DequantizeLinear", summed, graph.op("Mul", steps, columns), out=out, **attributes)
         steps = steps_like(graph, rows)
         scaled = graph.op("Cast", summed, to=TensorProto.FLOAT)
-        if rows.step.ndim and by_column:
+        if columns is not None and rows.step.ndim and by_column:
             scaled = graph.op("Mul", scaled, steps)
-        else:
-            columns = graph.op("Mul", steps, columns)
-        return graph.op("Mul", scaled, columns, out=out)
+            return graph.op("Mul", scaled, columns, out=out)
+        return graph.op("Mul", scaled, graph.op("Mul", steps, columns) if columns else steps, out=out)
 
     def _terms_of_shifts(
         self, product: Product, left: Codes, right: Codes, place: "Place", turned: str, steps: str
@@ -195,12 +212,13 @@ class IntegerProducts:
                 shift = graph.op("Reshape", after_of(graph, right.operand), graph.shape(_turned(theirs).shape))
                 rows.append(graph.op("MatMul", write_values(graph, left), self._times(shift, place.factor)))
         elif theirs is not None:  # (..., 1, N): the sums of the rows of the left operand, times the shift
-            sums = self._scale(self._sum_of_rows(left, place.depth), left, graph.floats(1.0), False, None)
+            sums = self._scale(self._sum_of_rows(left, place.depth), left, None)
             if ours is not None:
                 sums = graph.op("Add", sums, graph.floats(ours.sum(-1, keepdims=True)))
             rows.append(graph.op("Mul", sums, self._times(after_of(graph, right.operand), place.factor)))
         if ours is not None:  # (..., 1, K): a number for each column of the product
-            shift = graph.op("Reshape", after_of(graph, left.operand), graph.shape(_rows(ours).shape))
+            shift = after_of(graph, left.operand)
+            shift = shift if ours.ndim > 1 else graph.op("Reshape", shift, graph.shape([1, -1]))
             codes = graph.op("Cast", turned, to=TensorProto.FLOAT)
             if right.zero.any():
                 zero = self._along_columns(zero_of(graph, right, TensorProto.FLOAT), right.zero, product)

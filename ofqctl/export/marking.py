@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import ops
 
+from ofqctl.export.recording import activation_quantizers
 from ofqctl.export.sites import (
     Array,
     Operand,
@@ -62,11 +63,9 @@ class _Marking:
             assert encoded is not None
             self.sites.weights[name] = weight_of(name, encoded)
         self._block_inputs: dict[nn.Module, Tensor] = {}
-        of_weights = {site.weight_quantizer for _, site in weight_sites(model)}
-        for module, name in self._names.items():
-            if isinstance(module, Quantizer) and module not in of_weights:
-                self.sites.operands[name] = operand_of(name, module)
-                self._replace(module, "forward", partial(self._fake_quantize, self.sites.operands[name]))
+        for name, quantizer in activation_quantizers(model).items():
+            self.sites.operands[name] = operand_of(name, quantizer)
+            self._replace(quantizer, "forward", partial(self._fake_quantize, self.sites.operands[name]))
         for module, name in self._names.items():
             if isinstance(module, QuantLinear):
                 self._replace(module, "forward", partial(self._linear, module, name, _bias(module)))

@@ -102,6 +102,7 @@ def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
         name: {
             "bits": weight.grid.bits,
             "shape": list(weight.shape),
+            "transposed": weight.transposed,
             "multiplier": weight.multiplier,
             "zero": weight.zero.reshape(-1).tolist() if weight.zero.ndim else int(weight.zero),
         }

@@ -1,5 +1,6 @@
 """ONNX Runtime: how every ONNX file is opened and run here."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def open_session(
         ArtifactError: The runtime cannot load it.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -49,8 +50,9 @@ def open_session(
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a message of the runtime, without its place in the runtime's code."""
-    return str(error).strip().splitlines()[0].rpartition(" : ")[2][:300]
+    """The message of the runtime in one line, without the names of its functions."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : )?([A-Z_]+ : )?(\S+:\d+ .*?\) )?", "", text)[:300]
 
 
 class OnnxModel(nn.Module):

@@ -57,6 +57,7 @@ class Weight:
         codes: Integers of the grid, of that shape.
         step: As the plan has it.
         offset: Like ``step``, or () if it is one for all.
+        transposed: Whether the output channels come last, see :meth:`as_matrix`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Weight:
     codes: NDArray[np.int16]
     step: Array
     offset: Array
+    transposed: bool = False
 
     @property
     def packed(self) -> bytes:
@@ -107,7 +109,7 @@ class Weight:
         depth = self.shape[-1] if len(self.shape) < 4 else int(np.prod(self.shape[1:]))
         codes = np.ascontiguousarray(self.codes.reshape(-1, depth).T)
         offset = self.offset.reshape(-1) if self.offset.ndim else self.offset
-        return Weight(self.name, codes.shape, self.grid, codes, self.step.reshape(-1), offset)
+        return Weight(self.name, codes.shape, self.grid, codes, self.step.reshape(-1), offset, transposed=True)
 
 
 @dataclass(frozen=True)

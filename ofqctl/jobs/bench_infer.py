@@ -1,4 +1,4 @@
-"""Measure inference of ONNX files side by side: latency, load time, memory and file size."""
+"""Measure inference of ONNX files side by side: latency, load time, memory, file size and accuracy."""
 
 import statistics
 import tempfile
@@ -11,11 +11,13 @@ import numpy as np
 import onnxruntime
 import torch
 
+from ofqctl.data import DataSpec
 from ofqctl.errors import ArtifactError
-from ofqctl.evaluation import of_run, open_run
+from ofqctl.evaluation import of_onnx, of_run, open_run
 from ofqctl.export import Description, OnnxModel, write_graph
 from ofqctl.export.memory import peak_bytes
 from ofqctl.jobs.export import describe
+from ofqctl.jobs.measuring import measure, open_labelled
 from ofqctl.models import build_architecture
 from ofqctl.progress import Progress, silent
 
@@ -34,6 +36,7 @@ class BenchInferRequest:
         threads: That one operator may use, >= 1.
         batch_size: Images in one pass, >= 1.
         runs: Timed passes of each, >= 1.
+        data: Labelled images to measure the accuracy of both on, or None.
     """
 
     model: Path
@@ -41,6 +44,7 @@ class BenchInferRequest:
     threads: int = 1
     batch_size: int = 1
     runs: int = 30
+    data: DataSpec | None = None
 
 
 def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict[str, Any]:
@@ -71,6 +75,9 @@ def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict
             }
             for name, path in files.items()
         }
+        accuracy = _accuracy(files, request, progress)
+    for name, top1 in accuracy.items():
+        figures[name]["top1"] = top1
     compared = ("seconds_median", "seconds_min", "load_seconds_median", "peak_bytes", "file_bytes")
     ratio = {key: figures["against"][key] / figures["model"][key] for key in compared} if "against" in files else None
     return figures | {
@@ -81,6 +88,20 @@ def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict
         "runtime": f"onnxruntime {onnxruntime.__version__}",
         "notes": ["the float model has random weights, which change no figure"] if request.against == FLOAT else [],
     }
+
+
+def _accuracy(files: dict[str, Path], request: BenchInferRequest, progress: Progress) -> dict[str, float]:
+    """Top-1 in percent of each file; none of random weights."""
+    if request.data is None:
+        return {}
+    found = {}
+    for name, path in files.items():
+        if name == "against" and request.against == FLOAT:
+            continue
+        subject = of_onnx(path)
+        loader = open_labelled(request.data, subject, batch_size=64, workers=0)
+        found[name] = measure({name: subject.model}, loader, torch.device("cpu"), progress)[name]["top1"]
+    return found
 
 
 def _file(model: Path, folder: Path, progress: Progress) -> Path:

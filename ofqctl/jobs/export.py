@@ -1,5 +1,6 @@
 """Export: a run or a float model in, a verified ONNX file out."""
 
+import os
 import tempfile
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ofqctl.artifact import load_run
@@ -120,8 +122,8 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path}: exists already", hint="--overwrite replaces it, --output names another")
     parent = next(p for p in path.absolute().parents if p.exists())
-    if not parent.is_dir():
-        raise ArtifactError(f"{path}: cannot be written: {parent} is not a folder")
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{path}: cannot be written: {parent} is not a writable folder")
 
 
 def describe(subject: Subject, style: Style, *, pixels: bool) -> Description:
@@ -172,7 +174,8 @@ def _verify(
     first = next(seen)
     content = graph.serialize()
     progress("compare product by product", 0, None)
-    images = first[0][: request.batch or _EXACT_IMAGES]
+    wanted = request.batch or min(_EXACT_IMAGES, len(first[0]))
+    images = first[0][torch.arange(wanted) % len(first[0])]
     fed = to_pixels(images, subject.data_config) if request.pixels else None
     exactness = check_exactness(content, graph.lowered, subject.model, images, fed)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,8 @@ from ofqctl.recipe import Override, Recipe
 
 Size = tuple[int, int, int]
 
+_MEASURED_ON = 32  # images of the first batch; a layer's rank changes little with more
+
 
 @dataclass(frozen=True)
 class Target:
@@ -44,7 +46,7 @@ def mix_precision(
         recipe: What to do beside; activations are left out of the measurement.
         target: What the weights may come to.
         size: (3, H, W).
-        images: Normalized calibration images.
+        images: Normalized calibration images; sensitivities take some of the first batch.
         progress: Told what goes on.
 
     Returns:
@@ -65,12 +67,15 @@ def mix_precision(
         budget, where, unit = float(target.size), "--target-size", "bytes"
         cost = {name: {b: _bytes(b, n) + fixed / len(numbers) for b in recipes} for name, n in numbers.items()}
     check_reachable(cost, budget, where=where, unit=unit)
+    few = images.beside("few")
+    few.append(images[0][:_MEASURED_ON])
     damage: dict[str, dict[int, float]] = {name: {} for name in names}
     for bits, changed in recipes.items():
         converted = copy.deepcopy(model)
-        calibrate(converted, convert(converted, changed, size), images)
-        for found in sensitivities(converted, names, bits, images, part="weights", progress=progress):
+        calibrate(converted, convert(converted, changed, size), few)
+        for found in sensitivities(converted, names, bits, few, part="weights", progress=progress):
             damage[found.module][bits] = found.kl
+    few.delete()
     chosen = allocate(damage, cost, budget, where=where, unit=unit)
     overrides = tuple(_override(recipe, name, width) for name, width in chosen.items())
     return recipe.model_copy(update={"layers": (*recipe.layers, *overrides)}), {

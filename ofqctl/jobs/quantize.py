@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ofqctl.artifact import check_output, save_run, serialize
-from ofqctl.convert import describe
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.errors import ModelError, RecipeError
@@ -91,7 +90,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         evaluation = open_labelled(request.data, subject, batch_size=request.batch_size, workers=request.workers)
     float_bytes = float_model_bytes(loaded.model)
     model = loaded.model
-    float_model = copy.deepcopy(model).to(device) if evaluation else None
+    float_model = copy.deepcopy(model).to(device) if evaluation else model
     recipe = request.recipe
     with calibration_images(
         request.calibration,
@@ -111,16 +110,20 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
             task = quantize_post_training(
                 model, recipe, size, images, progress=progress, clock=clock, seed=request.seed
             )
-        plan = describe(model, task.plan)
         weights = serialize(model)
         figures = None
-        if evaluation is not None and float_model is not None:
-            watched = Watched(evaluation, calibration.batches)
-            models = {"float": float_model, "quantized": model}
-            metrics = evaluate(models, watched, device=device, total=evaluation.image_count, progress=progress)
+        if evaluation is not None:
+            watched = Watched(evaluation, images)
+            metrics = evaluate(
+                {"float": float_model, "quantized": model},
+                watched,
+                device=device,
+                total=evaluation.image_count,
+                progress=progress,
+            )
             figures = about_data(evaluation, subject) | {name: found.as_dict() for name, found in metrics.items()}
             calibration.notes += watched.notes
-    config = run_config(loaded, recipe, plan, weights, float_bytes)
+    config = run_config(loaded, recipe, task.plan, weights, float_bytes)
     results = about_run(model, config, weights) | {
         "calibration": calibration.about,
         "evaluation": figures,

@@ -1,7 +1,7 @@
 """ERQ (Zhong et al., ICML 2024): ridge regression against the errors of activations, then against those of weights.
 
-Layer by layer, on what the quantized network so far gives each layer. All that is kept of the images is two matrices of
-second moments a layer, so memory does not grow with their number.
+Layer by layer, on what the quantized network so far gives each layer, before and after its own quantizer. All that is
+kept of the images is two matrices of second moments a layer, so memory does not grow with their number.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Moments:
 
     Attributes:
         own: ``E[x_q x_q^T]`` of the quantized inputs, (in, in).
-        cross: ``E[x x_q^T]`` of the float network's inputs with them, (in, in).
+        cross: ``E[x x_q^T]`` of the inputs before and after their quantizer, (in, in).
     """
 
     own: Tensor
@@ -44,19 +44,18 @@ def refine_by_regression(task: Task, step: ERQStep) -> None:
         for name in _layers_in_order(piece):
             layer = piece.quantized.get_submodule(name)
             assert isinstance(layer, QuantLinear | QuantConv2d)
-            moments = _moments(piece, name)
+            moments = _moments(piece, layer)
             _against_activation_error(layer, moments, step.ridge)
             _against_weight_error(layer, moments, step)
         task.progress("erq", piece.number + 1, piece.count)
 
 
 def _layers_in_order(piece: Piece) -> list[str]:
-    """Names, in the unit, of the quantized layers that have a counterpart in float, as they are called."""
+    """Names, in the unit, of the quantized layers as they are called."""
     called: list[str] = []
-    originals = {name for name, _ in piece.original.named_modules()}
     handles = []
     for name, module in piece.quantized.named_modules():
-        if _can_be_solved(module) and name in originals:
+        if _can_be_solved(module):
             handles.append(module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n)))
     try:
         with torch.no_grad():
@@ -75,15 +74,13 @@ def _can_be_solved(module: nn.Module) -> bool:
     return module.groups == 1 and isinstance(module.padding, tuple) and not module.pads_same
 
 
-def _moments(piece: Piece, name: str) -> Moments:
-    layer, original = piece.quantized.get_submodule(name), piece.original.get_submodule(name)
-    assert isinstance(layer, QuantLinear | QuantConv2d)
+def _moments(piece: Piece, layer: QuantLinear | QuantConv2d) -> Moments:
     own = cross = torch.zeros((), dtype=torch.float64)
     rows = 0
     with torch.no_grad():
-        for x, x_float in zip(piece.inputs, piece.original_inputs, strict=True):
-            quantized = _rows(layer, layer.input(_input_of(layer, partial(piece.run, x))))
-            exact = _rows(layer, _input_of(original, partial(piece.run_original, x_float)))
+        for batch in piece.inputs:
+            x = _input_of(layer, partial(piece.run, batch))
+            exact, quantized = _rows(layer, x), _rows(layer, layer.input(x))
             own = own + (quantized.T @ quantized).cpu().double()
             cross = cross + (exact.T @ quantized).cpu().double()
             rows += len(quantized)

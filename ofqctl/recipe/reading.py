@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
 from typing import Any, get_args
 
 import yaml
@@ -113,6 +112,13 @@ def _explain(fault: Any) -> str:
         match = closest(str(location[-1]), known)
         hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(known)}"
         return f"{path}: unknown key; {hint}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{path}: step is missing; it says what is done"
+    if fault["type"] == "union_tag_invalid":
+        known = [tag.strip().strip("'") for tag in fault["ctx"]["expected_tags"].split(",")]
+        match = closest(fault["ctx"]["tag"], known)
+        hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(known)}"
+        return f"{path}.step: '{fault['ctx']['tag']}' is unknown; {hint}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     seen = "" if isinstance(fault["input"], dict) else f", seen {fault['input']!r}"
@@ -122,16 +128,26 @@ def _explain(fault: Any) -> str:
 def _keys_at(location: Sequence[int | str]) -> Iterator[str]:
     """Keys that the schema knows at ``location``."""
     model: type[BaseModel] = Recipe
+    among: list[type[BaseModel]] = []
     for part in location:
-        if isinstance(part, int) or part not in model.model_fields:
-            continue
-        model = _model_in(model.model_fields[part].annotation) or model
+        if part in model.model_fields:
+            among = list(_models_in(model.model_fields[str(part)].annotation))
+            model = among[0] if among else model
+        else:  # an index, or the name that tells which of several classes a step is of
+            model = next((m for m in among if part in _names_of(m)), model)
     yield from model.model_fields
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model class inside an annotation such as ``Weights | None`` or ``tuple[Override, ...]``."""
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The model classes inside an annotation such as ``Weights | None`` or ``tuple[Override, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = [_model_in(a) for a in get_args(annotation) if a not in (NoneType, Ellipsis)]
-    return next((found for found in inner if found is not None), None)
+        yield annotation
+        return
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
+
+
+def _names_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    """What the ``step`` of a model may be, if it has one."""
+    field = model.model_fields.get("step")
+    return () if field is None else get_args(field.annotation)

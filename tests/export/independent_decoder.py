@@ -1,6 +1,6 @@
 """Decodes model.safetensors and ONNX initializers; written from docs/format.md alone, without ofqctl.
 
-Usage: independent_decoder.py RUN FILE.onnx; exits with 1 unless both hold the same float32 weights, bit for bit.
+Usage: independent_decoder.py RUN FILE.onnx; fails unless both hold the same float32 weights, bit for bit.
 """
 
 import json
@@ -12,7 +12,6 @@ import onnx
 
 
 def stream(packed, bits, count):
-    """Integers from a stream of bytes, lowest bits first."""
     flat = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
     return flat @ (1 << np.arange(bits))
 
@@ -22,39 +21,37 @@ def from_run(run):
     content = (run / "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    tensor = lambda name: content[start + header[name]["data_offsets"][0] : start + header[name]["data_offsets"][1]]
+    spans = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    tensors = {name: content[start + first : start + last] for name, (first, last) in spans.items()}
     for module, entry in plan.items():
-        name = f"{module}.products.qk.weight" if entry["kind"] == "qkr" else f"{module}.weight"
         if entry["weight"] is None:
             continue
+        name = f"{module}.products.qk.weight" if entry["kind"] == "qkr" else f"{module}.weight"
         bits, method = entry["weight"]["bits"], entry["weight"]["method"]
-        step = np.frombuffer(tensor(f"{name}.step"), np.float32).reshape(header[f"{name}.step"]["shape"])
-        signed = entry["weight"]["signed"] and (entry["weight"]["symmetric"] or method != "uniform")
+        step = np.frombuffer(tensors[f"{name}.step"], np.float32).reshape(-1, 1)
         offset = np.float32(0.5 if method == "statsq" else 0)
-        if f"{name}.offset" in header:
-            offset = np.frombuffer(tensor(f"{name}.offset"), np.float32).reshape(step.shape)
-        count = len(tensor(f"{name}.codes")) * 8 // bits
-        codes = stream(tensor(f"{name}.codes"), bits, count) - (1 << (bits - 1) if signed else 0)
-        rows = max(step.size, 1)
-        yield name, (codes.astype(np.float32).reshape(rows, -1) + offset.reshape(-1, 1)) * step.reshape(-1, 1)
+        if f"{name}.offset" in tensors:
+            offset = np.frombuffer(tensors[f"{name}.offset"], np.float32).reshape(-1, 1)
+        signed = entry["weight"]["signed"] and (entry["weight"]["symmetric"] or method != "uniform")
+        codes = stream(tensors[f"{name}.codes"], bits, len(tensors[f"{name}.codes"]) * 8 // bits)
+        codes = codes - (1 << (bits - 1) if signed else 0)
+        yield name, (codes.astype(np.float32).reshape(len(step), -1) + offset) * step
 
 
 def from_onnx(path):
     model = onnx.load(path)
-    table = json.loads(next(p.value for p in model.metadata_props if p.key == "ofqctl.weights"))
     tensors = {t.name: t for t in model.graph.initializer}
-    for name, entry in table.items():
+    for name, entry in json.loads({p.key: p.value for p in model.metadata_props}["ofqctl.weights"]).items():
         stored = stream(tensors[f"{name}.codes"].raw_data, entry["bits"], int(np.prod(entry["shape"])))
-        integers = entry["multiplier"] * stored.reshape(entry["shape"]) + np.array(entry["zero"]).reshape(-1)
         step = onnx.numpy_helper.to_array(tensors[f"{name}.step"])
-        yield name, integers.astype(np.float32) * step, len(entry["shape"])
+        zero = np.reshape(entry["zero"], step.shape if isinstance(entry["zero"], list) else ())
+        yield name, (entry["multiplier"] * stored.reshape(entry["shape"]) + zero).astype(np.float32) * step, entry
 
 
 if __name__ == "__main__":
     run, file = dict(from_run(Path(sys.argv[1]))), list(from_onnx(sys.argv[2]))
-    for name, value, rank in file:
-        expected = run[name].reshape(-1, value.shape[0]).T if rank == 2 else run[name].reshape(value.shape)
-        if not np.array_equal(expected, value):
-            sys.exit(f"{name} differs")
+    for name, value, entry in file:
+        rows = value.T if entry["transposed"] else value
+        assert np.array_equal(run[name].reshape(-1), rows.reshape(-1)), name
+    assert {name for name, *_ in file} == set(run)
     print(f"{len(file)} weights are the same, bit for bit")
-    sys.exit(0 if {name for name, *_ in file} == set(run) else "weights are missing")

@@ -121,7 +121,7 @@ def test_a_wrong_code_is_found_out(w2a2):
 
 
 def test_the_graph_is_valid_and_all_its_shapes_can_be_inferred(w2a2):
-    _, graph, content = write(w2a2)
+    _, _, content = write(w2a2)
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)

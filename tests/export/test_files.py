@@ -71,7 +71,9 @@ def test_pairs_of_products_that_do_not_saturate_fit_16_bits(bits, largest):
 @pytest.mark.parametrize("style", ["integer", "qdq"])
 def test_a_program_written_from_the_documentation_decodes_the_same_weights(w2a2, tmp_path, style):
     exported(w2a2, tmp_path / "x.onnx", style=style)
-    done = subprocess.run([sys.executable, DECODER, w2a2, tmp_path / "x.onnx"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, DECODER, w2a2, tmp_path / "x.onnx"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "bit for bit" in done.stdout
 
@@ -119,7 +121,7 @@ def test_a_graph_that_computes_something_else_leaves_no_file(w2a2, tmp_path, mon
     monkeypatch.setattr(IntegerProducts, "_times", lambda self, tensor, factor: times(self, tensor, factor * 1.001))
     with pytest.raises(ArtifactError, match="does not compute what the model does") as caught:
         exported(w2a2, tmp_path / "x.onnx")
-    assert "query_key" in str(caught.value)
+    assert "differs by 1.0e-03" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -93,3 +93,18 @@ def test_a_set_option_that_cannot_be_carried_out_says_why(assignment):
 def test_recipes_cannot_be_changed_after_they_were_made():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().name = "other"
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"step": "erq", "rigde": 1}, r"ptq\.0\.erq\.rigde: unknown key; did you mean 'ridge'\?"),
+        ({"step": "reconstuct"}, r"ptq\.0\.step: 'reconstuct' is unknown; did you mean 'reconstruct'\?"),
+        ({"step": "magic"}, r"ptq\.0\.step: 'magic' is unknown; allowed are layer_norm, softmax, erq"),
+        ({"steps": 3}, r"ptq\.0: step is missing"),
+        ({"step": "evolq", "loss": "x"}, r"ptq\.0\.evolq\.loss: input should be 'infonce'"),
+    ],
+)
+def test_a_faulty_step_is_told_with_what_is_allowed(step, message):
+    with pytest.raises(RecipeError, match=message):
+        build({"ptq": [step]}, where="x")

@@ -1,0 +1,102 @@
+"""Post-training quantization as a person types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import QUICK, TINY, quantize_tiny
+
+FEW = ("--set", "calibration.images=16", "calibration.batch_size=8")
+DIGITS = ("--calib-data", "digits")
+
+
+@pytest.mark.parametrize("name", ["repq", "erq", "evolq", "best"])
+def test_each_recipe_makes_a_run_that_evaluates_as_it_was_measured(ofqctl, name):
+    quick = {"evolq": ("ptq.1.steps=5", "ptq.2.passes=1"), "best": ("ptq.1.steps=5",)}.get(name, ())
+    arguments = ("quantize", "vit_tiny_patch16_224", *TINY, "--recipe", f"ptq/{name}", "--wbits", 4, "--abits", 4)
+    ended = ofqctl(*arguments, *FEW, *quick, *DIGITS, "--data", "digits", "--output", "run", "--json")
+    assert ended.code == 0, ended.err
+    again = ofqctl("evaluate", "run", "--data", "digits", "--json").json
+    assert again["top1"] == ended.json["evaluation"]["quantized"]["top1"]
+    assert again["loss"] == pytest.approx(ended.json["evaluation"]["quantized"]["loss"], rel=1e-5)
+
+
+def test_fewer_calibration_images_than_asked_for_are_told(ofqctl):
+    few = ("quantize", "vit_tiny_patch16_224", *TINY, *DIGITS, "--calib-images", 5000)
+    ended = ofqctl(*few, "--output", "a")
+    assert ended.code == 0
+    assert "digits/train has 1437 images, 5000 were asked for" in ended.err
+
+
+def test_calibrating_on_the_images_that_are_measured_on_is_told(ofqctl):
+    split = ("--calib-split", "test", "--split", "test")
+    ended = ofqctl(*quantize_tiny(*DIGITS, *split, "--data", "digits", "--output", "a"))
+    assert "8 of the 360 images measured on were calibrated on" in ended.err
+    ended = ofqctl(*quantize_tiny(*DIGITS, "--data", "digits", "--output", "b"))
+    assert "were calibrated on" not in ended.err
+
+
+def test_a_time_budget_of_zero_is_refused(ofqctl):
+    ended = ofqctl(*quantize_tiny("--time-budget", 0))
+    assert ended.code == 1
+    assert "--time-budget: 0 seconds; more than 0 are needed" in ended.err
+
+
+def test_mixed_precision_keeps_to_an_average(ofqctl):
+    result = ofqctl(*quantize_tiny(*DIGITS, "--target-bits", 3.5, "--output", "a", "--json")).json
+    mixed = result["mixed_precision"]
+    assert mixed["average_bits"] <= 3.5 + 1e-9
+    assert result["bits"]["weights"] == pytest.approx(mixed["average_bits"], abs=1e-3)
+    config = json.loads(Path("a/config.json").read_text())["quantization_config"]
+    for name, bits in mixed["bits"].items():
+        assert config["plan"]["modules"][name]["weight"]["bits"] == bits
+    assert ofqctl("evaluate", "a", "--data", "digits").code == 0
+
+
+def test_mixed_precision_keeps_to_a_size(ofqctl):
+    result = ofqctl(*quantize_tiny(*DIGITS, "--target-size", "60kB", "--output", "a", "--json")).json
+    assert result["size"]["total"] <= 60_000
+    assert Path("a/model.safetensors").stat().st_size == result["size"]["total"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target-bits", 1.5), "no allocation reaches 1.5 bits on average; from 2 to 8 can be reached"),
+        (("--target-size", "1kB"), "no allocation reaches 1000 bytes; from"),
+        (("--target-size", "much"), "not a size"),
+        (("--target-bits", 4, "--target-size", "1MB"), "one of them, not both"),
+        (("--target-bits", 4, "--candidates", "4"), "expected 2 or more of 2-8"),
+        (("--target-bits", 4, "--candidates", "4,9"), "'9'; expected 2 or more of 2-8"),
+    ],
+)
+def test_a_target_that_cannot_be_met_is_refused(ofqctl, options, message):
+    ended = ofqctl(*quantize_tiny(*options, "--output", "a"))
+    assert ended.code == 1
+    assert message in ended.err
+    assert not Path("a").exists()
+
+
+def test_sensitivity_ranks_every_layer_and_draws_it(ofqctl):
+    arguments = ("sensitivity", "vit_tiny_patch16_224", *TINY, *QUICK, *DIGITS, "--bits", "2,4")
+    result = ofqctl(*arguments, "--plot", "s.svg", "--json").json
+    worst = [max(layer["kl"].values()) for layer in result["layers"]]
+    assert worst == sorted(worst, reverse=True)
+    assert {"patch_embed.proj", "head", "blocks.0.attn"} <= {layer["layer"] for layer in result["layers"]}
+    assert "<svg" in Path("s.svg").read_text()
+    assert "blocks.0.attn" in ofqctl(*arguments).out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bits", "9"), "--bits: '9'"),
+        (("--plot", "s.doc"), "its name ends in .png"),
+        (("--plot", "nosuch/s.png"), "its folder does not exist"),
+    ],
+)
+def test_sensitivity_refuses_what_it_cannot_do(ofqctl, options, message):
+    ended = ofqctl("sensitivity", "vit_tiny_patch16_224", *TINY, *QUICK, *options)
+    assert ended.code == 1
+    assert message in ended.err

@@ -1,0 +1,59 @@
+"""Every step on the shapes of other families: windows, separate biases, rotary embeddings, convolutions."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+from ofqctl.ptq import on_disk, quantize_post_training
+from ofqctl.recipe.catalogue import load
+from ofqctl.recipe.reading import build
+
+SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 32, "patch_size": 8}
+MODELS = {
+    "deit_small_distilled_patch16_224": SMALL,
+    "beit_base_patch16_224": SMALL,
+    "eva02_tiny_patch14_224": SMALL,
+    "swin_tiny_patch4_window7_224": {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
+    "mobilevit_xxs": {"img_size": 64},
+}
+STEPS = (
+    {"step": "layer_norm"},
+    {"step": "softmax"},
+    {"step": "erq"},
+    {"step": "reconstruct", "steps": 3, "batch_size": 2},
+    {"step": "evolq", "passes": 1, "cycles": 1},
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_step_runs_and_the_model_computes(name):
+    torch.manual_seed(0)
+    kwargs = dict(MODELS[name])
+    side = kwargs.pop("img_size") if name == "mobilevit_xxs" else kwargs["img_size"]
+    model = timm.create_model(name, num_classes=10, **kwargs).eval()
+    images = torch.randn(6, 3, side, side)
+    recipe = build(load("ptq/best", ["weights.bits=4", "activations.bits=4"]).model_dump() | {"ptq": STEPS}, where="x")
+    quantized = copy.deepcopy(model)
+    with on_disk(images.split(3), torch.device("cpu")) as stored, torch.random.fork_rng():
+        task = quantize_post_training(quantized, recipe, (3, side, side), stored)
+    with torch.no_grad():
+        assert torch.isfinite(quantized(images)).all()
+    assert len(task.figures["evolq"]["searched"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["swin_tiny_patch4_window7_224", "deit_small_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224"],
+)
+def test_every_step_runs_at_full_size(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    images = torch.randn(4, 3, 224, 224)
+    recipe = build(load("ptq/best", ["weights.bits=4", "activations.bits=4"]).model_dump() | {"ptq": STEPS}, where="x")
+    with on_disk(images.split(2), torch.device("cpu")) as stored:
+        quantize_post_training(model, recipe, (3, 224, 224), stored)
+    with torch.no_grad():
+        assert torch.isfinite(model(images[:1])).all()
