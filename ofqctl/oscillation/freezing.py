@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.flips import Flips
-from ofqctl.oscillation.holding import Before, Holding, encode, groups_of
+from ofqctl.oscillation.holding import Holding, encode, groups_of
 from ofqctl.oscillation.schedule import Schedule
 from ofqctl.recipe.training import Freezing as Settings
 
@@ -22,10 +22,7 @@ class IterativeFreezing(Holding):
     model and of its checkpoints, so that a later phase with freezing goes on holding them. The steps of the grid go on
     learning.
 
-    Where a step has moved so far that a frozen code would change with it, the frozen weights of the group that shares
-    it are put into the middle of their bins again; if that moves the step on (StatsQ) until a code changes, the whole
-    group stays where it was before the optimizer step. For the same reason a weight is frozen a step later if freezing
-    it would change another frozen code.
+    A weight is frozen a step later if freezing it would change another frozen code of its group.
 
     Args:
         model: As for :class:`~ofqctl.oscillation.holding.Holding`.
@@ -45,19 +42,6 @@ class IterativeFreezing(Holding):
         """The frozen ones."""
         assert site.weight_quantizer is not None and site.weight_quantizer.frozen is not None
         return site.weight_quantizer.frozen
-
-    def put_back(self, before: Before) -> None:
-        """Values first, then the middle of the bins, then the whole group, as far as it takes."""
-        site, held = before.site, before.held
-        if not bool(held.any()):
-            return
-        site.hold(held, before.latent)
-        changed = _changed(before)
-        if bool(changed.any()):
-            step = encode(site, site.latent()).step
-            codes = before.encoded.codes.to(step.dtype)
-            site.hold(groups_of(changed, step) & held, (codes + before.encoded.offset) * step)
-            site.hold(groups_of(_changed(before), step), before.latent)
 
     def after_step(self) -> None:
         """Put the frozen weights back, count flips, and freeze what oscillates too often."""
@@ -132,8 +116,3 @@ class _Followed:
         """The rounded average of each weight, within the two codes that it last flipped between."""
         other = codes - self.flips.direction
         return self.average.round().clamp(torch.minimum(codes, other), torch.maximum(codes, other))
-
-
-def _changed(before: Before) -> Tensor:
-    """The held entries whose code is another one now."""
-    return (encode(before.site, before.site.latent()).codes != before.encoded.codes) & before.held

@@ -38,6 +38,14 @@ class Holding(Remedy):
     is cut before it reaches the two projections, and what the projections move them by all the same is taken back by
     the product's correction.
 
+    Values are enough to hold codes while the step of the grid stays where it is. Where it has moved so far that a held
+    code would change with it, the group that shares it is mended:
+
+    * a learned step (LSQ) goes back to where it was. Weights must not go along with it instead: its gradient knows
+      nothing of held codes, and an optimizer like Adam moves it by its learning rate however small the gradient is,
+      which at 8 bits would carry whole rows away;
+    * where the step follows from the weights (StatsQ), all weights of the group go back, and the step with them.
+
     The weights alone decide, so the processes of distributed training hold the same ones.
 
     Args:
@@ -62,10 +70,6 @@ class Holding(Remedy):
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:
         """Which entries of a weight are held in the step under way; bool, like ``latent``."""
 
-    @abstractmethod
-    def put_back(self, before: Before) -> None:
-        """See that the held entries of a weight have their codes again."""
-
     def penalty(self) -> None:
         """None: the loss is left alone."""
 
@@ -82,7 +86,7 @@ class Holding(Remedy):
         """Put the held weights back."""
         with torch.no_grad():
             for before in self._before:
-                self.put_back(before)
+                _put_back(before)
         self._before = []
 
     def close(self) -> None:
@@ -115,6 +119,21 @@ class Holding(Remedy):
             latent.register_hook(lambda gradient: gradient.masked_fill(held, 0.0))  # type: ignore[no-untyped-call]
 
         return cut
+
+
+def _put_back(before: Before) -> None:
+    """Values first; then mend the groups in which a held code has changed because the step has moved."""
+    site, held = before.site, before.held
+    site.hold(held, before.latent)
+    changed = (encode(site, site.latent()).codes != before.encoded.codes) & held
+    if not bool(changed.any()):
+        return
+    assert site.weight_quantizer is not None
+    step = getattr(site.weight_quantizer, "step", None)
+    if isinstance(step, nn.Parameter):
+        step.copy_(torch.where(changed.float().sum_to_size(step.shape) > 0, before.encoded.step, step))
+    else:
+        site.hold(groups_of(changed, before.encoded.step), before.latent)
 
 
 def encode(site: WeightSite, latent: Tensor) -> Encoded:
