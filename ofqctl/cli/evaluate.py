@@ -53,7 +53,7 @@ def evaluate(
 
 
 def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    table = Table(["", ">"], title=f"{result['model']} ({result['kind']})")
+    table = Table(["", ">"], title=f"{result['model']} ({result['recipe'] or result['kind']})")
     table.add("top-1 accuracy", f"{result['top1']:.2f} %")
     table.add("top-5 accuracy", f"{result['top5']:.2f} %")
     table.add("loss", f"{result['loss']:.4f}")

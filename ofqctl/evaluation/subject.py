@@ -15,7 +15,7 @@ from ofqctl.models import LoadedModel, ModelRequest, load_model
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in 0..1
 _COMMON_PREPARATION = {"interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
 
-_WORDS = {"quantized": "a run directory", "onnx": "an ONNX file"}
+_WORDS = {"run": "a run directory", "onnx": "an ONNX file"}
 
 
 @dataclass
@@ -25,11 +25,11 @@ class Subject:
     Attributes:
         model: In evaluation mode.
         name: What a person calls it.
-        kind: ``float``, ``quantized`` or ``onnx``.
+        kind: ``float``, which is a model by name, ``run`` or ``onnx``.
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
         labels: What the outputs stand for.
-        about: Its ``architecture`` and the ``model_args`` that build it, the ``source`` of its weights and, if it is
-            quantized, the name of the ``recipe``.
+        about: Its ``architecture`` and the ``model_args`` that build it, the ``source`` of its weights and, of a run
+            and of what was exported from one, the name of the ``recipe``.
         notes: What was guessed or changed on the way.
     """
 
@@ -117,7 +117,7 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
 
 
 def of_run(run: Run) -> Subject:
-    """The quantized model of a run directory."""
+    """The model of a run directory."""
     config = run.config
     names = None if config.label_names is None else tuple(config.label_names)
     labels = LabelSpace(config.num_classes, names)
@@ -127,7 +127,7 @@ def of_run(run: Run) -> Subject:
         "source": config.source,
         "recipe": config.quantization_config.recipe.name,
     }
-    return Subject(run.model, str(run.directory), "quantized", config.data_config, labels, about)
+    return Subject(run.model, str(run.directory), "run", config.data_config, labels, about)
 
 
 def of_model(loaded: LoadedModel) -> Subject:

@@ -54,6 +54,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str,
     return {
         "model": subject.name,
         "kind": subject.kind,
+        "recipe": subject.about.get("recipe"),
         **figures,
         **about_data(loader, subject),
         "notes": subject.notes,

@@ -108,7 +108,7 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str
 def default_file(subject: Subject, style: Style) -> Path:
     """``RUN/model.onnx`` for a run, ``MODEL.onnx`` for a float model."""
     name = "model.onnx" if style == "integer" else f"model-{style}.onnx"
-    return Path(subject.name) / name if subject.kind == "quantized" else Path(f"{subject.name}.onnx")
+    return Path(subject.name) / name if subject.kind == "run" else Path(f"{subject.name}.onnx")
 
 
 def check_file(path: Path, *, overwrite: bool) -> None:
@@ -136,7 +136,7 @@ def describe(subject: Subject, style: Style, *, pixels: bool) -> Description:
         data_config=subject.data_config,
         label_names=None if subject.labels.names is None else list(subject.labels.names),
         recipe=about.get("recipe"),
-        style=style if subject.kind == "quantized" else None,
+        style=style if subject.kind == "run" else None,
         input="pixels" if pixels else "normalized",
         source=about["source"],
     )
@@ -199,7 +199,7 @@ def _as_seen(images: Tensor, request: ExportRequest, subject: Subject) -> Tensor
 
 def _about_run(subject: Subject) -> dict[str, int] | None:
     """Where the bytes of the run are."""
-    if subject.kind != "quantized":
+    if subject.kind != "run":
         return None
     return load_run(Path(subject.name)).ledger.as_dict()
 

@@ -82,6 +82,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
     return {
         "model": subject.name,
         "kind": subject.kind,
+        "recipe": subject.about.get("recipe"),
         "images": _ranked(everything, names, subject.labels, request.top),
         "skipped": [{"image": name, "reason": reason} for name, reason in skipped.items()],
         "saved_logits": None if request.save_logits is None else str(request.save_logits),

@@ -12,8 +12,11 @@ from ofqctl.recipe.plan import RangeMethod
 Fit = tuple[Tensor, Tensor]  # step and offset, (groups, 1) each
 
 _BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB
-_COARSE = torch.logspace(-2.5, 0.0, 51)  # fractions of the step that clips nothing, for the search of a step
-_FINE = torch.logspace(-0.05, 0.05, 11)  # fractions of the best of these
+_ROUNDS = (  # fractions of the step that clips nothing, then of the best so far, for the search of a step
+    torch.logspace(-2.5, 0.0, 101),
+    torch.logspace(-0.025, 0.025, 11),
+    torch.logspace(-0.004, 0.004, 9),
+)
 _SHRINKS = torch.linspace(1.0, 0.1, 46)  # fractions of the range that the search of least squared error tries
 
 
@@ -152,7 +155,7 @@ def step_of_least_error(rows: Tensor, grid: UniformGrid, offset: float) -> Tenso
     """
     best = (rows.abs().amax(dim=1, keepdim=True) / (grid.high + offset)).clamp(min=MIN_STEP)
     least = torch.full_like(best, torch.inf)
-    for fractions in (_COARSE, _FINE):
+    for fractions in _ROUNDS:
         centre = best
         for fraction in fractions.tolist():
             step = (centre * fraction).clamp(min=MIN_STEP)

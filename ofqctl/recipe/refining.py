@@ -65,8 +65,8 @@ class ReconstructStep(Frozen):
     batch_size: int = Field(default=8, ge=1)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)
     flips: bool = True
-    weight_rate: Rate = 0.05
-    step_rate: Rate = 0.02
+    weight_rate: Rate = 0.02
+    step_rate: Rate = 0.001
     float_rate: Rate = 1e-4
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ofqctl.grids import UniformGrid
@@ -205,6 +205,7 @@ def test_batches_seen_one_by_one_weigh_the_same_in_the_sample():
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(2, 8), st.booleans(), st.integers(0, 10**6))
+@example(bits=8, centred=False, seed=495)
 def test_a_step_of_least_error_is_as_good_as_any_on_a_fine_lattice(bits, centred, seed):
     rows = torch.randn(3, 4000, generator=torch.Generator().manual_seed(seed))
     grid, offset = UniformGrid.of_bits(bits, signed=True), 0.5 if centred else 0.0
