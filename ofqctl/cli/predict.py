@@ -71,7 +71,9 @@ def predict(
 
 
 def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    table = Table(["image", ">probability", ">label", "name"], title=f"{result['model']} ({result['recipe'] or result['kind']})")
+    table = Table(
+        ["image", ">probability", ">label", "name"], title=f"{result['model']} ({result['recipe'] or result['kind']})"
+    )
     for image in result["images"]:
         for rank, guess in enumerate(image["top"]):
             probability = f"{100 * guess['probability']:.1f} %"

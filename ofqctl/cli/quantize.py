@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "ptq/minmax"
 _MIXED = "Mixed precision"
+Cost = Literal["bits", "latency"]
 
 EXAMPLES = (
     "ofqctl quantize deit_small --wbits 4 --abits 8 --calib-data imagenet/train --data imagenet/val",
@@ -67,6 +68,13 @@ def quantize(
         str,
         typer.Option(help="Widths that a layer can get.", metavar="N,N,...", rich_help_panel=_MIXED),
     ] = "2,3,4,8",
+    cost: Annotated[
+        Cost,
+        typer.Option(
+            help="What --target-bits bounds: the average, or the time that layers take at so many bits, measured here.",
+            rich_help_panel=_MIXED,
+        ),
+    ] = "bits",
     calib_data: options.CalibData = None,
     calib_split: options.CalibSplit = None,
     calib_images: options.CalibImages = None,
@@ -132,7 +140,7 @@ def quantize(
         batch_size=batch_size,
         workers=workers,
         strict=strict,
-        target=_target(target_bits, target_size, candidates),
+        target=_target(target_bits, target_size, candidates, cost),
         time_budget=time_budget,
         compiled=compiled,
     )
@@ -140,15 +148,18 @@ def quantize(
         sink.show(run(request, sink.progress), lambda result: _render(result, data))
 
 
-def _target(bits: float | None, size: str | None, candidates: str) -> "Target | None":
+def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -> "Target | None":
     """What the mixed-precision options ask for; None without a target."""
     from ofqctl.jobs.mixing import Target
 
+    if cost == "latency" and (bits is None or size is not None):
+        raise RecipeError("--cost latency: is the time that layers take at --target-bits, which is not given")
     if bits is None and size is None:
         return None
     if bits is not None and size is not None:
         raise RecipeError("--target-bits and --target-size: one of them, not both")
-    return Target(bits, None if size is None else parse_size(size), parse_widths("--candidates", candidates, least=2))
+    size_bytes = None if size is None else parse_size(size)
+    return Target(bits, size_bytes, parse_widths("--candidates", candidates, least=2), cost)
 
 
 def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
@@ -158,4 +169,7 @@ def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
         counts = Counter(mixed["bits"].values())
         spread = ", ".join(f"{counts[bits]} layers at {bits}" for bits in sorted(counts))
         yield f"mixed     {mixed['average_bits']:.3f} bits of weights on average: {spread}"
+        spent = mixed["cost"]
+        if spent["unit"] == "ms":
+            yield f"products  {spent['spent']:.2f} ms of {spent['budget']:.2f} ms, one image, one thread"
     yield from next_commands(Path(result["output"]), data)

@@ -4,6 +4,7 @@ Read in this order: ``marking`` (timm's forward leaves markers where it is quant
 graph), ``lowering`` (markers become standard operators), ``verification`` (piece by piece) and ``noise`` (end to end).
 """
 
+from ofqctl.export.latency import product_seconds
 from ofqctl.export.looking import OnnxContents, look_into
 from ofqctl.export.metadata import Description, set_metadata
 from ofqctl.export.noise import EndToEnd, compare_end_to_end
@@ -26,6 +27,7 @@ __all__ = [
     "look_into",
     "normalize",
     "open_session",
+    "product_seconds",
     "set_metadata",
     "to_pixels",
     "write_graph",

@@ -16,7 +16,7 @@ from ofqctl.export.pixels import to_pixels
 
 
 def open_session(
-    model: bytes | Path, threads: int | None, optimized: Path | None = None
+    model: bytes | Path, threads: int | None, optimized: Path | None = None, profile: Path | None = None
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU.
 
@@ -26,6 +26,7 @@ def open_session(
         model: The file, or what is in it.
         threads: That one operator may use; None leaves it to the runtime.
         optimized: Where to write the graph as the runtime made it, if anywhere.
+        profile: Where to write what the operators took, if anywhere; the session's ``end_profiling`` tells the name.
 
     Raises:
         ArtifactError: The runtime cannot load it.
@@ -38,6 +39,9 @@ def open_session(
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,15 +1,18 @@
 """Mixed precision: a recipe with bits for every layer, allocated on measured sensitivities."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from ofqctl.artifact import serialize
 from ofqctl.convert import convert, make_plan, weight_site
 from ofqctl.errors import RecipeError
+from ofqctl.export import product_seconds
 from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, calibrate, calibrate_weights
 from ofqctl.ptq.allocation import allocate, check_reachable
@@ -17,6 +20,7 @@ from ofqctl.ptq.sensitivity import sensitivities
 from ofqctl.recipe import Override, Recipe
 
 Size = tuple[int, int, int]
+Cost = Literal["bits", "latency"]
 
 _MEASURED_ON = 32  # images of the first batch; a layer's rank changes little with more
 
@@ -26,14 +30,17 @@ class Target:
     """What the weights may come to; one of the two is given.
 
     Attributes:
-        bits: Largest average over all weights of layers that are neither first nor last.
+        bits: Largest average over all weights of layers that are neither first nor last; or, if latency is the cost,
+            the layers' products may together take as long as they do at so many bits.
         size: Largest size of ``model.safetensors`` in bytes.
         candidates: Widths that a layer can get, two or more.
+        cost: What ``bits`` bounds.
     """
 
     bits: float | None = None
     size: int | None = None
     candidates: tuple[int, ...] = (2, 3, 4, 8)
+    cost: Cost = "bits"
 
 
 def mix_precision(
@@ -58,31 +65,81 @@ def mix_precision(
     recipes = {bits: _at(recipe, bits) for bits in target.candidates}
     names = _open_layers(model, list(recipes.values())[:2], size)
     numbers, fixed = _weigh(model, recipes[target.candidates[0]], target.candidates[0], names, size)
-    total = sum(numbers.values())
-    if target.bits is not None:
-        budget, where, unit = target.bits, "--target-bits", "bits on average"
-        cost = {name: {b: b * n / total for b in recipes} for name, n in numbers.items()}
-    else:
-        assert target.size is not None
-        budget, where, unit = float(target.size), "--target-size", "bytes"
-        cost = {name: {b: _bytes(b, n) + fixed / len(numbers) for b in recipes} for name, n in numbers.items()}
-    check_reachable(cost, budget, where=where, unit=unit)
+    limit = None if target.cost == "latency" else _limit_of_bits(target, numbers, fixed)
     few = images.beside("few")
     few.append(images[0][:_MEASURED_ON])
     damage: dict[str, dict[int, float]] = {name: {} for name in names}
+    seconds: dict[str, dict[int, float]] = {name: {} for name in names}
     for bits, changed in recipes.items():
         converted = copy.deepcopy(model)
         calibrate(converted, convert(converted, changed, size), few)
         for found in sensitivities(converted, names, bits, few, part="weights", progress=progress):
             damage[found.module][bits] = found.kl
+        if limit is None:
+            progress(f"time the products at {bits} bits", 0, None)
+            times = product_seconds(converted.cpu(), size)
+            for name in names:
+                seconds[name][bits] = times.get(name, 0.0)  # in float whatever the bits
     few.delete()
-    chosen = allocate(damage, cost, budget, where=where, unit=unit)
+    limit = limit or _limit_of_latency(target, seconds)
+    chosen = allocate(damage, limit.cost, limit.budget, where=limit.where, unit=limit.unit)
     overrides = tuple(_override(recipe, name, width) for name, width in chosen.items())
     return recipe.model_copy(update={"layers": (*recipe.layers, *overrides)}), {
         "bits": chosen,
-        "average_bits": sum(chosen[name] * n for name, n in numbers.items()) / total,
+        "average_bits": sum(chosen[name] * n for name, n in numbers.items()) / sum(numbers.values()),
         "sensitivities": {name: {str(b): kl for b, kl in widths.items()} for name, widths in damage.items()},
+        "cost": {
+            "unit": limit.unit,
+            "budget": limit.budget,
+            "spent": sum(limit.cost[name][bits] for name, bits in chosen.items()),
+            "layers": {name: {str(b): c for b, c in costs.items()} for name, costs in limit.cost.items()},
+        },
     }
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """What an allocation may cost.
+
+    Attributes:
+        cost: Of each layer at each width.
+        budget: Largest sum.
+        where: The option that set it.
+        unit: What costs are counted in.
+    """
+
+    cost: Mapping[str, Mapping[int, float]]
+    budget: float
+    where: str
+    unit: str
+
+
+def _limit_of_bits(target: Target, numbers: Mapping[str, int], fixed: int) -> _Limit:
+    """Average bits, or bytes of the file.
+
+    Raises:
+        RecipeError: No allocation is within it.
+    """
+    total = sum(numbers.values())
+    if target.bits is not None:
+        shares = {name: {b: b * n / total for b in target.candidates} for name, n in numbers.items()}
+        limit = _Limit(shares, target.bits, "--target-bits", "bits on average")
+    else:
+        assert target.size is not None
+        rest = fixed / len(numbers)
+        sizes = {name: {b: _bytes(b, n) + rest for b in target.candidates} for name, n in numbers.items()}
+        limit = _Limit(sizes, float(target.size), "--target-size", "bytes")
+    check_reachable(limit.cost, limit.budget, where=limit.where, unit=limit.unit)
+    return limit
+
+
+def _limit_of_latency(target: Target, seconds: Mapping[str, Mapping[int, float]]) -> _Limit:
+    """What all layers take at the target's bits, between two candidates in proportion."""
+    assert target.bits is not None
+    widths = sorted(target.candidates)
+    sums = [1e3 * sum(times[bits] for times in seconds.values()) for bits in widths]
+    cost = {name: {bits: 1e3 * s for bits, s in times.items()} for name, times in seconds.items()}
+    return _Limit(cost, float(np.interp(target.bits, widths, sums)), "--target-bits", "ms")
 
 
 def _weigh(model: nn.Module, recipe: Recipe, bits: int, names: list[str], size: Size) -> tuple[dict[str, int], int]:

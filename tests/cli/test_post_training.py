@@ -60,9 +60,25 @@ def test_mixed_precision_keeps_to_a_size(ofqctl):
     assert Path("a/model.safetensors").stat().st_size == result["size"]["total"]
 
 
+def test_mixed_precision_keeps_to_a_time_measured_in_the_runtime(ofqctl):
+    result = ofqctl(
+        *quantize_tiny(
+            *DIGITS, "--target-bits", 6, "--cost", "latency", "--candidates", "4,8", "--output", "a", "--json"
+        )
+    ).json
+    cost, bits = result["mixed_precision"]["cost"], result["mixed_precision"]["bits"]
+    assert cost["unit"] == "ms"
+    assert all(of["4"] > 0 and of["8"] > 0 for of in cost["layers"].values())
+    assert cost["spent"] == pytest.approx(sum(cost["layers"][name][str(b)] for name, b in bits.items()))
+    totals = [sum(of[b] for of in cost["layers"].values()) for b in ("4", "8")]
+    assert cost["budget"] == pytest.approx(sum(totals) / 2)
+    assert cost["spent"] <= cost["budget"] * (1 + 1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--cost", "latency"), "--cost latency: is the time that layers take at --target-bits, which is not given"),
         (("--target-bits", 1.5), "no allocation reaches 1.5 bits on average; from 2 to 8 can be reached"),
         (("--target-size", "1kB"), "no allocation reaches 1000 bytes; from"),
         (("--target-size", "much"), "not a size"),
