@@ -11,14 +11,15 @@ import torch
 from ofqctl.artifact import check_output, save_run, serialize
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
-from ofqctl.errors import ModelError, RecipeError
-from ofqctl.evaluation import evaluate, holds_run, of_model
+from ofqctl.errors import RecipeError
+from ofqctl.evaluation import evaluate, of_model
 from ofqctl.jobs.calibrating import calibration_images
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision
 from ofqctl.jobs.overlap import Watched
+from ofqctl.jobs.starting import open_float
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
-from ofqctl.models import ModelRequest, load_model
+from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import Clock, quantize_post_training
 from ofqctl.quantizers import fused
@@ -72,7 +73,6 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         OfqctlError: Something a person can mend; nothing was written then.
     """
     started = time.perf_counter()
-    _refuse_run(request.model.name)
     if request.time_budget is not None and request.time_budget <= 0:
         raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     device = pick_device(request.device)
@@ -80,7 +80,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         check_output(request.output, overwrite=request.overwrite)
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
-    loaded = load_model(request.model)
+    loaded = open_float(request.model)
     output = request.output or _default_output(loaded.architecture, request)
     check_output(output, overwrite=request.overwrite)
     subject = of_model(loaded)
@@ -146,16 +146,6 @@ def _default_output(architecture: str, request: QuantizeRequest) -> Path:
     if request.target is None:
         return default_output(architecture, request.recipe)
     return Path("runs") / f"{architecture}-mixed-a{request.recipe.activations.bits}"
-
-
-def _refuse_run(name: str) -> None:
-    """Refuse the path of a run directory as the model: it is quantized already."""
-    path = Path(name.removeprefix("local-dir:"))
-    if holds_run(path):
-        raise ModelError(
-            f"model '{name}': is a run directory, which holds a model that is quantized already",
-            hint=f"`ofqctl evaluate {path} --data DATA` measures it; quantize starts from a float model",
-        )
 
 
 def refuse_undone(results: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
 from ofqctl.jobs.calibrating import calibration_images
-from ofqctl.models import ModelRequest, load_model
+from ofqctl.jobs.starting import open_float
+from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.ptq.sensitivity import Part, sensitivities
@@ -63,7 +64,7 @@ def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dic
     device = pick_device(request.device)
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
-    loaded = load_model(request.model)
+    loaded = open_float(request.model)
     subject = of_model(loaded)
     size = tuple(subject.data_config["input_size"])
     table: dict[str, dict[str, float]] = {}

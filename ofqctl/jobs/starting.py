@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ofqctl.artifact import Run, load_run, read_config
 from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_site
 from ofqctl.data import ImageLoader
-from ofqctl.errors import RecipeError
+from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import holds_run
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
 from ofqctl.progress import Progress
@@ -120,6 +120,25 @@ def open_start(request: ModelRequest, drop_path: float | None) -> Start:
     if not plan.modules:
         model.load_state_dict(run.model.state_dict())
     return Start(loaded, run)
+
+
+def open_float(request: ModelRequest) -> LoadedModel:
+    """The float model of a name, or of a run at 32 bits.
+
+    Raises:
+        ModelError: The path of a run that is quantized.
+        OfqctlError: There is no such model, or the run is damaged.
+    """
+    path = Path(request.name.removeprefix("local-dir:"))
+    if not holds_run(path):
+        return load_model(request)
+    start = open_start(replace(request, name=str(path)), None)
+    if start.plan is not None:
+        raise ModelError(
+            f"model '{path}': is a run directory, which holds a model that is quantized already",
+            hint=f"`ofqctl evaluate {path} --data DATA` measures it; this command starts from a float model",
+        )
+    return replace(start.loaded, source=start.origin)
 
 
 def recipe_of_run(path: Path) -> Recipe:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import TINY, quantize_tiny
+from .conftest import QUICK, TINY, quantize_tiny
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SMALL = ("--model-kwargs", "embed_dim=48", "depth=2", "num_heads=3", "img_size=32", "patch_size=8")
@@ -266,6 +266,18 @@ def test_a_run_cannot_be_quantized_again(ofqctl, run):
         ended = ofqctl("quantize", name)
         assert ended.code == 1
         assert "quantized already" in ended.err
+
+
+def test_a_run_at_32_bits_is_quantized_as_the_float_model_it_is(ofqctl):
+    all_float = [f"{part}{kind}.bits=32" for part in ("", "first.", "last.") for kind in ("weights", "activations")]
+    assert ofqctl(*quantize_tiny("--set", *all_float, "--output", "float")).code == 0
+    low = ("quantize", "float", "--wbits", 4, "--abits", 4, *QUICK, "--data", "digits", "--output", "low", "--json")
+    ended = ofqctl(*low)
+    assert ended.code == 0, ended.err
+    alone = ofqctl("evaluate", "float", "--data", "digits", "--json").json
+    assert ended.json["evaluation"]["float"]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert ended.json["bits"]["weights"] == 4
+    assert ofqctl("sensitivity", "float", *QUICK, "--bits", 4, "--json").code == 0
 
 
 def test_weights_out_of_reach_are_told(ofqctl):
