@@ -16,13 +16,13 @@ from ofqctl.errors import RecipeError
 if TYPE_CHECKING:
     from ofqctl.jobs.mixing import Target
 
-DEFAULT_RECIPE = "ptq/minmax"
+WITH_IMAGES, WITHOUT_IMAGES = "ptq/best", "ptq/minmax"
 _MIXED = "Mixed precision"
 Cost = Literal["bits", "latency"]
 
 EXAMPLES = (
     "ofqctl quantize deit_small --wbits 4 --abits 8 --calib-data imagenet/train --data imagenet/val",
-    "ofqctl quantize deit_small --recipe ptq/best --wbits 4 --abits 4 --calib-data imagenet/train --data imagenet/val",
+    "ofqctl quantize deit_small --recipe ptq/minmax --calib-data imagenet/train --data imagenet/val",
     "ofqctl quantize deit_small --target-bits 4.0 --calib-data imagenet/train",
     "ofqctl quantize local-dir:models/vit --recipe ptq/mse --set weights.bits=4 activations.bits=4",
     "ofqctl quantize vit_tiny --no-pretrained --num-classes 10 --calib-data digits --data digits --json",
@@ -40,13 +40,14 @@ def quantize(
         typer.Option(help="Bits of the activations: 2-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
     ] = None,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Name of a recipe (see `ofqctl recipe ls`), or a YAML file.",
+            help=f"Name of a recipe (see `ofqctl recipe ls`), or a YAML file; by default {WITH_IMAGES} with --calib-data, "
+            f"else {WITHOUT_IMAGES}.",
             metavar="NAME|FILE",
             rich_help_panel="Recipe",
         ),
-    ] = DEFAULT_RECIPE,
+    ] = None,
     assignments: options.Assignments = None,
     target_bits: Annotated[
         float | None,
@@ -122,7 +123,8 @@ def quantize(
 
     shorthand = (("weights.bits", wbits), ("activations.bits", abits), ("calibration.images", calib_images))
     changes = [f"{path}={value}" for path, value in shorthand if value is not None]
-    resolved = catalogue.load(recipe, [*changes, *(assignments or [])])
+    name = recipe or (WITH_IMAGES if calib_data else WITHOUT_IMAGES)
+    resolved = catalogue.load(name, [*changes, *(assignments or [])])
 
     from ofqctl.data import DataSpec
     from ofqctl.jobs.quantize import QuantizeRequest

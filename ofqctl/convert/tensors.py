@@ -19,8 +19,8 @@ def step_shape(kind: Kind, granularity: str, shape: Shape) -> Shape:
     *outer, rows, columns = shape
     if kind in ("pixels", "feature_map"):
         return (shape[0], 1, 1) if granularity == "channel" else ()
-    if kind == "softmax" and granularity == "channel":
-        return ()
+    if kind == "softmax" and granularity in ("channel", "head"):
+        return (*outer, 1, 1) if granularity == "head" else ()
     if kind == "values" or granularity == "channel":
         return (*outer, 1, columns)
     return (*outer, rows, 1) if granularity == "head" or kind == "head_features" else (rows, 1)

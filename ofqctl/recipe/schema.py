@@ -52,7 +52,7 @@ class Activations(Frozen):
         method: ``lsq`` or ``uniform``.
         granularity: What shares a step: the whole ``tensor``, a ``channel``, or a ``token``. With ``token`` the values
             of attention have a step per channel and the softmax output one per query; ``head`` is the same, but in
-            attention each head has steps of its own.
+            attention each head has steps of its own, and one for its softmax output.
         shifts: With ``lsq``: learned shifts ahead of the quantizer and behind it.
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
         range: With ``uniform``: how the range is chosen.

@@ -60,8 +60,9 @@ def ofqctl(capsys) -> Callable[..., Ended]:
 
 
 def quantize_tiny(*more: object) -> Sequence[object]:
-    """Arguments that quantize the small model to 4 bits."""
-    return ("quantize", "vit_tiny_patch16_224", *TINY, "--wbits", 4, "--abits", 4, *QUICK, *more)
+    """Arguments that quantize the small model to 4 bits by rounding."""
+    rounding = ("--recipe", "ptq/minmax", "--wbits", 4, "--abits", 4)
+    return ("quantize", "vit_tiny_patch16_224", *TINY, *rounding, *QUICK, *more)
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,17 @@ def test_each_recipe_makes_a_run_that_evaluates_as_it_was_measured(ofqctl, name)
     assert again["loss"] == pytest.approx(ended.json["evaluation"]["quantized"]["loss"], rel=1e-5)
 
 
+def test_calibration_images_are_reconstructed_on_unless_a_recipe_is_named(ofqctl):
+    arguments = ("quantize", "vit_tiny_patch16_224", *TINY, *FEW, "--json")
+    ended = ofqctl(*arguments, *DIGITS, "--time-budget", 1, "--output", "with")
+    assert ended.json["recipe"] == "ptq/best"
+    assert any("the time budget allowed" in note for note in ended.json["notes"])
+    assert ofqctl(*arguments, "--output", "without").json["recipe"] == "ptq/minmax"
+
+
 def test_fewer_calibration_images_than_asked_for_are_told(ofqctl):
-    few = ("quantize", "vit_tiny_patch16_224", *TINY, *DIGITS, "--calib-images", 5000)
-    ended = ofqctl(*few, "--output", "a")
+    few = ("--recipe", "ptq/minmax", *DIGITS, "--calib-images", 5000)
+    ended = ofqctl("quantize", "vit_tiny_patch16_224", *TINY, *few, "--output", "a")
     assert ended.code == 0
     assert "digits/train has 1437 images, 5000 were asked for" in ended.err
 
