@@ -42,8 +42,8 @@ def quantize(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help=f"Name of a recipe (see `ofqctl recipe ls`), or a YAML file; by default {WITH_IMAGES} with --calib-data, "
-            f"else {WITHOUT_IMAGES}.",
+            help="Name of a recipe (see `ofqctl recipe ls`), or a YAML file; "
+            f"by default {WITH_IMAGES} with --calib-data, else {WITHOUT_IMAGES}.",
             metavar="NAME|FILE",
             rich_help_panel="Recipe",
         ),

@@ -32,6 +32,7 @@ def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
     yield f"size      {size['float_model'] / size['total']:.1f} times smaller"
     if figures:
         yield f"measured  on {figures['quantized']['images']} images of {figures['data']}; {figures['labels']}"
+        yield paired_line(figures["paired"])
         yield from (f"          {note}" for note in figures["data_notes"])
         if figures["skipped"]:
             yield f"skipped   {len(figures['skipped'])} images, first {figures['skipped'][0]['image']}"
@@ -39,6 +40,12 @@ def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
         yield "measured  nothing: accuracy is unknown (--data DATA measures it)"
     yield f"quantized {result['quantized_modules']} modules"
     yield from left_float_lines(result["left_float"])
+
+
+def paired_line(paired: dict[str, Any]) -> str:
+    """The difference on the same images."""
+    change = f"{paired['difference']:+.2f} ± {paired['standard_error']:.2f} points of top-1"
+    return f"          {change}, image by image: {paired['lost']} lost, {paired['gained']} gained"
 
 
 def left_float_lines(left_float: list[dict[str, str]]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """One way to compute logits and figures over float models, quantized models and artifacts."""
 
-from ofqctl.evaluation.metrics import Metrics, evaluate, predict
+from ofqctl.evaluation.metrics import Metrics, evaluate, paired, predict
 from ofqctl.evaluation.subject import (
     Normalization,
     Subject,
@@ -23,5 +23,6 @@ __all__ = [
     "of_run",
     "open_run",
     "open_subject",
+    "paired",
     "predict",
 ]

@@ -12,7 +12,7 @@ from ofqctl.artifact import check_output, save_run, serialize
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.errors import RecipeError
-from ofqctl.evaluation import evaluate, of_model
+from ofqctl.evaluation import evaluate, of_model, paired
 from ofqctl.jobs.calibrating import calibration_images
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision
@@ -122,6 +122,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
                 progress=progress,
             )
             figures = about_data(evaluation, subject) | {name: found.as_dict() for name, found in metrics.items()}
+            figures["paired"] = paired(metrics["float"], metrics["quantized"])
             calibration.notes += watched.notes
     config = run_config(loaded, recipe, task.plan, weights, float_bytes)
     results = about_run(model, config, weights) | {
