@@ -23,7 +23,7 @@ def test_each_recipe_makes_a_run_that_evaluates_as_it_was_measured(ofqctl, name)
 
 
 def test_calibration_images_are_reconstructed_on_unless_a_recipe_is_named(ofqctl):
-    arguments = ("quantize", "vit_tiny_patch16_224", *TINY, *FEW, "--json")
+    arguments = ("quantize", "vit_tiny_patch16_224", *TINY, "--wbits", 4, *FEW, "--json")
     ended = ofqctl(*arguments, *DIGITS, "--time-budget", 1, "--output", "with")
     assert ended.json["recipe"] == "ptq/best"
     assert any("the time budget allowed" in note for note in ended.json["notes"])

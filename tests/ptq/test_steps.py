@@ -22,6 +22,13 @@ def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step)
     assert quantized(step).error < 0.8 * quantized().error
 
 
+def test_a_model_with_many_bits_is_not_reconstructed_unless_asked_for(quantized):
+    whole = ("weights.bits=8", "activations.bits=8")
+    rounded = quantized(assignments=whole).error
+    assert quantized(RECONSTRUCT, assignments=whole).error == pytest.approx(rounded)
+    assert quantized({**RECONSTRUCT, "below": 9}, assignments=whole).error < rounded
+
+
 def test_channels_of_unlike_ranges_cost_less_once_they_are_folded(quantized):
     whole = ("activations.granularity=tensor", "activations.range=minmax", "weights.bits=8")
     assert quantized(FOLD, assignments=whole).error < 0.8 * quantized(assignments=whole).error
