@@ -1,4 +1,4 @@
-"""What training starts from: a float model, or what an earlier run knows."""
+"""What training and quantization start from: a float model, or what an earlier run knows."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
