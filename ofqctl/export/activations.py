@@ -40,18 +40,18 @@ class Codes:
 
 def step_of(graph: Writer, operand: Operand) -> str:
     """The steps; in one dimension if they vary along one only."""
-    return graph.floats(_flat(operand.step), f"{operand.name}.step")
+    return graph.floats(_flat(operand.step))
 
 
 def offset_of(graph: Writer, operand: Operand) -> str:
     """The offsets, as they are stored."""
-    return graph.floats(operand.offset, f"{operand.name}.offset")
+    return graph.floats(operand.offset)
 
 
 def after_of(graph: Writer, operand: Operand) -> str:
     """The shift behind rounding, as it is stored."""
     assert operand.after is not None
-    return graph.floats(operand.after, f"{operand.name}.after")
+    return graph.floats(operand.after)
 
 
 def zero_of(graph: Writer, codes: Codes, to: int) -> str:
@@ -104,7 +104,7 @@ def write_codes(graph: Writer, x: str, codes: Codes) -> None:
     """
     operand, signed, out = codes.operand, codes.signed, codes.tensor
     if operand.before is not None:
-        x = graph.op("Add", x, graph.floats(operand.before, f"{operand.name}.before"))
+        x = graph.op("Add", x, graph.floats(operand.before))
     attributes = axis_attribute(operand.step, codes.rank)
     if (operand.step.ndim and not attributes) or operand.offset.any():
         x = graph.op("Div", x, steps_like(graph, operand))

@@ -6,7 +6,7 @@ alone, so that a runtime computes them once.
 """
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ofqctl.export.graph import Writer
 from ofqctl.export.sites import Weight
@@ -17,6 +17,7 @@ _OPSET_OF_BITS = {2: 25, 4: 21}
 
 
 _TYPES = {2: TensorProto.UINT2, 4: TensorProto.UINT4, 8: TensorProto.UINT8}
+_NEW = (TensorProto.UINT2,)  # runtimes that know these also add 8-bit integers
 
 
 class WeightWriter:
@@ -44,55 +45,54 @@ class WeightWriter:
     def values(self, weight: Weight) -> str:
         """The decoded weight, float32, to the bit what the quantizers make of it."""
         graph = self._graph
-        codes = self._cast(weight, TensorProto.FLOAT)
-        codes = codes if weight.multiplier == 1 else graph.op("Mul", codes, graph.floats(weight.multiplier))
+        codes = self._codes(weight, TensorProto.FLOAT, weight.multiplier)
         return graph.op("Mul", graph.op("Add", codes, graph.floats(weight.zero)), self.units(weight))
 
-    def integers(self, weight: Weight, *, signed: bool) -> str:
-        """``multiplier * (code + offset)``: int8, or uint8 with 128 added."""
-        graph = self._graph
-        zero = np.asarray(weight.zero, np.int8) if signed else np.asarray(weight.zero + 128, np.uint8)
-        scale = graph.floats(1.0 / weight.multiplier)
-        return graph.op("QuantizeLinear", self._cast(weight, TensorProto.FLOAT), scale, graph.constant(zero))
+    def codes(self, weight: Weight, *, multiplier: int = 1, signed: bool = False) -> str:
+        """The codes counted from the grid's lowest, uint8 or int8, times 1 or 2."""
+        return self._codes(weight, TensorProto.INT8 if signed else TensorProto.UINT8, multiplier)
 
-    def unsigned(self, weight: Weight) -> str:
-        """The codes counted from the grid's lowest, uint8."""
-        return self._cast(weight, TensorProto.UINT8)
+    def centred(self, weight: Weight) -> str:
+        """``multiplier * (code + offset)``, int8."""
+        graph, zero = self._graph, self._graph.constant(np.asarray(weight.zero, np.int8))
+        return graph.op(
+            "QuantizeLinear", self._codes(weight, TensorProto.FLOAT), graph.floats(1.0 / weight.multiplier), zero
+        )
 
     def units(self, weight: Weight) -> str:
         """What 1 of the integers is worth, in the shape of the steps."""
         return self._graph.floats(weight.unit, f"{weight.name}.step")
 
-    def _cast(self, weight: Weight, to: int) -> str:
-        """The codes counted from the grid's lowest, as numbers of type ``to``."""
-        graph, name, bits = self._graph, f"{weight.name}.codes", weight.grid.bits
+    def _codes(self, weight: Weight, to: int, multiplier: int = 1) -> str:
+        """The codes counted from the grid's lowest, times 1 or 2, as numbers of type ``to``."""
+        graph, name, kind = self._graph, f"{weight.name}.codes", self._types.get(weight.grid.bits)
         self.written[weight.name] = weight
-        kind = self._types.get(bits)
-        if kind is not None:
-            stored = graph.raw(name, kind, weight.shape, weight.packed)
+        if kind is None:
+            return self._unpack(weight, to, multiplier)
+        stored = graph.raw(name, kind, weight.shape, weight.packed)
+        if multiplier == 1:
             return stored if kind == to else graph.op("Cast", stored, to=to)
-        codes = self._unpack(weight)
-        return codes if to == TensorProto.UINT8 else graph.op("Cast", codes, to=to)
+        between = to if kind in _NEW else TensorProto.FLOAT
+        codes = graph.op("Cast", stored, to=between)
+        doubled = graph.op("Add", codes, codes)
+        return doubled if between == to else graph.op("Cast", doubled, to=to)
 
-    def _unpack(self, weight: Weight) -> str:
-        """Codes of 3, 5, 6 or 7 bits from their stream: each lies in one byte or two, lowest bits first."""
-        graph, bits, count = self._graph, weight.grid.bits, weight.codes.size
-        packed = weight.packed
+    def _unpack(self, weight: Weight, to: int, multiplier: int) -> str:
+        """From a stream: the bytes of every eight codes as one integer, shifted to each of them, other bits cleared."""
+        graph, bits, count, packed = self._graph, weight.grid.bits, weight.codes.size, weight.packed
+        kind = np.uint32 if bits * _GROUP < np.iinfo(np.uint32).bits else np.uint64
         stream = graph.raw(f"{weight.name}.codes", TensorProto.UINT8, [len(packed)], packed)
         groups = -(-count // _GROUP)
         missing = groups * bits - len(packed)
         if missing:
             stream = graph.op("Pad", stream, graph.shape([0, missing]))
-        rows = graph.op("Reshape", graph.op("Cast", stream, to=TensorProto.UINT32), graph.shape([groups, bits]))
-        first = [i * bits // 8 for i in range(_GROUP)]
-        low = graph.op("Gather", rows, graph.shape(first), axis=1)
-        high = graph.op("Gather", rows, graph.shape([min(j + 1, bits - 1) for j in first]), axis=1)
-        upper = graph.op("BitShift", high, graph.constant(np.full(1, 8, np.uint32)), direction="LEFT")
-        word = graph.op("BitwiseOr", low, upper)
-        shifts = np.array([i * bits % 8 for i in range(_GROUP)], np.uint32)
-        shifted = graph.op("BitShift", word, graph.constant(shifts), direction="RIGHT")
-        codes = graph.op("BitwiseAnd", shifted, graph.constant(np.uint32(2**bits - 1)))
-        flat = graph.op("Reshape", graph.op("Cast", codes, to=TensorProto.UINT8), graph.shape([-1]))
+        stream = graph.op("Cast", stream, to=helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
+        places = np.array([[multiplier << 8 * place] for place in range(bits)], kind)
+        words = graph.op("MatMul", graph.op("Reshape", stream, graph.shape([groups, bits])), graph.constant(places))
+        shifts = np.array([bits * place for place in range(_GROUP)], kind)
+        shifted = graph.op("BitShift", words, graph.constant(shifts), direction="RIGHT")
+        codes = graph.op("BitwiseAnd", shifted, graph.constant(kind(multiplier * (2**bits - 1))))
+        codes = graph.op("Cast", codes, to=to)
         if groups * _GROUP > count:
-            flat = graph.op("Slice", flat, graph.shape([0]), graph.shape([count]))
-        return graph.op("Reshape", flat, graph.shape(weight.shape))
+            codes = graph.op("Slice", graph.vector(codes), graph.shape([0]), graph.shape([count]))
+        return graph.op("Reshape", codes, graph.shape(weight.shape))

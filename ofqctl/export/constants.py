@@ -22,20 +22,11 @@ def compact(graph: Writer, initializers: list[onnx.TensorProto]) -> dict[str, st
         For each name that is no longer there, the tensor that takes its place.
     """
     replaced: dict[str, str] = {}
-    known: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     for tensor in initializers:
-        key = (tensor.data_type, tuple(tensor.dims), tensor.raw_data or tensor.SerializeToString())
-        if key in known:
-            replaced[tensor.name] = known[key]
-            continue
-        name = tensor.name
-        if np.prod(tensor.dims) > _WORTH and tensor.data_type in (TensorProto.INT64, TensorProto.FLOAT):
-            name = _smaller(graph, tensor) or name
-        if name == tensor.name:
-            graph.initializers[name] = tensor
-        else:
+        large = np.prod(tensor.dims) > _WORTH and tensor.data_type in (TensorProto.INT64, TensorProto.FLOAT)
+        name = (_smaller(graph, tensor) if large else None) or graph.adopt(tensor)
+        if name != tensor.name:
             replaced[tensor.name] = name
-        known[key] = name
     return replaced
 
 

@@ -63,13 +63,22 @@ class IntegerConvolutions:
             scaled = graph.op("ReduceSum", scaled, graph.shape([1]), keepdims=0)
         constant = None if product.bias is None else graph.floats(product.bias)
         if shift is not None:
-            whole = graph.op("Expand", graph.floats(shift), graph.shape([1, *window.size]))
-            rows = self._cut(whole, weight, window, each=False)
-            mapped = graph.op("MatMul", rows, self._weights.values(matrix))
+            mapped = self._map_shift(shift, weight, window)
             constant = mapped if constant is None else graph.op("Add", mapped, constant)
         added = scaled if constant is None else graph.op("Add", scaled, constant)
         turned = graph.op("Transpose", added, perm=[0, 2, 1])
         graph.op("Reshape", turned, graph.shape([-1, weight.shape[0], height, width]), out=out)
+
+    def _map_shift(self, shift: Array, weight: Weight, window: Window) -> str:
+        """What a shift adds to each patch, (1, patches, out): as it is, or computed at load where that is smaller."""
+        graph, matrix = self._graph, weight.as_matrix()
+        (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
+        whole = np.broadcast_to(shift, (1, *window.size))
+        if rows * columns * weight.shape[0] <= shift.size:
+            apart = whole.reshape(window.size[0], rows, height, columns, width).transpose(1, 3, 0, 2, 4)
+            return graph.floats(apart.reshape(1, rows * columns, -1) @ matrix.values())
+        cut = self._cut(graph.op("Expand", graph.floats(shift), graph.shape(whole.shape)), weight, window, each=False)
+        return graph.op("MatMul", cut, self._weights.values(matrix))
 
     def _cut(self, image: str, weight: Weight, window: Window, *, each: bool) -> str:
         """(batch, in, H, W) -> (batch, patches, in * kernel), or (batch, in, patches, kernel) channel by channel."""

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 OWN = "~"  # names that this program gives to tensors start with it
+_COMPUTED, _FEW = ("Mul", "Reshape"), 256  # operators, and elements that cost less in a file than a node at load
 
 
 class Writer:
@@ -31,6 +33,8 @@ class Writer:
     def op(self, kind: str, *inputs: str, out: str | None = None, name: str = "", **attributes: Any) -> str:
         """Write a node with one output, unless one that computes the same is there already.
 
+        What a product or a change of shape makes of a few constants is computed here, and is a constant itself.
+
         Args:
             kind: Type of the operator.
             inputs: Names of tensors; empty for one that is left out.
@@ -41,6 +45,8 @@ class Writer:
         Returns:
             The name of the output.
         """
+        if kind in _COMPUTED and out is None and all(self._is_small(name) for name in inputs):
+            return self._compute(kind, inputs, attributes)
         known = (kind, inputs, repr(attributes))
         if out is None and known in self._written:
             return self._written[known]
@@ -58,16 +64,34 @@ class Writer:
     def constant(self, value: ArrayLike, name: str | None = None) -> str:
         """The name of an initializer; equal ones without a given name are one."""
         array = np.asarray(value)
+        if name is not None:
+            self.initializers.setdefault(name, _tensor(array, name))
+            return name
         key = (str(array.dtype), array.shape, array.tobytes())
-        if name is None and key in self._shared:
-            return self._shared[key]
-        found = name or self.fresh()
-        self.initializers.setdefault(
-            found, numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), found)
-        )
-        if name is None:
-            self._shared[key] = found
-        return found
+        if key not in self._shared:
+            self._shared[key] = self.fresh()
+            self.initializers[self._shared[key]] = _tensor(array, self._shared[key])
+        return self._shared[key]
+
+    def adopt(self, tensor: onnx.TensorProto) -> str:
+        """The name of an initializer that another graph has: its own, or that of an equal one."""
+        array = numpy_helper.to_array(tensor)
+        name = self._shared.setdefault((str(array.dtype), array.shape, array.tobytes()), tensor.name)
+        if name == tensor.name:
+            self.initializers[name] = tensor
+        return name
+
+    def _is_small(self, name: str) -> bool:
+        """Whether it is a constant of few elements that no reader of the file knows by its name."""
+        tensor = self.initializers.get(name) if name.startswith(OWN) else None
+        return tensor is not None and int(np.prod(tensor.dims)) <= _FEW
+
+    def _compute(self, kind: str, inputs: tuple[str, ...], attributes: dict[str, Any]) -> str:
+        names = [f"{index}" for index, _ in enumerate(inputs)]
+        node = helper.make_node(kind, names, ["out"], **attributes)
+        values = (numpy_helper.to_array(self.initializers[name]) for name in inputs)
+        (value,) = ReferenceEvaluator(node).run(None, dict(zip(names, values, strict=True)))
+        return self.constant(value)
 
     def floats(self, value: ArrayLike, name: str | None = None) -> str:
         """As :meth:`constant`, float32."""
@@ -86,3 +110,7 @@ class Writer:
         if name not in self.initializers:
             self.initializers[name] = helper.make_tensor(name, kind, shape, content, raw=True)
         return name
+
+
+def _tensor(array: NDArray[Any], name: str) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)

@@ -28,7 +28,7 @@ from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.sites import Array, Operand, Product, Weight
 
-_INT16_MAX = 32767
+_INT8_MAX, _INT16_MAX = 127, 32767
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ class IntegerProducts:
 
     def integers(self, weight: Weight, left_bits: int) -> Right:
         """The integers of a weight, in a type that no kernel saturates on; codes only where it is ``widened``."""
-        if weight.zero.ndim or weight.widened:
-            zero = np.asarray(weight.grid.low) if weight.widened else weight.zero
-            return Right(self._weights.unsigned(weight), zero, signed=False)
-        if saturates(left_bits, weight.largest):
-            return Right(self._weights.integers(weight, signed=False), np.asarray(-128), signed=False)
-        return Right(self._weights.integers(weight, signed=True), np.asarray(0), signed=True)
+        weights, counted = self._weights, weight.multiplier * (weight.grid.high - weight.grid.low)
+        if weight.widened:
+            return Right(weights.codes(weight), np.asarray(weight.grid.low), signed=False)
+        if counted <= _INT8_MAX and not saturates(left_bits, counted):
+            return Right(weights.codes(weight, multiplier=weight.multiplier, signed=True), weight.zero, signed=True)
+        if not weight.zero.ndim and not saturates(left_bits, weight.largest):
+            return Right(weights.centred(weight), np.asarray(0), signed=True)
+        return Right(weights.codes(weight, multiplier=weight.multiplier), weight.zero, signed=False)
 
     def matmul(self, product: Product, left: Codes, right: Codes, place: "Place", out: str) -> None:
         """(..., M, K) and (..., N, K) or (..., K, N) -> (..., M, N), times ``place.factor``."""
@@ -212,10 +214,15 @@ class IntegerProducts:
                 shift = graph.op("Reshape", after_of(graph, right.operand), graph.shape(_turned(theirs).shape))
                 rows.append(graph.op("MatMul", write_values(graph, left), self._times(shift, place.factor)))
         elif theirs is not None:  # (..., 1, N): the sums of the rows of the left operand, times the shift
-            sums = self._scale(self._sum_of_rows(left, place.depth), left, None)
-            if ours is not None:
-                sums = graph.op("Add", sums, graph.floats(ours.sum(-1, keepdims=True)))
-            rows.append(graph.op("Mul", sums, self._times(after_of(graph, right.operand), place.factor)))
+            sums, shift = (
+                self._sum_of_rows(left, place.depth),
+                self._times(after_of(graph, right.operand), place.factor),
+            )
+            if ours is None:
+                rows.append(self._scale(sums, left, shift, by_column=True))
+            else:
+                sums = self._scale(sums, left, None)
+                rows.append(graph.op("Mul", graph.op("Add", sums, graph.floats(ours.sum(-1, keepdims=True))), shift))
         if ours is not None:  # (..., 1, K): a number for each column of the product
             shift = after_of(graph, left.operand)
             shift = shift if ours.ndim > 1 else graph.op("Reshape", shift, graph.shape([1, -1]))

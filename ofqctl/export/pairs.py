@@ -19,7 +19,7 @@ def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
     """
     operand = codes.operand
     if operand.before is not None:
-        x = graph.op("Add", x, graph.floats(operand.before, f"{operand.name}.before"))
+        x = graph.op("Add", x, graph.floats(operand.before))
     step, low, high = np.float32(1.0), operand.grid.low, operand.grid.high
     if _has_one_step(operand):
         step = np.float32(operand.step)
@@ -39,7 +39,7 @@ def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
         rest += [("Add", offset_of(graph, operand))] if operand.offset.any() else []
         rest.append(("Mul", steps_like(graph, operand)))
     if operand.after is not None:
-        rest.append(("Add", graph.floats(operand.after, f"{operand.name}.after")))
+        rest.append(("Add", graph.floats(operand.after)))
     value = graph.op("DequantizeLinear", codes.tensor, *_scale(graph, operand), out=None if rest else out)
     for index, (kind, by) in enumerate(rest, 1):
         value = graph.op(kind, value, by, out=out if index == len(rest) else None)
@@ -52,7 +52,7 @@ def write_weight(graph: Writer, weights: WeightWriter, weight: Weight, out: str)
         return
     rows = weight.step.size
     asymmetric = weight.zero.ndim > 0
-    integers = weights.unsigned(weight) if asymmetric else weights.integers(weight, signed=True)
+    integers = weights.codes(weight) if asymmetric else weights.centred(weight)
     flat = graph.op("Reshape", integers, graph.shape([rows, -1]))
     zero = (-weight.zero.reshape(-1)).astype(np.uint8) if asymmetric else np.zeros(rows, np.int8)
     value = graph.op("DequantizeLinear", flat, graph.vector(weights.units(weight)), graph.constant(zero), axis=0)

@@ -14,6 +14,7 @@ from torch import nn
 from ofqctl.errors import ModelError
 from ofqctl.export.codes import OPSET
 from ofqctl.export.sites import Sites
+from ofqctl.export.splitting import join_slices
 
 INPUT, OUTPUT = "image", "logits"
 _FOLDED = 64  # elements: larger constants are left to the runtime, which computes them at load
@@ -58,7 +59,9 @@ def trace(
         ) from error
     assert program is not None
     onnxscript.optimizer.optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
-    return program.model_proto
+    model = program.model_proto
+    join_slices(model)
+    return model
 
 
 @contextlib.contextmanager

@@ -113,7 +113,9 @@ def test_a_wrong_graph_is_found_out(w2a2):
 def test_a_wrong_code_is_found_out(w2a2):
     quantized, graph, content = write(w2a2)
     model = onnx.load_from_string(content)
-    before = next(t for t in model.graph.initializer if t.name == "blocks.0.attn.proj.input.before")
+    taken = next(q.input for q in graph.lowered.quantizations if q.operand == "blocks.0.attn.proj.input")
+    added = next(node.input[1] for node in model.graph.node if node.op_type == "Add" and node.input[0] == taken)
+    before = next(t for t in model.graph.initializer if t.name == added)
     before.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(before) + np.float32(0.05), before.name))
     found = check_exactness(model.SerializeToString(), graph.lowered, quantized.model, images_of(w2a2))
     assert found.different > 0

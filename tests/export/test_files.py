@@ -47,8 +47,13 @@ def test_weights_of_every_width_are_stored_at_it_and_decoded_at_load(streamed, b
     weight = Weight("w", codes.shape, grid, codes, step, np.float32(0.5 if bits < 8 else 0.0).reshape(()))
     graph = Writer()
     writer = WeightWriter(graph, streamed)
-    names = writer.values(weight), writer.integers(weight, signed=True)
-    kinds = TensorProto.FLOAT, TensorProto.INT8
+    names = (
+        writer.values(weight),
+        writer.centred(weight),
+        writer.codes(weight, multiplier=weight.multiplier),
+        writer.codes(weight, multiplier=1, signed=bits < 8),
+    )
+    kinds = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT8 if bits < 8 else TensorProto.UINT8
     outputs = [helper.make_tensor_value_info(n, kind, [rows, columns]) for n, kind in zip(names, kinds, strict=True)]
     model = helper.make_model(
         helper.make_graph(graph.nodes, "g", [], outputs, list(graph.initializers.values())),
@@ -57,10 +62,12 @@ def test_weights_of_every_width_are_stored_at_it_and_decoded_at_load(streamed, b
     )
     stored = graph.initializers["w.codes"].raw_data
     assert len(stored) == -(-codes.size * bits // 8)
-    values, integers = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    values, integers, doubled, counted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
     expected = (codes + weight.offset) * step
     assert np.array_equal(values, expected)
     assert np.array_equal(integers, np.rint((codes + weight.offset) * weight.multiplier))
+    assert np.array_equal(doubled, (codes - grid.low) * weight.multiplier)
+    assert np.array_equal(counted, codes - grid.low)
 
 
 @given(bits=st.integers(2, 8), largest=st.integers(1, 255))
