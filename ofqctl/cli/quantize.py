@@ -68,7 +68,7 @@ def quantize(
     candidates: Annotated[
         str,
         typer.Option(help="Widths that a layer can get.", metavar="N,N,...", rich_help_panel=_MIXED),
-    ] = "2,3,4,8",
+    ] = "2,3,4,5,6,8",
     cost: Annotated[
         Cost,
         typer.Option(

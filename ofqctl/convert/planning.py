@@ -12,7 +12,7 @@ from ofqctl.convert.survey import Seen, Shape, Survey, survey
 from ofqctl.convert.tensors import Kind, plan_operand
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.layers.attention.forms import form_of, why_no_form, why_no_qkr
-from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
+from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights, resolve_range
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer
 
@@ -194,7 +194,7 @@ def _plan_weight(weights: Weights, shape: Sequence[int]) -> QuantizerPlan | None
         bits=weights.bits,
         step_shape=(*channels, *ones) if weights.granularity == "channel" else (1,) * len(shape),
         symmetric=weights.symmetric or weights.method != "uniform",
-        range=weights.range,
+        range=resolve_range(weights.range, weights.bits),
         percentile=weights.percentile,
         start=weights.start,
     )

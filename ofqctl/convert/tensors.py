@@ -3,7 +3,7 @@
 from typing import Literal
 
 from ofqctl.convert.survey import Seen, Shape
-from ofqctl.recipe import FLOAT_BITS, Activations, QuantizerPlan
+from ofqctl.recipe import FLOAT_BITS, Activations, QuantizerPlan, resolve_range
 
 Kind = Literal["features", "pixels", "feature_map", "heads", "values", "softmax", "head_features"]
 """Without the batch: features (*tokens, C); pixels and feature_map (C, H, W); heads and values (*heads, N, d);
@@ -60,7 +60,8 @@ def plan_operand(
         shift_shape=shift_shape(kind, shape) if shape is not None and activations.shifts else None,
         signed=signed,
         symmetric=activations.symmetric or activations.method != "uniform",
-        range=activations.range,
+        whole=kind != "pixels",
+        range=resolve_range(activations.range, activations.bits),
         percentile=activations.percentile,
         start=activations.start,
     )

@@ -74,9 +74,10 @@ class IntegerConvolutions:
         graph, matrix = self._graph, weight.as_matrix()
         (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
         whole = np.broadcast_to(shift, (1, *window.size))
-        if rows * columns * weight.shape[0] <= shift.size:
+        patches = 1 if shift.ndim < 3 or shift.shape[-2:] == (1, 1) else rows * columns  # that differ
+        if patches == 1 or patches * weight.shape[0] <= shift.size:
             apart = whole.reshape(window.size[0], rows, height, columns, width).transpose(1, 3, 0, 2, 4)
-            return graph.floats(apart.reshape(1, rows * columns, -1) @ matrix.values())
+            return graph.floats(apart.reshape(1, rows * columns, -1)[:, :patches] @ matrix.values())
         cut = self._cut(graph.op("Expand", graph.floats(shift), graph.shape(whole.shape)), weight, window, each=False)
         return graph.op("MatMul", cut, self._weights.values(matrix))
 

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 OWN = "~"  # names that this program gives to tensors start with it
-_COMPUTED, _FEW = ("Mul", "Reshape"), 256  # operators, and elements that cost less in a file than a node at load
+_COMPUTED, _FEW = ("Mul", "Reshape"), 64  # operators, and elements that cost less in a file than a node at load
 
 
 class Writer:

@@ -188,15 +188,22 @@ class Sites:
 
 
 def operand_of(name: str, quantizer: Quantizer) -> Operand:
-    """The numbers of an activation quantizer."""
-    offset = torch.as_tensor(quantizer.offset)
+    """The numbers of an activation quantizer; what an offset has beyond an integer is a shift ahead and behind."""
+    step = quantizer.step.detach().clamp(min=MIN_STEP)
+    offset = torch.as_tensor(quantizer.offset).detach()
+    beyond = (offset - offset.round()) * step
+    before: Tensor | None = quantizer.before
+    after: Tensor | None = quantizer.after
+    if beyond.any():
+        before = -beyond if before is None else before - beyond
+        after = beyond if after is None else after + beyond
     return Operand(
         name,
         quantizer.grid,
-        _shared(quantizer.step.detach().clamp(min=MIN_STEP)),
-        _shared(offset.detach()),
-        None if quantizer.before is None else _array(quantizer.before),
-        None if quantizer.after is None else _array(quantizer.after),
+        _shared(step),
+        _shared(offset.round()),
+        None if before is None else _array(before),
+        None if after is None else _array(after),
     )
 
 

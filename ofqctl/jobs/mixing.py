@@ -39,7 +39,7 @@ class Target:
 
     bits: float | None = None
     size: int | None = None
-    candidates: tuple[int, ...] = (2, 3, 4, 8)
+    candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
     cost: Cost = "bits"
 
 

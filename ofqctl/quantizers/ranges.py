@@ -57,12 +57,13 @@ class RangeEstimator:
         if self.method != "minmax":
             self._keep(rows)
 
-    def fit(self, grid: UniformGrid, *, symmetric: bool) -> Fit:
+    def fit(self, grid: UniformGrid, *, symmetric: bool, whole: bool = True) -> Fit:
         """Steps and offsets of each group.
 
         Args:
             grid: Integer range of the codes; starts at 0 if not ``symmetric``.
-            symmetric: Whether the offset is 0; otherwise it is minus the integer zero point.
+            symmetric: Whether the offset is 0; otherwise it is minus the zero point.
+            whole: Whether zero points are integers; otherwise both ends of the range are on the grid.
 
         Returns:
             Two tensors, (groups, 1).
@@ -74,7 +75,7 @@ class RangeEstimator:
             raise ValueError("no values to estimate a range from")
         if not bool(torch.isfinite(self._low).all() and torch.isfinite(self._high).all()):
             raise ValueError("values that are not finite")
-        to_grid = _symmetric if symmetric else _asymmetric
+        to_grid = _symmetric if symmetric else _asymmetric if whole else _between
         if self.method == "percentile":
             return to_grid(*self._percentiles(), grid)
         if self.method == "mse":
@@ -135,6 +136,11 @@ def _asymmetric(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)  # 0 is always on the grid
     step = ((high - low) / grid.high).clamp(min=torch.finfo(low.dtype).tiny)
     return step, (low / step).round().clamp(-grid.high, 0)
+
+
+def _between(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
+    step = ((high - low) / grid.high).clamp(min=MIN_STEP)
+    return step, low / step
 
 
 def _squared_error(rows: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid) -> Tensor:

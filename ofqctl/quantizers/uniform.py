@@ -11,7 +11,7 @@ from ofqctl.recipe.plan import QuantizerPlan
 
 
 class Uniform(Quantizer):
-    """Steps and, for an asymmetric grid, integer zero points from an estimated range; nothing is learned.
+    """Steps and, for an asymmetric grid, zero points from an estimated range; nothing is learned.
 
     The range is the minimum and maximum, percentiles, or the one with the least squared error.
     A symmetric grid is signed unless the plan or the data says that there are no negatives.
@@ -38,7 +38,7 @@ class Uniform(Quantizer):
         if self.plan.symmetric:
             signed = self._estimator.negative if self.plan.signed is None else self.plan.signed
             self.grid = UniformGrid.of_bits(self.plan.bits, signed=signed)
-        step, offset = self._estimator.fit(self.grid, symmetric=self.plan.symmetric)
+        step, offset = self._estimator.fit(self.grid, symmetric=self.plan.symmetric, whole=self.plan.whole)
         self.step.copy_(step.clamp(min=MIN_STEP).reshape(self.step.shape))
         if isinstance(self.offset, Tensor):
             self.offset.copy_(offset.reshape(self.offset.shape))

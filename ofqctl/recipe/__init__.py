@@ -1,7 +1,7 @@
 """What to do: recipes (for any model) and plans (for one model). Free of torch."""
 
 from ofqctl.recipe.plan import LeftFloat, ModulePlan, Plan, QuantizerPlan
-from ofqctl.recipe.schema import FLOAT_BITS, Activations, Override, Recipe, Weights
+from ofqctl.recipe.schema import FLOAT_BITS, Activations, Override, Recipe, Weights, resolve_range
 
 __all__ = [
     "FLOAT_BITS",
@@ -13,4 +13,5 @@ __all__ = [
     "QuantizerPlan",
     "Recipe",
     "Weights",
+    "resolve_range",
 ]

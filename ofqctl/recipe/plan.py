@@ -30,7 +30,8 @@ class QuantizerPlan(Frozen):
         step_shape: Shape of the step, aligned with the last dimensions of the tensor; (1, 1) or () is one step for all.
         shift_shape: Shape of the learned shifts ahead of rounding and behind it, or None for no shifts.
         signed: Whether codes may be negative; None leaves it to the data.
-        symmetric: Whether real 0 is code 0 (or half a step off); otherwise each step has an integer zero point.
+        symmetric: Whether real 0 is code 0 (or half a step off); otherwise each step has a zero point.
+        whole: Whether those zero points are integers, so that real 0 is on the grid; an image's need not be.
         range: How a static range is chosen.
         percentile: Share of the values a static range covers with ``range: percentile``, in percent.
         start: Where learned steps and shifts start.
@@ -42,6 +43,7 @@ class QuantizerPlan(Frozen):
     shift_shape: tuple[int, ...] | None = None
     signed: bool | None = True
     symmetric: bool = True
+    whole: bool = True
     range: RangeMethod = "minmax"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     start: StartMethod = "mean"

@@ -10,12 +10,21 @@ from ofqctl.recipe.training import Training
 
 FLOAT_BITS = 32
 LOW_BITS = (2, 3, 4, 5, 6, 7, 8)
+RangeChoice = Literal[RangeMethod, "auto"]
+_CLIP_NOTHING = 8  # bits from which `auto` clips nothing: what clipping gains in resolution is worth less there
 
 
 def _known_width(bits: int) -> int:
     if bits not in LOW_BITS and bits != FLOAT_BITS:
         raise ValueError(f"{bits} bits; allowed are 2-8, or {FLOAT_BITS} for float")
     return bits
+
+
+def resolve_range(choice: RangeChoice, bits: int) -> RangeMethod:
+    """The method that a recipe's ``range`` stands for at a width."""
+    if choice == "auto":
+        return "minmax" if bits >= _CLIP_NOTHING else "mse"
+    return choice
 
 
 Bits = Annotated[int, Field(strict=True), AfterValidator(_known_width)]
@@ -29,7 +38,7 @@ class Weights(Frozen):
         method: ``statsq``, ``lsq`` or ``uniform``.
         granularity: What shares a step: an output ``channel`` or the whole ``tensor``.
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
-        range: With ``uniform``: how the range is chosen.
+        range: With ``uniform``: how the range is chosen; ``auto`` is ``minmax`` at 8 bits and ``mse`` below.
         percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
         start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
             (``mse``; shifts then start with the grid centred on each mean).
@@ -39,7 +48,7 @@ class Weights(Frozen):
     method: WeightMethod = "uniform"
     granularity: Literal["channel", "tensor"] = "channel"
     symmetric: bool = True
-    range: RangeMethod = "mse"
+    range: RangeChoice = "mse"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     start: StartMethod = "mean"
 
@@ -55,7 +64,7 @@ class Activations(Frozen):
             attention each head has steps of its own, and one for its softmax output.
         shifts: With ``lsq``: learned shifts ahead of the quantizer and behind it.
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
-        range: With ``uniform``: how the range is chosen.
+        range: With ``uniform``: how the range is chosen; ``auto`` is ``minmax`` at 8 bits and ``mse`` below.
         percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
         start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
             (``mse``; shifts then start with the grid centred on each mean).
@@ -66,7 +75,7 @@ class Activations(Frozen):
     granularity: Literal["tensor", "channel", "token", "head"] = "tensor"
     shifts: bool = False
     symmetric: bool = False
-    range: RangeMethod = "mse"
+    range: RangeChoice = "mse"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     start: StartMethod = "mean"
 

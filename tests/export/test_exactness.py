@@ -29,7 +29,7 @@ RUNS = {
         "weights.granularity=tensor",
         "activations.symmetric=true",
     ),
-    "a step for each channel of the image, with zero points": ("ptq/minmax", "first.activations.granularity=channel"),
+    "one step for the image, with a zero point": ("ptq/minmax", "first.activations.granularity=tensor"),
 }
 
 

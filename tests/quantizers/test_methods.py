@@ -169,6 +169,35 @@ def test_minmax_covers_every_value_and_keeps_zero_on_an_asymmetric_grid(bits, se
     assert (quantizer(torch.zeros(3, 1)) == 0).all()
 
 
+@given(
+    mean=st.floats(0.3, 0.6),
+    std=st.floats(0.15, 0.5),
+    method=st.sampled_from(["minmax", "mse"]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=20, deadline=None)
+def test_the_pixels_of_an_image_are_exact_at_8_bits_without_whole_zero_points(mean, std, method, seed):
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(seed))
+    pixels[0, :, 0, :2] = torch.tensor([0, 255])
+    x = (pixels / 255 - mean) / std
+    plan = QuantizerPlan(method="uniform", step_shape=(3, 1, 1), bits=8, symmetric=False, whole=False, range=method)
+    quantizer = Uniform(plan)
+    quantizer.observe(x)
+    quantizer.finish()
+    assert torch.allclose(quantizer(x), x, atol=1e-5)
+    assert torch.equal(quantizer.encode(x).codes.to(torch.int64), pixels)
+
+
+def test_a_channel_of_one_value_keeps_it_without_whole_zero_points():
+    quantizer = Uniform(
+        QuantizerPlan(method="uniform", step_shape=(2, 1, 1), bits=8, symmetric=False, whole=False, range="minmax")
+    )
+    x = torch.full((1, 2, 4, 4), 0.7)
+    quantizer.observe(x)
+    quantizer.finish()
+    assert torch.allclose(quantizer(x), x, atol=1e-5)
+
+
 def test_percentile_ignores_outliers_and_least_error_beats_minmax():
     torch.manual_seed(0)
     x = torch.randn(1, 20_000)
