@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/ofqctl bench infer runs/demo/digits-w2a2/model.onnx --against runs/demo/digits-float --data digits
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -18,19 +18,16 @@ from ofqctl.layers import WeightSite
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Piece, find_units, rebatched, walk
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe import FLOAT_BITS, Plan
 from ofqctl.recipe.refining import ReconstructStep
 
 _TIMED = 3  # steps after which a time budget decides how many more there will be
 
 
 def reconstruct(task: Task, step: ReconstructStep) -> None:
-    """Train every unit of the model in turn, if anything in it has few enough bits.
+    """Train every unit of the model in turn.
 
     Memory is that of one unit's training and grows with its batch size, not with the number of images.
     """
-    if _fewest_bits(task.plan) >= step.below:
-        return
     generator = torch.Generator().manual_seed(task.seed)
     images = rebatched(task.images, step.batch_size, flips=step.flips)
     weights = importances(task, images, generator)
@@ -47,11 +44,6 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
         task.notes.append(
             f"reconstruct: the time budget allowed {sum(done) // units} of {step.steps} steps a block, {units} blocks"
         )
-
-
-def _fewest_bits(plan: Plan) -> int:
-    quantizers = (q for module in plan.modules.values() for q in (module.weight, *module.operands.values()))
-    return min((quantizer.bits for quantizer in quantizers if quantizer is not None), default=FLOAT_BITS)
 
 
 def importances(task: Task, images: Batches, generator: torch.Generator) -> dict[str, Tensor]:

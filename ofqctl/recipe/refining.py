@@ -51,7 +51,6 @@ class ReconstructStep(Frozen):
 
     Attributes:
         step: ``reconstruct``.
-        below: Bits; a model of which no quantizer has fewer is left as it is, rounding is near enough.
         steps: Of Adam for each block.
         batch_size: Images in one of them.
         drop: Share of the activations that is left in float, drawn anew in every step.
@@ -62,7 +61,6 @@ class ReconstructStep(Frozen):
     """
 
     step: Literal["reconstruct"]
-    below: int = Field(default=8, ge=3, le=9)
     steps: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)
