@@ -35,18 +35,28 @@ class Pair:
     shifts: bool
 
 
-def fold_layer_norms(model: nn.Module, images: Iterable[Tensor], *, strength: float = 1.0) -> list[Pair]:
+def fold_layer_norms(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    *,
+    strength: float = 1.0,
+    can_take: Callable[[str], bool] = lambda _name: True,
+) -> list[Pair]:
     """Give every channel of a LayerNorm's output the same range, and the Linear layers behind it the difference.
 
     Args:
         model: A timm model in float and evaluation mode; changed in place, its function kept.
         images: Normalized, (B, 3, H, W) each; can be read twice.
         strength: Share of the ratio between ranges that is moved, as its exponent, 0-1.
+        can_take: Says of the name of a Linear whether ranges may be moved into it.
 
     Returns:
         What was found and folded.
     """
     pairs = find_pairs(model, next(iter(images))[:1])
+    pairs = [pair for pair in pairs if all(can_take(name) for name in pair.readers)]
+    if not pairs:
+        return []
     ranges = _ranges(model, [pair.norm for pair in pairs], images)
     for pair in pairs:
         low, high = ranges[pair.norm]

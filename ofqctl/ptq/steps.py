@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from ofqctl.convert import convert, describe
+from ofqctl.convert import convert, describe, make_plan
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq.calibration import calibrate
 from ofqctl.ptq.erq import refine_by_regression
@@ -16,7 +17,7 @@ from ofqctl.ptq.reconstruction import reconstruct
 from ofqctl.ptq.softmax import fit_softmax_steps
 from ofqctl.ptq.task import Clock, Task
 from ofqctl.ptq.units import Batches
-from ofqctl.recipe import Recipe
+from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.refining import ERQStep, EvolutionStep, LayerNormStep, ReconstructStep, SoftmaxStep
 
 _STEPS: dict[type, Callable[[Task, Any], None]] = {
@@ -58,7 +59,8 @@ def quantize_post_training(
     for step in recipe.ptq:
         if isinstance(step, LayerNormStep):
             progress("fold layer norms", 0, None)
-            fold_layer_norms(model, images, strength=step.strength)
+            wide = partial(_has_bits, make_plan(model, recipe, input_size), step.weight_bits)
+            fold_layer_norms(model, images, strength=step.strength, can_take=wide)
     original = copy.deepcopy(model) if any(type(step) in _STEPS for step in recipe.ptq) else model
     plan = convert(model, recipe, input_size)
     calibrate(model, plan, _told(images, progress))
@@ -67,6 +69,12 @@ def quantize_post_training(
         if type(step) in _STEPS:
             _STEPS[type(step)](task, step)
     return task
+
+
+def _has_bits(plan: Plan, least: int, name: str) -> bool:
+    """Whether a layer's weights have so many bits; those of a merged query and key are the block's."""
+    module = plan.modules.get(name) or plan.modules.get(name.rpartition(".")[0])
+    return module is None or module.weight is None or module.weight.bits >= least
 
 
 def _told(images: Batches, progress: Progress) -> Iterator[Tensor]:

@@ -22,16 +22,22 @@ def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step)
     assert quantized(step).error < 0.8 * quantized().error
 
 
-def test_a_model_with_many_bits_is_not_reconstructed_unless_asked_for(quantized):
+def test_reconstruction_brings_models_of_8_bits_nearer_too(quantized):
     whole = ("weights.bits=8", "activations.bits=8")
-    rounded = quantized(assignments=whole).error
-    assert quantized(RECONSTRUCT, assignments=whole).error == pytest.approx(rounded)
-    assert quantized({**RECONSTRUCT, "below": 9}, assignments=whole).error < rounded
+    assert quantized(RECONSTRUCT, assignments=whole).error < quantized(assignments=whole).error
 
 
 def test_channels_of_unlike_ranges_cost_less_once_they_are_folded(quantized):
     whole = ("activations.granularity=tensor", "activations.range=minmax", "weights.bits=8")
     assert quantized(FOLD, assignments=whole).error < 0.8 * quantized(assignments=whole).error
+
+
+@pytest.mark.parametrize("base", ["ptq/mse", "ofq/vit_w4a4"])
+def test_weights_of_few_bits_take_no_ranges_of_a_layer_norm(quantized, base):
+    four = ("weights.bits=4", "last.weights.bits=4")
+    at = {bits: quantized({**FOLD, "weight_bits": bits}, base=base, assignments=four) for bits in (4, 5)}
+    assert at[5].error == quantized(base=base, assignments=four).error
+    assert at[4].error != at[5].error
 
 
 @pytest.mark.parametrize("base", ["ptq/mse", "lsq", "statsq", "ofq/vit_w4a4"])
