@@ -59,8 +59,9 @@ def quantize_post_training(
     for step in recipe.ptq:
         if isinstance(step, LayerNormStep):
             progress("fold layer norms", 0, None)
-            wide = partial(_has_bits, make_plan(model, recipe, input_size), step.weight_bits)
-            fold_layer_norms(model, images, strength=step.strength, can_take=wide)
+            wide = partial(_is_as_wide, make_plan(model, recipe, input_size))
+            can_take = (lambda _name: True) if step.narrower else wide
+            fold_layer_norms(model, images, strength=step.strength, can_take=can_take)
     original = copy.deepcopy(model) if any(type(step) in _STEPS for step in recipe.ptq) else model
     plan = convert(model, recipe, input_size)
     calibrate(model, plan, _told(images, progress))
@@ -71,10 +72,13 @@ def quantize_post_training(
     return task
 
 
-def _has_bits(plan: Plan, least: int, name: str) -> bool:
-    """Whether a layer's weights have so many bits; those of a merged query and key are the block's."""
+def _is_as_wide(plan: Plan, name: str) -> bool:
+    """Whether a layer's weights have as many bits as its input; those of a merged query and key are the block's."""
     module = plan.modules.get(name) or plan.modules.get(name.rpartition(".")[0])
-    return module is None or module.weight is None or module.weight.bits >= least
+    if module is None or module.weight is None:
+        return True
+    inputs = module.operands.get("x") or module.operands.get("input")
+    return inputs is not None and module.weight.bits >= inputs.bits
 
 
 def _told(images: Batches, progress: Progress) -> Iterator[Tensor]:

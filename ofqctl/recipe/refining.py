@@ -16,12 +16,12 @@ class LayerNormStep(Frozen):
     Attributes:
         step: ``layer_norm``.
         strength: Share of the ratio between channels that is moved into the next layer, as its exponent.
-        weight_bits: A LayerNorm is left as it is if weights of fewer bits would have to hold its ranges.
+        narrower: Whether weights take ranges over that have fewer bits than the activations they relieve.
     """
 
     step: Literal["layer_norm"]
     strength: float = Field(default=1.0, gt=0.0, le=1.0)
-    weight_bits: int = Field(default=2, ge=2, le=8)
+    narrower: bool = True
 
 
 class SoftmaxStep(Frozen):

@@ -33,11 +33,13 @@ def test_channels_of_unlike_ranges_cost_less_once_they_are_folded(quantized):
 
 
 @pytest.mark.parametrize("base", ["ptq/mse", "ofq/vit_w4a4"])
-def test_weights_of_few_bits_take_no_ranges_of_a_layer_norm(quantized, base):
+def test_weights_narrower_than_their_inputs_take_no_ranges_of_a_layer_norm(quantized, base):
     four = ("weights.bits=4", "last.weights.bits=4")
-    at = {bits: quantized({**FOLD, "weight_bits": bits}, base=base, assignments=four) for bits in (4, 5)}
-    assert at[5].error == quantized(base=base, assignments=four).error
-    assert at[4].error != at[5].error
+    for bits, folded in ((4, True), (5, False)):
+        assignments = (*four, f"activations.bits={bits}", f"last.activations.bits={bits}")
+        plain = quantized(base=base, assignments=assignments).error
+        assert (quantized({**FOLD, "narrower": False}, base=base, assignments=assignments).error != plain) == folded
+        assert quantized(FOLD, base=base, assignments=assignments).error != plain
 
 
 @pytest.mark.parametrize("base", ["ptq/mse", "lsq", "statsq", "ofq/vit_w4a4"])
