@@ -123,9 +123,13 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_ctrl_c_in_the_middle_leaves_nothing_behind(tmp_path):
     typed = [str(a) for a in quantize_tiny("--output", tmp_path / "runs" / "a")]
     typed[typed.index("calibration.images=8")] = "calibration.images=100000"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ofqctl", *typed], stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore and inherit it
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ofqctl", *typed], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert process.stderr is not None
     assert process.stderr.readline() == "load the model\n"
     time.sleep(0.5)
