@@ -41,7 +41,8 @@ class EndToEnd:
     def faults(self) -> list[str]:
         """Where the graph is clearly worse than the noise floor."""
         graph, floor = self.agreement["graph"], self.agreement["floor"]
-        spread = 3.0 * (max(floor * (1.0 - floor), 1.0 / self.images) / self.images) ** 0.5
+        variance = sum(max(share * (1.0 - share), 1.0 / self.images) for share in (graph, floor))
+        spread = 3.0 * (variance / self.images) ** 0.5  # both are counted on a sample
         faults = []
         if graph < floor - max(_POINTS / 100, spread):
             faults.append(f"top-1 agrees with torch on {graph:.1%} of {self.images} images, noise floor {floor:.1%}")
