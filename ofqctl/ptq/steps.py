@@ -59,8 +59,7 @@ def quantize_post_training(
     for step in recipe.ptq:
         if isinstance(step, LayerNormStep):
             progress("fold layer norms", 0, None)
-            wide = partial(_is_as_wide, make_plan(model, recipe, input_size))
-            can_take = (lambda _name: True) if step.narrower else wide
+            can_take = partial(_can_take, step, make_plan(model, recipe, input_size))
             fold_layer_norms(model, images, strength=step.strength, can_take=can_take)
     original = copy.deepcopy(model) if any(type(step) in _STEPS for step in recipe.ptq) else model
     plan = convert(model, recipe, input_size)
@@ -72,10 +71,13 @@ def quantize_post_training(
     return task
 
 
-def _is_as_wide(plan: Plan, name: str) -> bool:
-    """Whether a layer's weights have as many bits as its input; those of a merged query and key are the block's."""
+def _can_take(step: LayerNormStep, plan: Plan, name: str) -> bool:
+    """Whether a layer's weights may take ranges over: with as many bits as its input, or as few as they like.
+
+    A merged query and key is planned at its attention block, not at its Linear.
+    """
     module = plan.modules.get(name) or plan.modules.get(name.rpartition(".")[0])
-    if module is None or module.weight is None:
+    if step.narrower or module is None or module.weight is None:
         return True
     inputs = module.operands.get("x") or module.operands.get("input")
     return inputs is not None and module.weight.bits >= inputs.bits

@@ -75,7 +75,7 @@ class RangeEstimator:
             raise ValueError("no values to estimate a range from")
         if not bool(torch.isfinite(self._low).all() and torch.isfinite(self._high).all()):
             raise ValueError("values that are not finite")
-        to_grid = _symmetric if symmetric else _asymmetric if whole else _between
+        to_grid = _symmetric if symmetric else (_asymmetric if whole else _between)
         if self.method == "percentile":
             return to_grid(*self._percentiles(), grid)
         if self.method == "mse":

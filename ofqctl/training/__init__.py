@@ -1,7 +1,8 @@
 """Training: batches, phases of optimization, the loop, its state, one process or many."""
 
 from ofqctl.training.batches import Share, TrainingBatches
-from ofqctl.training.engine import Engine, Hooks, Interrupted, Row
+from ofqctl.training.engine import Engine, Hooks, Row
+from ofqctl.training.interruption import Interrupted
 from ofqctl.training.logs import LogName, Logs, check_logs, open_logs
 from ofqctl.training.processes import Processes, joined
 from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state

@@ -1,26 +1,22 @@
 """The training loop: phases of epochs of steps, from any position on."""
 
-import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data.mixup import Mixup
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from ofqctl.distill import FeatureDistillation, Teacher, distillation_loss
-from ofqctl.distill.loss import hard_loss, heads_of
-from ofqctl.errors import ModelError
+from ofqctl.distill import Teacher
 from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
+from ofqctl.training.interruption import Interrupted, Signals
+from ofqctl.training.objective import Objective
 from ofqctl.training.optimization import make_optimizer, make_schedule, select_trainable
 from ofqctl.training.processes import Processes
 from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
@@ -28,23 +24,6 @@ from ofqctl.training.state import Checkpoint, Meter, Position, random_state, res
 Row = dict[str, Any]
 
 _LOOKS = 10  # optimizer steps between two looks at how many weights oscillate
-
-
-class Interrupted(BaseException):
-    """Training was asked to stop; its state is saved.
-
-    Args:
-        signum: The signal that asked.
-
-    Attributes:
-        directory: The run, where one is written.
-    """
-
-    directory: Path | None = None
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 @dataclass
@@ -104,13 +83,9 @@ class Engine:
             self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
         self._called = self.model
         self._oscillating: Row = {}
-        self._mixup = _mixup(self.settings, int(getattr(self.model, "num_classes", 0)))
-        wanted = None if self.settings.distillation is None else self.settings.distillation.features
-        self._features = None
-        if self.teacher is not None and wanted is not None:
-            self._features = FeatureDistillation(self.model, self.teacher.model, wanted)
+        self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
-        self._signal: int | None = None
+        self._signals = Signals()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue exactly where ``checkpoint`` was written."""
@@ -138,7 +113,7 @@ class Engine:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
             ModelError: The loss is not finite; names the first layer.
         """
-        with self._catching_signals():
+        with self._signals.caught():
             if self._resumed is None:
                 self._save(None, [])
             while self.position.phase < len(self.settings.phases):
@@ -210,9 +185,9 @@ class Engine:
         self._called.train()
         optimizer.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
-        for number, (images, labels) in enumerate(step):
+        for number, (images, labels) in enumerate(self._on_device(step)):
             with self.processes.exchanging(self._called, number == len(step) - 1):
-                loss, correct = self._loss(images, labels)
+                loss, correct = self._objective(self._called, images, labels, self.position.total_steps)
                 (loss / len(step)).backward()  # type: ignore[no-untyped-call]
             seen += torch.tensor([loss.item() / len(step), correct, len(labels)], dtype=torch.float64)
         for penalty in (remedy.penalty() for remedy in remedies):
@@ -237,35 +212,10 @@ class Engine:
         self.meter.steps += 1
         return loss_mean
 
-    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        """Loss of a micro-batch, and how many of its labels came first."""
+    def _on_device(self, step: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.processes.device
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        target = labels
-        if self._mixup is not None:
-            images, target = self._mixup(images, labels)
-        settings = self.settings
-        recording = contextlib.nullcontext() if self._features is None else self._features.recording()
-        with recording, torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
-            answers = self.teacher(images) if self.teacher is not None else None
-            logits = self._called(images)
-        smoothing = settings.augmentation.label_smoothing
-        if answers is not None and settings.distillation is not None:
-            loss = distillation_loss(logits, target, answers, settings.distillation, smoothing)
-            if self._features is not None:
-                loss = loss + self._features.loss()
-        else:
-            class_head, other_head = heads_of(logits)
-            loss = hard_loss(class_head, target, smoothing)
-            if other_head is not class_head:
-                loss = (loss + hard_loss(other_head, target, smoothing)) / 2
-        if not bool(torch.isfinite(loss)):
-            raise ModelError(
-                f"training: the loss is {loss.item()} at step {self.position.total_steps}; the first output that is "
-                f"not finite is that of {_first_not_finite(self.model, images)}",
-                hint="the last checkpoint is good; a lower learning rate, --set training.optimizer.clip_grad=1",
-            )
-        return loss, int((heads_of(logits)[0].argmax(1) == labels).sum())
+        for images, labels in step:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def _figures(self, phase: Phase, optimizer: Any) -> Row:
         meter = self.meter
@@ -287,7 +237,7 @@ class Engine:
         return {"oscillating": total["oscillating"], "flips_per_step": total["flips_per_step"]}
 
     def _maybe_save(self, optimizer: Any, remedies: list[Remedy]) -> None:
-        asked = max(self.processes.gather(self._signal or 0))
+        asked = max(self.processes.gather(self._signals.came))
         due = self.checkpoint_every and self.position.total_steps % self.checkpoint_every == 0
         if asked or due:
             self._save(optimizer, remedies)
@@ -313,50 +263,3 @@ class Engine:
             request=self.request,
         )
         self.hooks.save(checkpoint)
-
-    @contextlib.contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM let the step under way end and the state be saved."""
-
-        def note(signum: int, _frame: object) -> None:
-            self._signal = signum
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _mixup(settings: Training, classes: int) -> Mixup | None:
-    augmentation = settings.augmentation
-    if augmentation.mixup == 0.0 and augmentation.cutmix == 0.0:
-        return None
-    return Mixup(  # type: ignore[no-untyped-call]
-        mixup_alpha=augmentation.mixup,
-        cutmix_alpha=augmentation.cutmix,
-        label_smoothing=augmentation.label_smoothing,
-        num_classes=classes,
-    )
-
-
-def _first_not_finite(model: nn.Module, images: Tensor) -> str:
-    """Name of the first module, in order of computation, whose output is not finite."""
-    found: list[str] = []
-
-    def check(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                found.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(check(name)) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else "the loss itself"
