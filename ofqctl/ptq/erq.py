@@ -4,7 +4,7 @@ Layer by layer, on what the quantized network so far gives each layer, before an
 kept of the images is two matrices of second moments a layer, so memory does not grow with their number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from ofqctl.recipe.refining import ERQStep
 
 @dataclass
 class Moments:
-    """Second moments of a layer's inputs, means over all rows; float64.
+    """Second moments of a layer's inputs, means over all rows, weighed; float64.
 
     Attributes:
         own: ``E[x_q x_q^T]`` of the quantized inputs, (in, in).
@@ -44,10 +44,11 @@ def refine_by_regression(task: Task, step: ERQStep) -> None:
         for name in _layers_in_order(piece):
             layer = piece.quantized.get_submodule(name)
             assert isinstance(layer, QuantLinear | QuantConv2d)
-            moments = _moments(piece, layer)
+            moments = moments_of(_inputs(piece, layer), step.weighing)
             _against_activation_error(layer, moments, step.ridge)
             _against_weight_error(layer, moments, step)
         task.progress("erq", piece.number + 1, piece.count)
+    task.fitted = task.images.images
 
 
 def _layers_in_order(piece: Piece) -> list[str]:
@@ -74,17 +75,33 @@ def _can_be_solved(module: nn.Module) -> bool:
     return module.groups == 1 and isinstance(module.padding, tuple) and not module.pads_same
 
 
-def _moments(piece: Piece, layer: QuantLinear | QuantConv2d) -> Moments:
+def moments_of(batches: Iterable[tuple[Tensor, Tensor]], weighing: float) -> Moments:
+    """Second moments of rows, each with a weight.
+
+    The next LayerNorm divides by what a massive activation makes large, so that an error there matters less than
+    elsewhere; unweighted, a handful of such rows would decide what all columns make up for.
+
+    Args:
+        batches: Rows before and after their quantizer, (rows, in) each.
+        weighing: A row weighs its mean square to minus this power.
+    """
     own = cross = torch.zeros((), dtype=torch.float64)
     rows = 0
+    for exact, quantized in batches:
+        square = exact.square().mean(dim=1, keepdim=True).clamp(min=torch.finfo(exact.dtype).tiny)
+        weighed = quantized * square.pow(-weighing)
+        own = own + (quantized.T @ weighed).cpu().double()
+        cross = cross + (exact.T @ weighed).cpu().double()
+        rows += len(quantized)
+    return Moments(own / rows, cross / rows)
+
+
+def _inputs(piece: Piece, layer: QuantLinear | QuantConv2d) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows that a layer sees of each batch, before and after its quantizer."""
     with torch.no_grad():
         for batch in piece.inputs:
             x = _input_of(layer, partial(piece.run, batch))
-            exact, quantized = _rows(layer, x), _rows(layer, layer.input(x))
-            own = own + (quantized.T @ quantized).cpu().double()
-            cross = cross + (exact.T @ quantized).cpu().double()
-            rows += len(quantized)
-    return Moments(own / rows, cross / rows)
+            yield _rows(layer, x), _rows(layer, layer.input(x))
 
 
 def _input_of(layer: nn.Module, run: Callable[[], Tensor]) -> Tensor:

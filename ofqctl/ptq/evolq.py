@@ -1,27 +1,50 @@
-"""Evol-Q (Frumkin et al., ICCV 2023): evolutionary search over weight steps with a contrastive loss.
+"""Evol-Q (Frumkin et al., ICCV 2023): evolutionary search over weight steps, block by block, last block first.
 
-The steps of one block at a time change by small random factors, last block first; a child stays in the population if
-its loss on the calibration images is among the best. Of all passes the one is kept whose loss is least on calibration
-images that the search never saw.
+All codes are held, so that a step moves the weights in proportion and the loss follows smoothly. Of all passes the one
+is kept whose loss is least on calibration images that the search never saw. Neither sees images that an earlier step
+was fitted to, if there are others: on those the loss is next to nothing, and says nothing.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ofqctl.convert import weight_site
 from ofqctl.errors import RecipeError
+from ofqctl.grids import Encoded
+from ofqctl.layers import WeightSite
+from ofqctl.layers.weight import weight_sites
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import Batches, find_units, rebatched
-from ofqctl.quantizers import Quantizer
+from ofqctl.ptq.units import Batches, Part, find_units, rebatched
 from ofqctl.recipe.refining import EvolutionStep
 
 _IMAGES_COMPARED = 16  # in one contrast; a batch of the loss
-Steps = list[Tensor]
+Factors = list[Tensor]
+
+
+@dataclass
+class _Gene:
+    """A weight whose codes are held, and the steps it started with."""
+
+    site: WeightSite
+    start: Encoded
+
+    def take(self, factor: Tensor) -> None:
+        """Have the steps of the start times ``factor``."""
+        self.site.fix_codes(replace(self.start, step=self.start.step * factor))
+
+    def settle(self) -> None:
+        """Have a latent weight again, with these very codes and steps."""
+        codes, quantizer = self.site.fixed_codes, self.site.weight_quantizer
+        assert codes is not None and quantizer is not None
+        quantizer.restore(codes)
+        self.site.release_codes(for_this_quantizer=True)
+
+
+Block = list[_Gene]
 
 
 @dataclass
@@ -41,40 +64,58 @@ class _Score:
 
 
 def evolve(task: Task, step: EvolutionStep) -> None:
-    """Search the steps of every weight quantizer that has steps of its own (StatsQ's follow from the weights)."""
-    if task.images.images < 2:
-        raise RecipeError("ptq: evolq needs at least 2 calibration images", hint="--calib-images N")
-    blocks = _blocks(task)
-    images = rebatched(task.images, min(_IMAGES_COMPARED, task.images.images // 2))
+    """Search the steps of every quantized weight, by factors of those it has."""
+    images = _unseen(task)
     kept_out = max(1, round(step.held_out * len(images)))
     searched, held_out = range(len(images) - kept_out), range(len(images) - kept_out, len(images))
+    blocks = _blocks(task)
     with torch.no_grad():
         logits = [task.original(batch) for batch in images]
     score = _Score(task, images, logits, lambda ours, theirs: distance(ours, theirs, step))
     draws = random.Random(task.seed)
     generator = torch.Generator().manual_seed(task.seed)
+    factors = [[_ones(gene, step) for gene in block] for block in blocks]
+    for block, start in zip(blocks, factors, strict=True):
+        _set(block, start)
     loss, held = score.on(searched), score.on(held_out)
     curve = {"searched": [loss], "held_out": [held]}
-    best, best_steps = held, [_copies(block) for block in blocks]
+    best, best_factors = held, list(factors)
     for number in range(step.passes):
-        for done, block in enumerate(reversed(blocks)):
+        for done, place in enumerate(reversed(range(len(blocks)))):
             task.progress("evolq", number * len(blocks) + done, step.passes * len(blocks))
             if task.clock.over:
                 break
-            loss = _search(block, loss, score, searched, step, draws, generator)
+            population = [(loss, factors[place])] * step.population
+            loss, factors[place] = _search(blocks[place], population, score, searched, step, draws, generator)
         held = score.on(held_out)
         curve["searched"].append(loss)
         curve["held_out"].append(held)
         if held < best:
-            best, best_steps = held, [_copies(block) for block in blocks]
+            best, best_factors = held, list(factors)
         if task.clock.over:
             task.notes.append(f"evolq: the time budget ended it in pass {number + 1} of {step.passes}")
             break
     task.progress("evolq", step.passes * len(blocks), step.passes * len(blocks))
-    for block, steps in zip(blocks, best_steps, strict=True):
-        _set(block, steps)
+    for block, found in zip(blocks, best_factors, strict=True):
+        _set(block, found)
+        for gene in block:
+            gene.settle()
     images.delete()
     task.figures["evolq"] = curve
+
+
+def _unseen(task: Task) -> Batches:
+    """The images that nothing was fitted to, or all if there are hardly any; in batches to compare."""
+    fitted = task.fitted if task.images.images - task.fitted >= 2 else 0
+    count = task.images.images - fitted
+    if count < 2:
+        raise RecipeError("ptq: evolq needs at least 2 calibration images", hint="--calib-images N")
+    if task.fitted and not fitted:
+        task.notes.append(
+            f"evolq: an earlier step was fitted to all {task.fitted} calibration images, so that the search has little "
+            "to go by; `images` of that step leaves some"
+        )
+    return rebatched(Part(task.images, fitted), min(_IMAGES_COMPARED, count // 2), task.images.beside("compared"))
 
 
 def distance(ours: Tensor, theirs: Tensor, step: EvolutionStep) -> Tensor:
@@ -96,58 +137,51 @@ def distance(ours: Tensor, theirs: Tensor, step: EvolutionStep) -> Tensor:
     return F.cross_entropy(alike, torch.arange(len(ours), device=ours.device))
 
 
-def _blocks(task: Task) -> list[list[Quantizer]]:
-    """The weight quantizers with steps of their own, by unit; those outside of every unit come first."""
+def _blocks(task: Task) -> list[Block]:
+    """The quantized weights, by unit; those outside of every unit come first."""
     units = [unit.name for unit, _ in find_units(task.original, task.plan, task.images[0][:2])]
-    blocks: dict[str, list[Quantizer]] = {name: [] for name in ("", *units)}
-    for name in task.plan.modules:
-        site = weight_site(task.model.get_submodule(name))
-        quantizer = None if site is None else site.weight_quantizer
-        if quantizer is not None and hasattr(quantizer, "step"):
-            unit = next((u for u in units if name == u or name.startswith(f"{u}.")), "")
-            blocks[unit].append(quantizer)
-    found = [block for block in blocks.values() if block]
-    if not found:
-        raise RecipeError(
-            "ptq: evolq has no steps to search: StatsQ's follow from the weights",
-            hint="--set weights.method=uniform",
-        )
-    return found
+    blocks: dict[str, Block] = {name: [] for name in ("", *units)}
+    for name, site in weight_sites(task.model):
+        unit = next((u for u in units if name.startswith(f"{u}.")), "")
+        encoded = site.encode_weight()
+        assert encoded is not None
+        blocks[unit].append(_Gene(site, encoded))
+    return [block for block in blocks.values() if block]
 
 
 def _search(
-    block: list[Quantizer],
-    loss: float,
+    block: Block,
+    population: list[tuple[float, Factors]],
     score: _Score,
     batches: range,
     step: EvolutionStep,
     draws: random.Random,
     generator: torch.Generator,
-) -> float:
-    """A few generations of one block's steps; sets the fittest and returns its loss."""
-    population = [(loss, _copies(block))] * step.population
+) -> tuple[float, Factors]:
+    """A few generations of one block's factors; sets the fittest and returns it with its loss."""
     for _ in range(step.cycles):
         drawn = draws.sample(population, min(step.tournament, len(population)))
         _, parent = min(drawn, key=lambda individual: individual[0])
-        child = [s * _factors(s, step.epsilon, generator) for s in parent]
+        child = [factor * _draw(factor, step.epsilon, generator) for factor in parent]
         _set(block, child)
         population.append((score.on(batches), child))
         del population[max(range(len(population)), key=lambda i: population[i][0])]
     loss, fittest = min(population, key=lambda individual: individual[0])
     _set(block, fittest)
-    return loss
+    return loss, fittest
 
 
-def _factors(steps: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Uniform in ``1 - epsilon .. 1 + epsilon``, like ``steps``."""
-    return 1.0 + epsilon * (2.0 * torch.rand(steps.shape, generator=generator) - 1.0).to(steps.device)
+def _ones(gene: _Gene, step: EvolutionStep) -> Tensor:
+    """The factors of a weight before the search: one for all of its steps, or one each."""
+    steps = gene.start.step
+    return torch.ones_like(steps if step.granularity == "channel" else steps.flatten()[0])
 
 
-def _copies(block: list[Quantizer]) -> Steps:
-    return [quantizer.step.detach().clone() for quantizer in block]
+def _draw(factor: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    """Uniform in ``1 - epsilon .. 1 + epsilon``, like ``factor``."""
+    return 1.0 + epsilon * (2.0 * torch.rand(factor.shape, generator=generator) - 1.0).to(factor.device)
 
 
-def _set(block: list[Quantizer], steps: Steps) -> None:
-    with torch.no_grad():
-        for quantizer, step in zip(block, steps, strict=True):
-            quantizer.step.copy_(step)
+def _set(block: Block, factors: Factors) -> None:
+    for gene, factor in zip(block, factors, strict=True):
+        gene.take(factor)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from ofqctl.layers import WeightSite
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import Batches, Piece, find_units, rebatched, walk
+from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, walk
+from ofqctl.ptq.views import views_of
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe.refining import ReconstructStep
 
@@ -29,7 +30,8 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
     Memory is that of one unit's training and grows with its batch size, not with the number of images.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    images = rebatched(task.images, step.batch_size, flips=step.flips)
+    views = views_of(Part(task.images, stop=step.images), step.views, generator)
+    images = rebatched(views, step.batch_size, task.images.beside("views"))
     weights = importances(task, images, generator)
     done: list[int] = []
     for piece in walk(task.model, task.original, task.plan, images):
@@ -39,6 +41,7 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
         done.append(_train(task, step, piece, weights[piece.name], generator))
         task.progress("reconstruct", piece.number + 1, piece.count)
     images.delete()
+    task.fitted = max(task.fitted, min(step.images or task.images.images, task.images.images))
     units = len(weights)
     if len(done) < units or min(done) < step.steps:
         task.notes.append(

@@ -44,6 +44,7 @@ class Task:
         progress: Told what goes on.
         clock: When to stop.
         seed: Decides every draw.
+        fitted: To how many of the images, from the first on, a step was fitted.
         notes: What could not be done as asked, a sentence each.
         figures: What the steps measured, by their names.
     """
@@ -55,5 +56,6 @@ class Task:
     progress: Progress
     clock: Clock = field(default_factory=Clock)
     seed: int = 0
+    fitted: int = 0
     notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)

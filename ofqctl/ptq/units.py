@@ -69,6 +69,24 @@ class Batches:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Images from number ``start`` up to ``stop``, or to the last; can be read again and again."""
+
+    batches: Batches
+    start: int = 0
+    stop: int | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        first = 0
+        for batch in self.batches:
+            last = first + len(batch)
+            chosen = batch[max(0, self.start - first) : None if self.stop is None else max(0, self.stop - first)]
+            if len(chosen):
+                yield chosen
+            first = last
+
+
+@dataclass(frozen=True)
 class Unit:
     """One module of the walk.
 
@@ -284,16 +302,14 @@ def on_disk(images: Iterable[Tensor], device: torch.device) -> Iterator[Batches]
         yield batches
 
 
-def rebatched(images: Batches, batch_size: int, *, flips: bool = False) -> Batches:
-    """The same images in batches of another size; with ``flips``, behind them their mirror images."""
-    batches = images.beside(f"by-{batch_size}")
-    rest = images[0][:0]
-    for mirrored in (False, True) if flips else (False,):
-        for batch in images:
-            rest = torch.cat([rest, batch.flip(-1) if mirrored else batch])
-            while len(rest) >= batch_size:
-                batches.append(rest[:batch_size])
-                rest = rest[batch_size:]
-    if len(rest):
+def rebatched(images: Iterable[Tensor], batch_size: int, batches: Batches) -> Batches:
+    """The same images in batches of another size, written to ``batches``."""
+    rest: Tensor | None = None
+    for batch in images:
+        rest = batch if rest is None else torch.cat([rest, batch])
+        while len(rest) >= batch_size:
+            batches.append(rest[:batch_size])
+            rest = rest[batch_size:]
+    if rest is not None and len(rest):
         batches.append(rest)
     return batches

@@ -41,11 +41,13 @@ class ERQStep(Frozen):
         step: ``erq``.
         ridge: Regularisation, as a share of the mean square of an input.
         rounds: At most so many codes of a row are rounded the other way, each time half of the columns is fixed.
+        weighing: The error on an input weighs the input's mean square to minus this power; 0 weighs all alike.
     """
 
     step: Literal["erq"]
     ridge: float = Field(default=0.05, gt=0.0)
     rounds: int = Field(default=100, ge=0)
+    weighing: float = Field(default=0.5, ge=0.0, le=1.0)
 
 
 class ReconstructStep(Frozen):
@@ -53,20 +55,22 @@ class ReconstructStep(Frozen):
 
     Attributes:
         step: ``reconstruct``.
+        images: At most so many of the calibration images; the others are left to a search behind it. None: all.
         steps: Of Adam for each block.
         batch_size: Images in one of them.
         drop: Share of the activations that is left in float, drawn anew in every step.
-        flips: Mirrored images as well, which doubles the images.
+        views: Versions of each image: itself and random crops, half of them mirrored.
         weight_rate: Learning rate of weights, in quantization steps.
         step_rate: Learning rate of the steps, relative.
         float_rate: Learning rate of biases and norms.
     """
 
     step: Literal["reconstruct"]
+    images: int | None = Field(default=None, ge=1)
     steps: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)
-    flips: bool = True
+    views: int = Field(default=4, ge=1)
     weight_rate: Rate = 0.02
     step_rate: Rate = 0.001
     float_rate: Rate = 1e-4
@@ -82,6 +86,7 @@ class EvolutionStep(Frozen):
         cycles: Children for each block in each pass.
         tournament: Candidates drawn, of which the fittest is the parent.
         epsilon: Largest relative change of a step from parent to child.
+        granularity: What changes by one factor: all steps of a weight (``tensor``) or each by itself (``channel``).
         loss: Between the logits of the quantized and of the float model.
         temperature: With ``infonce``: of the similarities.
         held_out: Share of the calibration images that the search never sees; they select the pass that is kept.
@@ -93,6 +98,7 @@ class EvolutionStep(Frozen):
     cycles: int = Field(default=3, ge=1)
     tournament: int = Field(default=10, ge=1)
     epsilon: float = Field(default=0.02, gt=0.0, lt=1.0)
+    granularity: Literal["tensor", "channel"] = "tensor"
     loss: EvolutionLoss = "infonce"
     temperature: float = Field(default=3.0, gt=0.0)
     held_out: float = Field(default=0.25, gt=0.0, lt=1.0)

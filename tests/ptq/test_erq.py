@@ -81,3 +81,40 @@ def test_regression_on_activation_errors_gives_the_normal_equations(quantized, r
     expected = torch.linalg.lstsq(padded, wanted).solution.T
     found = torch.cat([layer.weight, layer.bias[:, None]], 1).detach().double()
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
+    from ofqctl.ptq.erq import _against_activation_error, _against_weight_error, moments_of
+    from ofqctl.recipe.refining import ERQStep
+
+    generator = torch.Generator().manual_seed(4)
+    exact = torch.randn(500, 48, generator=generator)
+    exact[:, 0] *= torch.where(torch.rand(500, generator=generator) < 0.01, 1000.0, 1.0)
+    step = exact.abs().mean() / 2
+    rounded = (exact / step).round() * step
+    ones = torch.ones(500, 1)
+    x, xq = torch.cat([exact, ones], 1), torch.cat([rounded, ones], 1)
+    ordinary = exact[:, 0].abs() < 10
+    errors = []
+    for weighing in (0.0, 0.5):
+        layer = quantized(assignments=["weights.bits=3"]).model.blocks[0].mlp.fc1
+        wanted = x @ torch.cat([layer.weight, layer.bias[:, None]], 1).detach().T
+        settings = ERQStep(step="erq", weighing=weighing)
+        moments = moments_of([(x[:200], xq[:200]), (x[200:], xq[200:])], weighing)
+        _against_activation_error(layer, moments, settings.ridge)
+        _against_weight_error(layer, moments, settings)
+        with torch.no_grad():
+            found = xq @ torch.cat([layer.weight, layer.bias[:, None]], 1).T
+        errors.append((found - wanted)[ordinary].square().mean().item())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_rows_weigh_what_their_mean_square_says(quantized):
+    from ofqctl.ptq.erq import moments_of
+
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.2]])
+    found = moments_of([(rows, rows / 2)], 0.5)
+    weights = (1 / 12.5**0.5, 1 / 0.02**0.5)
+    cross = sum(w * torch.outer(row, row / 2) for w, row in zip(weights, rows.double(), strict=True)) / 2
+    assert torch.allclose(found.cross, cross, atol=1e-6)
+    assert torch.allclose(found.own, cross / 2, atol=1e-6)

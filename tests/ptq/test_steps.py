@@ -7,6 +7,7 @@ import torch
 
 from ofqctl.artifact import serialize
 from ofqctl.errors import RecipeError
+from ofqctl.layers.weight import weight_sites
 from ofqctl.ptq import Clock
 
 ERQ = {"step": "erq"}
@@ -85,9 +86,35 @@ def test_evolution_knows_each_loss(quantized, loss):
     assert curve["searched"][-1] <= curve["searched"][0]
 
 
-def test_evolution_refuses_what_has_no_steps_to_search(quantized):
-    with pytest.raises(RecipeError, match="no steps to search"):
-        quantized(EVOLVE, base="statsq", assignments=["last.weights.method=statsq", "first.weights.method=statsq"])
+@pytest.mark.parametrize("base", ["ptq/mse", "lsq", "statsq", "ofq/vit_w4a4"])
+def test_evolution_holds_every_code_and_scales_all_steps_of_a_weight_alike(quantized, base):
+    before, after = (
+        dict(weight_sites(quantized(*steps, base=base).model)) for steps in ((), ({**EVOLVE, "passes": 3},))
+    )
+    factors = []
+    for name, site in after.items():
+        start, found = before[name].encode_weight(), site.encode_weight()
+        assert torch.equal(found.codes, start.codes), name
+        ratio = (found.step / start.step).flatten()
+        assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-5), name
+        factors.append(float(ratio[0]))
+    assert any(abs(factor - 1.0) > 1e-4 for factor in factors)
+
+
+def test_evolution_can_search_each_step_by_itself(quantized):
+    before, after = (
+        quantized(*steps).model.blocks[1].mlp.fc1.encode_weight().step
+        for steps in ((), ({**EVOLVE, "passes": 3, "granularity": "channel"},))
+    )
+    assert len((after / before).unique()) > 10
+
+
+def test_evolution_searches_images_that_nothing_was_fitted_to_and_tells_if_there_are_none(quantized):
+    some = quantized({**RECONSTRUCT, "steps": 10, "images": 8}, EVOLVE)
+    assert some.task.fitted == 8
+    assert not some.task.notes
+    none = quantized({**RECONSTRUCT, "steps": 10}, EVOLVE)
+    assert any("fitted to all 24 calibration images" in note for note in none.task.notes)
 
 
 def test_evolution_refuses_a_single_image(quantized, calibration_images):

@@ -8,7 +8,8 @@ import torch
 
 from ofqctl.convert import convert
 from ofqctl.ptq import calibrate, on_disk
-from ofqctl.ptq.units import find_units, rebatched, walk
+from ofqctl.ptq.units import Part, find_units, rebatched, walk
+from ofqctl.ptq.views import views_of
 from ofqctl.recipe.catalogue import load
 
 CPU = torch.device("cpu")
@@ -79,11 +80,29 @@ def test_only_the_images_and_what_one_unit_needs_lie_on_disk(tiny_vit, images):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("flips", "count"), [(False, 4), (True, 8)])
-def test_rebatching_keeps_every_image(images, flips, count):
+def test_rebatching_keeps_every_image(images):
     with on_disk(images.split(3), CPU) as stored:
-        again = torch.cat(list(rebatched(stored, 2, flips=flips)))
-    assert len(again) == count
-    assert torch.equal(again[:4], images)
-    if flips:
-        assert torch.equal(again[4:], images.flip(-1))
+        again = list(rebatched(stored, 2, stored.beside("again")))
+    assert [len(batch) for batch in again] == [2, 2]
+    assert torch.equal(torch.cat(again), images)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (1, 3), (3, None), (0, 2), (2, 9), (4, None)])
+def test_a_part_has_the_images_between_its_ends(images, start, stop):
+    with on_disk(images.split(3), CPU) as stored:
+        part = list(Part(stored, start, stop))
+    assert torch.equal(torch.cat([images[:0], *part]), images[start:stop])
+
+
+def test_views_are_the_images_and_crops_that_a_seed_decides(images):
+    def views(seed):
+        return torch.cat(list(views_of(images.split(3), 3, torch.Generator().manual_seed(seed))))
+
+    state = torch.get_rng_state()
+    first = views(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.shape == (12, *images.shape[1:])
+    assert torch.equal(first[:4], images)
+    assert all(not torch.equal(first[i], images[i % 4]) for i in range(4, 12))
+    assert torch.equal(first, views(1))
+    assert not torch.equal(first, views(2))
