@@ -113,7 +113,7 @@ def _unseen(task: Task) -> Batches:
     if task.fitted and not fitted:
         task.notes.append(
             f"evolq: an earlier step was fitted to all {task.fitted} calibration images, so that the search has little "
-            "to go by; `images` of that step leaves some"
+            "to go by; reconstruct's `share` leaves some"
         )
     return rebatched(Part(task.images, fitted), min(_IMAGES_COMPARED, count // 2), task.images.beside("compared"))
 

@@ -30,7 +30,8 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
     Memory is that of one unit's training and grows with its batch size, not with the number of images.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    views = views_of(Part(task.images, stop=step.images), step.views, generator)
+    fitted = max(1, round(step.share * task.images.images))
+    views = views_of(Part(task.images, stop=fitted), step.views, generator)
     images = rebatched(views, step.batch_size, task.images.beside("views"))
     weights = importances(task, images, generator)
     done: list[int] = []
@@ -41,7 +42,7 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
         done.append(_train(task, step, piece, weights[piece.name], generator))
         task.progress("reconstruct", piece.number + 1, piece.count)
     images.delete()
-    task.fitted = max(task.fitted, min(step.images or task.images.images, task.images.images))
+    task.fitted = max(task.fitted, fitted)
     units = len(weights)
     if len(done) < units or min(done) < step.steps:
         task.notes.append(

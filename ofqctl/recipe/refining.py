@@ -55,7 +55,7 @@ class ReconstructStep(Frozen):
 
     Attributes:
         step: ``reconstruct``.
-        images: At most so many of the calibration images; the others are left to a search behind it. None: all.
+        share: Of the calibration images; the others are left to a search behind it.
         steps: Of Adam for each block.
         batch_size: Images in one of them.
         drop: Share of the activations that is left in float, drawn anew in every step.
@@ -66,7 +66,7 @@ class ReconstructStep(Frozen):
     """
 
     step: Literal["reconstruct"]
-    images: int | None = Field(default=None, ge=1)
+    share: float = Field(default=1.0, gt=0.0, le=1.0)
     steps: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)

@@ -110,7 +110,7 @@ def test_evolution_can_search_each_step_by_itself(quantized):
 
 
 def test_evolution_searches_images_that_nothing_was_fitted_to_and_tells_if_there_are_none(quantized):
-    some = quantized({**RECONSTRUCT, "steps": 10, "images": 8}, EVOLVE)
+    some = quantized({**RECONSTRUCT, "steps": 10, "share": 1 / 3}, EVOLVE)
     assert some.task.fitted == 8
     assert not some.task.notes
     none = quantized({**RECONSTRUCT, "steps": 10}, EVOLVE)
