@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from ofqctl.errors import RecipeError
 from ofqctl.grids import Encoded
-from ofqctl.layers import WeightSite
-from ofqctl.layers.weight import weight_sites
+from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Part, find_units, rebatched
 from ofqctl.recipe.refining import EvolutionStep

@@ -7,7 +7,7 @@ import torch
 
 from ofqctl.artifact import serialize
 from ofqctl.errors import RecipeError
-from ofqctl.layers.weight import weight_sites
+from ofqctl.layers import weight_sites
 from ofqctl.ptq import Clock
 
 ERQ = {"step": "erq"}
