@@ -5,7 +5,7 @@ kept of the images is two matrices of second moments a layer, so memory does not
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,16 +54,11 @@ def refine_by_regression(task: Task, step: ERQStep) -> None:
 def _layers_in_order(piece: Piece) -> list[str]:
     """Names, in the unit, of the quantized layers as they are called."""
     called: list[str] = []
-    handles = []
-    for name, module in piece.quantized.named_modules():
-        if _can_be_solved(module):
-            handles.append(module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n)))
-    try:
-        with torch.no_grad():
-            piece.run(piece.inputs[0][:1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in piece.quantized.named_modules():
+            if _can_be_solved(module):
+                hooks.enter_context(module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n)))
+        piece.run(piece.inputs[0][:1])
     return [name for name in dict.fromkeys(called) if called.count(name) == 1]
 
 
@@ -112,12 +107,8 @@ def _input_of(layer: nn.Module, run: Callable[[], Tensor]) -> Tensor:
         seen.append(args[0])
         raise Reached
 
-    handle = layer.register_forward_pre_hook(stop)
-    try:
-        with suppress(Reached):
-            run()
-    finally:
-        handle.remove()
+    with layer.register_forward_pre_hook(stop), suppress(Reached):
+        run()
     return seen[0]
 
 

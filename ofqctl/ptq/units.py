@@ -5,7 +5,7 @@ What goes into it and what comes out lies on disk, a file a batch: memory does n
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -206,16 +206,11 @@ def _watch(model: nn.Module, images: Tensor) -> dict[str, _Call]:
 
         return hook
 
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
-        handles.append(module.register_forward_hook(leave(name)))
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(enter(name), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(leave(name)))
+        model(images)
     return calls
 
 
@@ -281,14 +276,10 @@ def _captured(model: nn.Module, part: nn.Module, images: Batches, inputs: Batche
         inputs.append(args[0])
         raise Reached
 
-    handle = part.register_forward_pre_hook(stop)
-    try:
-        with torch.no_grad():
-            for batch in images:
-                with suppress(Reached):
-                    model(batch)
-    finally:
-        handle.remove()
+    with part.register_forward_pre_hook(stop), torch.no_grad():
+        for batch in images:
+            with suppress(Reached):
+                model(batch)
     return inputs
 
 

@@ -96,11 +96,9 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
 
         return hook
 
-    handles = [module.register_forward_hook(check(name)) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(check(name)))
+        model(images)
     return found[0] if found else "the loss itself"
