@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ofqctl.errors import RecipeError
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
+from ofqctl.ptq.replay import Replay
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Part, find_units, rebatched
 from ofqctl.recipe.refining import EvolutionStep
@@ -43,23 +44,70 @@ class _Gene:
         self.site.release_codes(for_this_quantizer=True)
 
 
-Block = list[_Gene]
+@dataclass
+class _Block:
+    """What is searched at a time: the weights of one unit, or those outside of every unit.
+
+    Attributes:
+        genes: The weights.
+        before: How many units are computed ahead of it.
+    """
+
+    genes: list[_Gene]
+    before: int
+
+    def take(self, factors: Factors) -> None:
+        """Have these factors, one a weight."""
+        for gene, factor in zip(self.genes, factors, strict=True):
+            gene.take(factor)
 
 
 @dataclass
 class _Score:
     """The loss of the model as it is now, on some of the batches."""
 
-    task: Task
-    images: Batches
+    replay: Replay
     logits: list[Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
 
-    def on(self, batches: range) -> float:
-        """Mean loss on the batches with these numbers."""
-        with torch.no_grad():
-            losses = [float(self.loss(self.task.model(self.images[i]), self.logits[i])) for i in batches]
+    def on(self, batches: range, replayed: int = 0) -> float:
+        """Mean loss on the batches with these numbers; the first ``replayed`` units are as they were recorded."""
+        losses = [float(self.loss(self.replay.run(i, replayed), self.logits[i])) for i in batches]
         return sum(losses) / len(losses)
+
+
+@dataclass
+class _Search:
+    """Generations of factors, one block at a time."""
+
+    step: EvolutionStep
+    score: _Score
+    batches: range
+    draws: random.Random
+    generator: torch.Generator
+
+    def of(self, block: _Block, loss: float, factors: Factors) -> tuple[float, Factors]:
+        """Search from ``factors``, which have this ``loss``; the block takes the fittest, returned with its own."""
+        population = [(loss, factors)] * self.step.population
+        for _ in range(self.step.cycles):
+            drawn = self.draws.sample(population, min(self.step.tournament, len(population)))
+            _, parent = min(drawn, key=lambda individual: individual[0])
+            child = self._child_of(parent)
+            block.take(child)
+            population.append((self.score.on(self.batches, block.before), child))
+            del population[max(range(len(population)), key=lambda i: population[i][0])]
+        loss, fittest = min(population, key=lambda individual: individual[0])
+        block.take(fittest)
+        return loss, fittest
+
+    def _child_of(self, parent: Factors) -> Factors:
+        """Every factor changed by up to a share of ``epsilon`` that is drawn for all of them."""
+        reach = self.step.epsilon * self.draws.random()
+        return [factor * (1.0 + reach * self._change(factor)) for factor in parent]
+
+    def _change(self, factor: Tensor) -> Tensor:
+        """Uniform in -1 .. 1, like ``factor``."""
+        return (2.0 * torch.rand(factor.shape, generator=self.generator) - 1.0).to(factor.device)
 
 
 def evolve(task: Task, step: EvolutionStep) -> None:
@@ -67,25 +115,26 @@ def evolve(task: Task, step: EvolutionStep) -> None:
     images = _unseen(task)
     kept_out = max(1, round(step.held_out * len(images)))
     searched, held_out = range(len(images) - kept_out), range(len(images) - kept_out, len(images))
-    blocks = _blocks(task)
+    units = [unit.name for unit, _ in find_units(task.original, task.plan, task.images[0][:2])]
+    blocks = _blocks(task, units)
     with torch.no_grad():
         logits = [task.original(batch) for batch in images]
-    score = _Score(task, images, logits, lambda ours, theirs: distance(ours, theirs, step))
-    draws = random.Random(task.seed)
-    generator = torch.Generator().manual_seed(task.seed)
-    factors = [[_ones(gene, step) for gene in block] for block in blocks]
+    replay = Replay(task.model, units, images)
+    score = _Score(replay, logits, lambda ours, theirs: distance(ours, theirs, step))
+    search = _Search(step, score, searched, random.Random(task.seed), torch.Generator().manual_seed(task.seed))
+    factors = [[_ones(gene, step) for gene in block.genes] for block in blocks]
     for block, start in zip(blocks, factors, strict=True):
-        _set(block, start)
+        block.take(start)
     loss, held = score.on(searched), score.on(held_out)
     curve = {"searched": [loss], "held_out": [held]}
     best, best_factors = held, list(factors)
     for number in range(step.passes):
+        replay.record(searched)
         for done, place in enumerate(reversed(range(len(blocks)))):
             task.progress("evolq", number * len(blocks) + done, step.passes * len(blocks))
             if task.clock.over:
                 break
-            population = [(loss, factors[place])] * step.population
-            loss, factors[place] = _search(blocks[place], population, score, searched, step, draws, generator)
+            loss, factors[place] = search.of(blocks[place], loss, factors[place])
         held = score.on(held_out)
         curve["searched"].append(loss)
         curve["held_out"].append(held)
@@ -96,9 +145,10 @@ def evolve(task: Task, step: EvolutionStep) -> None:
             break
     task.progress("evolq", step.passes * len(blocks), step.passes * len(blocks))
     for block, found in zip(blocks, best_factors, strict=True):
-        _set(block, found)
-        for gene in block:
+        block.take(found)
+        for gene in block.genes:
             gene.settle()
+    replay.delete()
     images.delete()
     task.figures["evolq"] = curve
 
@@ -124,63 +174,31 @@ def distance(ours: Tensor, theirs: Tensor, step: EvolutionStep) -> Tensor:
         ours: Of the quantized model, (B, classes).
         theirs: Of the float model, (B, classes).
         step: Says which loss. ``infonce``: each image's logits are to be more like the float model's for the same image
-            than for the others.
+            than for the others. ``kl``: of the predictions at the step's temperature, times its square.
     """
     if step.loss == "mse":
         return F.mse_loss(ours, theirs)
     if step.loss == "cosine":
         return 1.0 - F.cosine_similarity(ours, theirs, dim=1).mean()
     if step.loss == "kl":
-        return F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), log_target=True, reduction="batchmean")
+        softer, wanted = ((logits / step.temperature).log_softmax(1) for logits in (ours, theirs))
+        return F.kl_div(softer, wanted, log_target=True, reduction="batchmean") * step.temperature**2
     alike = F.normalize(ours, dim=1) @ F.normalize(theirs, dim=1).T / step.temperature
     return F.cross_entropy(alike, torch.arange(len(ours), device=ours.device))
 
 
-def _blocks(task: Task) -> list[Block]:
+def _blocks(task: Task, units: list[str]) -> list[_Block]:
     """The quantized weights, by unit; those outside of every unit come first."""
-    units = [unit.name for unit, _ in find_units(task.original, task.plan, task.images[0][:2])]
-    blocks: dict[str, Block] = {name: [] for name in ("", *units)}
+    blocks = {"": _Block([], 0)} | {unit: _Block([], number) for number, unit in enumerate(units)}
     for name, site in weight_sites(task.model):
-        unit = next((u for u in units if name.startswith(f"{u}.")), "")
+        unit = next((u for u in units if f"{name}.".startswith(f"{u}.")), "")
         encoded = site.encode_weight()
         assert encoded is not None
-        blocks[unit].append(_Gene(site, encoded))
-    return [block for block in blocks.values() if block]
-
-
-def _search(
-    block: Block,
-    population: list[tuple[float, Factors]],
-    score: _Score,
-    batches: range,
-    step: EvolutionStep,
-    draws: random.Random,
-    generator: torch.Generator,
-) -> tuple[float, Factors]:
-    """A few generations of one block's factors; sets the fittest and returns it with its loss."""
-    for _ in range(step.cycles):
-        drawn = draws.sample(population, min(step.tournament, len(population)))
-        _, parent = min(drawn, key=lambda individual: individual[0])
-        child = [factor * _draw(factor, step.epsilon, generator) for factor in parent]
-        _set(block, child)
-        population.append((score.on(batches), child))
-        del population[max(range(len(population)), key=lambda i: population[i][0])]
-    loss, fittest = min(population, key=lambda individual: individual[0])
-    _set(block, fittest)
-    return loss, fittest
+        blocks[unit].genes.append(_Gene(site, encoded))
+    return [block for block in blocks.values() if block.genes]
 
 
 def _ones(gene: _Gene, step: EvolutionStep) -> Tensor:
     """The factors of a weight before the search: one for all of its steps, or one each."""
     steps = gene.start.step
     return torch.ones_like(steps if step.granularity == "channel" else steps.flatten()[0])
-
-
-def _draw(factor: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Uniform in ``1 - epsilon .. 1 + epsilon``, like ``factor``."""
-    return 1.0 + epsilon * (2.0 * torch.rand(factor.shape, generator=generator) - 1.0).to(factor.device)
-
-
-def _set(block: Block, factors: Factors) -> None:
-    for gene, factor in zip(block, factors, strict=True):
-        gene.take(factor)

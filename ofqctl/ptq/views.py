@@ -10,17 +10,20 @@ _AREA = 0.35, 1.0  # of a crop, as a share of the image
 
 
 def views_of(images: Iterable[Tensor], count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The images, and then ``count - 1`` times a random crop of each, half of them mirrored.
+    """The images, and as long as there are fewer than ``count``, a random crop of each, half of them mirrored.
 
     Args:
-        images: (B, 3, H, W) each; can be read ``count`` times.
-        count: Views of each image, at least 1.
+        images: (B, 3, H, W) each; can be read again and again.
+        count: Views in all, if the images are not more.
         generator: Decides the crops.
 
     Returns:
-        Batches of the shapes of ``images``.
+        Batches of the shapes of ``images``; the last may be smaller.
     """
-    yield from images
+    missing = count
+    for batch in images:
+        missing -= len(batch)
+        yield batch
     size = next(iter(images)).shape[-2:]
     crop = v2.Compose(
         [
@@ -28,10 +31,12 @@ def views_of(images: Iterable[Tensor], count: int, generator: torch.Generator) -
             v2.RandomHorizontalFlip(),
         ]
     )
-    for _ in range(count - 1):
+    while missing > 0:
         for batch in images:
+            if missing <= 0:
+                break
             seed = int(torch.randint(2**31, (), generator=generator))
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                cropped = torch.stack([crop(image) for image in batch])
-            yield cropped
+                yield torch.stack([crop(image) for image in batch[:missing]])
+            missing -= len(batch)

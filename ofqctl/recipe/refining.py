@@ -59,7 +59,7 @@ class ReconstructStep(Frozen):
         steps: Of Adam for each block.
         batch_size: Images in one of them.
         drop: Share of the activations that is left in float, drawn anew in every step.
-        views: Versions of each image: itself and random crops, half of them mirrored.
+        views: Images to fit to, at least: random crops of them, half mirrored, make up for what is missing.
         weight_rate: Learning rate of weights, in quantization steps.
         step_rate: Learning rate of the steps, relative.
         float_rate: Learning rate of biases and norms.
@@ -70,7 +70,7 @@ class ReconstructStep(Frozen):
     steps: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)
-    views: int = Field(default=4, ge=1)
+    views: int = Field(default=512, ge=1)
     weight_rate: Rate = 0.02
     step_rate: Rate = 0.001
     float_rate: Rate = 1e-4
@@ -85,10 +85,10 @@ class EvolutionStep(Frozen):
         population: Candidates kept for each block.
         cycles: Children for each block in each pass.
         tournament: Candidates drawn, of which the fittest is the parent.
-        epsilon: Largest relative change of a step from parent to child.
+        epsilon: Largest relative change of a step from parent to child; each child draws how much of it is its own.
         granularity: What changes by one factor: all steps of a weight (``tensor``) or each by itself (``channel``).
         loss: Between the logits of the quantized and of the float model.
-        temperature: With ``infonce``: of the similarities.
+        temperature: With ``infonce``: of the similarities; with ``kl``: of the logits.
         held_out: Share of the calibration images that the search never sees; they select the pass that is kept.
     """
 

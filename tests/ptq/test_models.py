@@ -22,7 +22,7 @@ STEPS = (
     {"step": "layer_norm"},
     {"step": "softmax"},
     {"step": "erq"},
-    {"step": "reconstruct", "steps": 3, "batch_size": 2},
+    {"step": "reconstruct", "steps": 3, "batch_size": 2, "views": 12},
     {"step": "evolq", "passes": 1, "cycles": 1},
 )
 

@@ -96,13 +96,18 @@ def test_a_part_has_the_images_between_its_ends(images, start, stop):
 
 def test_views_are_the_images_and_crops_that_a_seed_decides(images):
     def views(seed):
-        return torch.cat(list(views_of(images.split(3), 3, torch.Generator().manual_seed(seed))))
+        return torch.cat(list(views_of(images.split(3), 10, torch.Generator().manual_seed(seed))))
 
     state = torch.get_rng_state()
     first = views(1)
     assert torch.equal(torch.get_rng_state(), state)
-    assert first.shape == (12, *images.shape[1:])
+    assert first.shape == (10, *images.shape[1:])
     assert torch.equal(first[:4], images)
-    assert all(not torch.equal(first[i], images[i % 4]) for i in range(4, 12))
+    assert all(not torch.equal(first[i], images[i % 4]) for i in range(4, 10))
     assert torch.equal(first, views(1))
     assert not torch.equal(first, views(2))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_enough_images_need_no_crops(images, count):
+    assert torch.equal(torch.cat(list(views_of(images.split(3), count, torch.Generator()))), images)

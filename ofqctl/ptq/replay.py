@@ -1,0 +1,59 @@
+"""A model whose first units give out again what they gave out before, so that only what changes is computed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.ptq.units import Batches
+
+
+class Replay:
+    """Runs a model on stored images, its first units from memory of the last ``record``.
+
+    Args:
+        model: In evaluation mode.
+        units: Names of modules in the order of their calls, each called once and giving a tensor.
+        images: (B, 3, H, W) each.
+    """
+
+    def __init__(self, model: nn.Module, units: Sequence[str], images: Batches) -> None:
+        self._model, self._images = model, images
+        self._units = [(model.get_submodule(name), images.beside(f"replayed-{n}")) for n, name in enumerate(units)]
+
+    def record(self, batches: range) -> None:
+        """Keep what every unit gives out on ``batches``, on disk; they are counted from 0."""
+        self.delete()
+        with ExitStack() as hooks:
+            for module, outputs in self._units:
+                hooks.enter_context(module.register_forward_hook(lambda _m, _a, out, kept=outputs: kept.append(out)))
+            for index in batches:
+                self.run(index)
+
+    def run(self, index: int, replayed: int = 0) -> Tensor:
+        """What the model gives out on one batch, (B, classes); the first ``replayed`` units are not computed."""
+        with ExitStack() as units, torch.no_grad():
+            for module, outputs in self._units[:replayed]:
+                units.enter_context(_giving_out(module, outputs[index]))
+            logits: Tensor = self._model(self._images[index])
+        return logits
+
+    def delete(self) -> None:
+        """Remove what was recorded."""
+        for _, outputs in self._units:
+            outputs.delete()
+
+
+@contextmanager
+def _giving_out(module: nn.Module, output: Tensor) -> Iterator[None]:
+    """``module`` with a forward pass of its own that only gives ``output``."""
+    own = vars(module).get("forward")
+    vars(module)["forward"] = lambda *_args, **_kwargs: output
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = own
