@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from ofqctl.hooks import attached
 from ofqctl.layers.attention import AttentionProducts, Redirected, form_of, open_products
 from ofqctl.layers.attention.products import MATMULS
 
@@ -132,13 +133,9 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
     model.eval()
     for batch in (1, 2):
         watch = _Watch(record, single=batch == 1)
-        handles = [h for name, m in model.named_modules() for h in _watch(name, m, record, watch)]
-        try:
-            with torch.no_grad(), watch:
-                model(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = (hook for name, m in model.named_modules() for hook in _watch(name, m, record, watch))
+        with attached(hooks), torch.no_grad(), watch:
+            model(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
     model.train()  # drops what timm's modules cached in evaluation mode
     model.train(was_training)
     return record

@@ -1,15 +1,16 @@
 """What single training steps do to the codes of weights and, on one fixed batch, to those of activations."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ofqctl.convert import operands
 from ofqctl.diagnosis.layers import LiveWeights
 from ofqctl.diagnosis.result import LiveActivation, LiveLayer, LiveStep
+from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation import Flips, GradientWatch, Role, count_parts, roles_of
 from ofqctl.quantizers import Quantizer
@@ -90,9 +91,7 @@ class LiveMeter:
             return
         training = self._model.training
         self._model.eval()
-        with torch.no_grad(), ExitStack() as stack:
-            for activation in self._activations:
-                stack.enter_context(activation.listening())
+        with attached(activation.listen() for activation in self._activations), torch.no_grad():
             self._model(self._probe)
         self._model.train(training)
 
@@ -166,18 +165,13 @@ class _LiveOperand:
         self._last: list[Tensor] | None = None
         self.changed = self.compared = 0
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within the block, keep the codes of what the quantizer is given."""
+    def listen(self) -> RemovableHandle:
+        """Keep the codes of what the quantizer is given, as long as the hook is there."""
 
         def keep(quantizer: Any, inputs: tuple[Tensor]) -> None:
             self._now.append(quantizer.encode(inputs[0]).codes)
 
-        handle = self._quantizer.register_forward_pre_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self._quantizer.register_forward_pre_hook(keep)
 
     def compare(self) -> tuple[int, int]:
         """How many codes differ from those of the time before, and how many there are."""

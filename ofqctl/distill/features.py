@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.errors import ModelError, RecipeError
+from ofqctl.hooks import attached
 from ofqctl.recipe.training import Features
 
 
@@ -44,16 +45,13 @@ class FeatureDistillation:
     def recording(self) -> Iterator[None]:
         """Take note of what the modules give out within the block."""
         self._seen = ({}, {})
-        handles = [
+        hooks = (
             model.get_submodule(name).register_forward_hook(_keeping(seen, name))
             for model, seen in zip(self._models, self._seen, strict=True)
             for name in self.names
-        ]
-        try:
+        )
+        with attached(hooks):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def loss(self) -> Tensor:
         """What :meth:`recording` saw, compared: ``weight`` times the mean over the modules of the relative error.

@@ -5,7 +5,7 @@ kept of the images is two matrices of second moments a layer, so memory does not
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.grids import Encoded, UniformGrid
+from ofqctl.hooks import attached
 from ofqctl.layers import QuantConv2d, QuantLinear
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Piece, Reached, walk
@@ -54,10 +55,12 @@ def refine_by_regression(task: Task, step: ERQStep) -> None:
 def _layers_in_order(piece: Piece) -> list[str]:
     """Names, in the unit, of the quantized layers as they are called."""
     called: list[str] = []
-    with ExitStack() as hooks, torch.no_grad():
-        for name, module in piece.quantized.named_modules():
-            if _can_be_solved(module):
-                hooks.enter_context(module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n)))
+    hooks = (
+        module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n))
+        for name, module in piece.quantized.named_modules()
+        if _can_be_solved(module)
+    )
+    with attached(hooks), torch.no_grad():
         piece.run(piece.inputs[0][:1])
     return [name for name in dict.fromkeys(called) if called.count(name) == 1]
 

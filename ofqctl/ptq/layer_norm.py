@@ -5,13 +5,15 @@ therefore moved out of the LayerNorm's affine and into the weights of the Linear
 quantized for each output channel; the function of the float model stays the same to the rounding of float32.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ofqctl.hooks import attached
 from ofqctl.layers.attention import open_products
 
 Edit = Callable[[Tensor], Tensor]
@@ -127,34 +129,19 @@ def _run(model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]) -> tupl
     def note(name: str) -> Callable[..., None]:
         return lambda _module, args: seen.setdefault(name, []).append(args[0])
 
-    handles = [m.register_forward_pre_hook(note(n)) for n, m in linears.items()]
-    try:
+    with attached(m.register_forward_pre_hook(note(n)) for n, m in linears.items()):
         output: Tensor = model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
     return output, {n: calls[0] for n, calls in seen.items() if len(calls) == 1}
 
 
-@contextmanager
-def _edited(norm: nn.Module, edit: Edit) -> Iterator[None]:
-    """``norm`` with its output changed."""
-    handle = norm.register_forward_hook(lambda _module, _args, output: edit(output))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _edited(norm: nn.Module, edit: Edit) -> RemovableHandle:
+    """``norm`` with its output changed, as a context."""
+    return norm.register_forward_hook(lambda _module, _args, output: edit(output))
 
 
-@contextmanager
-def _undone(readers: dict[str, nn.Linear], edit: Edit) -> Iterator[None]:
+def _undone(readers: dict[str, nn.Linear], edit: Edit) -> AbstractContextManager[None]:
     """``readers`` with their input changed."""
-    handles = [m.register_forward_pre_hook(lambda _module, args: (edit(args[0]),)) for m in readers.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return attached(m.register_forward_pre_hook(lambda _module, args: (edit(args[0]),)) for m in readers.values())
 
 
 def _ranges(model: nn.Module, norms: list[str], images: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -169,14 +156,9 @@ def _ranges(model: nn.Module, norms: list[str], images: Iterable[Tensor]) -> dic
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in norms]
-    try:
-        with torch.no_grad():
-            for batch in images:
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with attached(model.get_submodule(name).register_forward_hook(note(name)) for name in norms), torch.no_grad():
+        for batch in images:
+            model(batch)
     return ranges
 
 

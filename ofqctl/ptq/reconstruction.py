@@ -8,12 +8,13 @@ weighted as in BRECQ (Li et al., ICLR 2021): by the mean squared gradient of the
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, walk
@@ -69,11 +70,11 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
         output.retain_grad()
         outputs[name] = output
 
-    handles = [
+    hooks = (
         task.original.get_submodule(name).register_forward_hook(lambda _m, _a, output, n=name: keep(n, output))
         for name in names
-    ]
-    try:
+    )
+    with attached(hooks):
         for number, batch in enumerate(images):
             task.progress("weigh the errors", number, len(images))
             logits = task.original(batch)
@@ -83,9 +84,6 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
                 assert output.grad is not None
                 sums[name] = sums.get(name, 0.0) + output.grad.square().sum(dim=0)
             task.original.zero_grad()
-    finally:
-        for handle in handles:
-            handle.remove()
     task.progress("weigh the errors", len(images), len(images))
     return {name: total / total.mean().clamp(min=torch.finfo(total.dtype).tiny) for name, total in sums.items()}
 
@@ -157,8 +155,7 @@ def _weights_in_steps(site: WeightSite) -> Iterator[tuple[nn.Parameter, float]]:
             yield parameter, part * float(parameter.detach().abs().mean())
 
 
-@contextmanager
-def _dropped(piece: Piece, drop: float, generator: torch.Generator) -> Iterator[None]:
+def _dropped(piece: Piece, drop: float, generator: torch.Generator) -> AbstractContextManager[None]:
     """The unit with ``drop`` of the elements of its quantized activations left in float."""
 
     def mix(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -167,9 +164,4 @@ def _dropped(piece: Piece, drop: float, generator: torch.Generator) -> Iterator[
 
     weights = {id(site.weight_quantizer) for site in _sites(piece.quantized)}
     activations = [m for m in piece.quantized.modules() if isinstance(m, Quantizer) and id(m) not in weights]
-    handles = [quantizer.register_forward_hook(mix) for quantizer in activations] if drop else []
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return attached(quantizer.register_forward_hook(mix) for quantizer in activations if drop)

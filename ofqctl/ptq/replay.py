@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from ofqctl.hooks import attached
 from ofqctl.ptq.units import Batches
 
 
@@ -25,9 +26,11 @@ class Replay:
     def record(self, batches: range) -> None:
         """Keep what every unit gives out on ``batches``, on disk; they are counted from 0."""
         self.delete()
-        with ExitStack() as hooks:
-            for module, outputs in self._units:
-                hooks.enter_context(module.register_forward_hook(lambda _m, _a, out, kept=outputs: kept.append(out)))
+        hooks = (
+            module.register_forward_hook(lambda _m, _a, output, kept=outputs: kept.append(output))
+            for module, outputs in self._units
+        )
+        with attached(hooks):
             for index in batches:
                 self.run(index)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ofqctl.hooks import attached
 from ofqctl.layers.attention import AttentionProducts
 from ofqctl.ptq.task import Task
 from ofqctl.quantizers import Quantizer
@@ -34,16 +35,12 @@ def fit_softmax_steps(task: Task, step: SoftmaxStep) -> None:  # noqa: ARG001
     total = 2 * task.images.images
     done = 0
     for finding in (_Search.find_widest, _Search.add_errors):
-        handles = [hook for products, search in searches for hook in search.watch(products, finding)]
-        try:
+        hooks = (hook for products, search in searches for hook in search.watch(products, finding))
+        with attached(hooks), torch.no_grad():
             for batch in task.images:
                 task.progress("fit softmax steps", done, total)
-                with torch.no_grad():
-                    task.model(batch)
+                task.model(batch)
                 done += len(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
     task.progress("fit softmax steps", total, total)
     for _, search in searches:
         search.settle()

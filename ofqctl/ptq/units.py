@@ -5,7 +5,7 @@ What goes into it and what comes out lies on disk, a file a batch: memory does n
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofqctl.hooks import attached
 from ofqctl.recipe import Plan
 
 Extra = tuple[tuple[Any, ...], dict[str, Any]]
@@ -206,10 +207,9 @@ def _watch(model: nn.Module, images: Tensor) -> dict[str, _Call]:
 
         return hook
 
-    with ExitStack() as hooks, torch.no_grad():
-        for name, module in model.named_modules():
-            hooks.enter_context(module.register_forward_pre_hook(enter(name), with_kwargs=True))
-            hooks.enter_context(module.register_forward_hook(leave(name)))
+    entries = (m.register_forward_pre_hook(enter(name), with_kwargs=True) for name, m in model.named_modules())
+    exits = (m.register_forward_hook(leave(name)) for name, m in model.named_modules())
+    with attached(entries), attached(exits), torch.no_grad():
         model(images)
     return calls
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ofqctl.distill import FeatureDistillation, Teacher, distillation_loss
 from ofqctl.distill.loss import Logits, hard_loss, heads_of
 from ofqctl.errors import ModelError
+from ofqctl.hooks import attached
 from ofqctl.recipe.training import Training
 
 
@@ -96,9 +97,7 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
 
         return hook
 
-    with contextlib.ExitStack() as hooks, torch.no_grad():
-        for name, module in model.named_modules():
-            if name:
-                hooks.enter_context(module.register_forward_hook(check(name)))
+    hooks = (module.register_forward_hook(check(name)) for name, module in model.named_modules() if name)
+    with attached(hooks), torch.no_grad():
         model(images)
     return found[0] if found else "the loss itself"
