@@ -30,6 +30,7 @@ from ofqctl.export.sites import (
     operand_of,
     weight_of,
 )
+from ofqctl.hooks import shadowed
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite, weight_sites
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
 from ofqctl.quantizers import Quantizer
@@ -76,8 +77,7 @@ class _Marking:
 
     def _replace(self, module: Any, method: str, new: Callable[..., Any]) -> None:
         """Shadow a method of one module."""
-        module.__dict__[method] = new
-        self._undo.callback(module.__dict__.pop, method)
+        self._undo.enter_context(shadowed(module, method, new))
 
     def _mark_attention(self, attention: QuantAttention, name: str) -> None:
         products = attention.products

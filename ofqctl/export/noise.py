@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.export.recording import activation_quantizers
+from ofqctl.hooks import shadowed
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.progress import Progress
 from ofqctl.quantizers import Quantizer
@@ -107,17 +108,12 @@ def in_float64(model: nn.Module) -> Iterator[None]:
     """Within the block a quantized or float model computes in float64, on the same codes, steps and weights."""
     with ExitStack() as undo:
         for _, site in weight_sites(model):
-            _shadow(undo, site, "quantized_weight", partial(_weight, site))
+            undo.enter_context(shadowed(site, "quantized_weight", partial(_weight, site)))
         for quantizer in activation_quantizers(model).values():
-            _shadow(undo, quantizer, "forward", partial(_value, quantizer))
+            undo.enter_context(shadowed(quantizer, "forward", partial(_value, quantizer)))
         model.double()
         undo.callback(model.float)
         yield
-
-
-def _shadow(undo: ExitStack, module: nn.Module, method: str, new: Any) -> None:
-    module.__dict__[method] = new
-    undo.callback(module.__dict__.pop, method)
 
 
 def _weight(site: WeightSite) -> Tensor:

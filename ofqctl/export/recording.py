@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofqctl.hooks import shadowed
 from ofqctl.layers import QuantConv2d, QuantLinear, weight_sites
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
 from ofqctl.quantizers import Quantizer
@@ -54,11 +55,10 @@ def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
 def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
     with ExitStack() as undo:
         for name, quantizer in activation_quantizers(model).items():
-            handle = quantizer.register_forward_hook(partial(_keep_codes, kept, name))
-            undo.callback(handle.remove)
+            undo.enter_context(quantizer.register_forward_hook(partial(_keep_codes, kept, name)))
         for name, module in model.named_modules():
             if isinstance(module, QuantLinear | QuantConv2d):
-                undo.callback(module.register_forward_hook(partial(_keep_output, kept, name)).remove)
+                undo.enter_context(module.register_forward_hook(partial(_keep_output, kept, name)))
             elif isinstance(module, QuantAttention):
                 _listen_to_attention(module.products, name, kept, undo)
         yield
@@ -73,16 +73,14 @@ def _listen_to_attention(products: AttentionProducts, name: str, kept: Record, u
             _keep(kept.outputs, product, of(result).clone())
             return result
 
-        products.__dict__[method] = call
-        undo.callback(products.__dict__.pop, method)
+        undo.enter_context(shadowed(products, method, call))
 
     listen("multiply_softmax_value", f"{name}.softmax_value", lambda y: y)
     listen("multiply_value_softmax", f"{name}.softmax_value", lambda y: y.transpose(-2, -1))
     if isinstance(products, QKRProducts):
         scale = products.scale
         listen("_logits", f"{name}.query_key", lambda y: y / scale)
-        handle = products.qkx.register_forward_hook(partial(_keep_projection, kept, f"{name}.products.qk"))
-        undo.callback(handle.remove)
+        undo.enter_context(products.qkx.register_forward_hook(partial(_keep_projection, kept, f"{name}.products.qk")))
     else:
         listen("multiply_query_key", f"{name}.query_key", lambda y: y)
 

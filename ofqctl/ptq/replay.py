@@ -1,12 +1,14 @@
 """A model whose first units give out again what they gave out before, so that only what changes is computed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ofqctl.hooks import attached
+from ofqctl.hooks import attached, shadowed
 from ofqctl.ptq.units import Batches
 
 
@@ -38,7 +40,7 @@ class Replay:
         """What the model gives out on one batch, (B, classes); the first ``replayed`` units are not computed."""
         with ExitStack() as units, torch.no_grad():
             for module, outputs in self._units[:replayed]:
-                units.enter_context(_giving_out(module, outputs[index]))
+                units.enter_context(shadowed(module, "forward", partial(_give, outputs[index])))
             logits: Tensor = self._model(self._images[index])
         return logits
 
@@ -48,15 +50,5 @@ class Replay:
             outputs.delete()
 
 
-@contextmanager
-def _giving_out(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """``module`` with a forward pass of its own that only gives ``output``."""
-    own = vars(module).get("forward")
-    vars(module)["forward"] = lambda *_args, **_kwargs: output
-    try:
-        yield
-    finally:
-        if own is None:
-            del vars(module)["forward"]
-        else:
-            vars(module)["forward"] = own
+def _give(output: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    return output
