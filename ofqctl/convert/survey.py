@@ -86,10 +86,6 @@ class _Recorder(AttentionProducts):
         self._note(softmax=weights.shape, v=value.shape)
         return weights @ value
 
-    def multiply_value_softmax(self, value: Tensor, weights: Tensor) -> Tensor:
-        self._note(softmax=weights.transpose(-2, -1).shape, v=value.transpose(-2, -1).shape)
-        return value @ weights
-
     def _note(self, **shapes: tuple[int, ...]) -> None:
         for name, shape in shapes.items():
             seen = self._record.setdefault(name, Seen())

@@ -86,7 +86,6 @@ class _Marking:
         query_key = partial(self._query_key, products, name, before_softmax=not attention.roles)
         self._replace(products, "multiply_query_key", query_key)
         self._replace(products, "multiply_softmax_value", partial(self._softmax_value, products, name))
-        self._replace(products, "multiply_value_softmax", partial(self._value_softmax, products, name))
 
     def _mark_merged(self, attention: Any, products: QKRProducts, name: str) -> None:
         """Mark the products of a `QKRProducts`."""
@@ -167,10 +166,6 @@ class _Marking:
         quantizers = products.softmax, products.v
         product = Product(f"{name}.softmax_value", "matmul", self._operands(*quantizers))
         return self._matmul(product, quantizers, (weights, value))
-
-    def _value_softmax(self, products: AttentionProducts, name: str, value: Tensor, weights: Tensor) -> Tensor:
-        factors = weights.transpose(-2, -1), value.transpose(-2, -1)
-        return self._softmax_value(products, name, *factors).transpose(-2, -1)
 
     def _matmul(
         self, product: Product, quantizers: tuple[nn.Module, nn.Module], factors: tuple[Tensor, Tensor]

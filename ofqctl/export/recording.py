@@ -1,6 +1,6 @@
 """What torch itself gives to every quantizer and gets from every product of a quantized model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,24 +65,22 @@ def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
 
 
 def _listen_to_attention(products: AttentionProducts, name: str, kept: Record, undo: ExitStack) -> None:
-    def listen(method: str, product: str, of: Callable[[Tensor], Tensor]) -> None:
+    def listen(method: str, product: str, factor: float = 1.0) -> None:
         original = getattr(products, method)
 
         def call(*args: Any) -> Tensor:
             result: Tensor = original(*args)
-            _keep(kept.outputs, product, of(result).clone())
+            _keep(kept.outputs, product, result / factor)
             return result
 
         undo.enter_context(shadowed(products, method, call))
 
-    listen("multiply_softmax_value", f"{name}.softmax_value", lambda y: y)
-    listen("multiply_value_softmax", f"{name}.softmax_value", lambda y: y.transpose(-2, -1))
+    listen("multiply_softmax_value", f"{name}.softmax_value")
     if isinstance(products, QKRProducts):
-        scale = products.scale
-        listen("_logits", f"{name}.query_key", lambda y: y / scale)
+        listen("_logits", f"{name}.query_key", products.scale)
         undo.enter_context(products.qkx.register_forward_hook(partial(_keep_projection, kept, f"{name}.products.qk")))
     else:
-        listen("multiply_query_key", f"{name}.query_key", lambda y: y)
+        listen("multiply_query_key", f"{name}.query_key")
 
 
 def _keep(where: dict[str, Tensor], name: str, tensor: Tensor) -> None:

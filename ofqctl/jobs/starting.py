@@ -199,7 +199,8 @@ def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
         if old.weight is not None and weight is not None and _same_grid(old.weight, weight):
             weight = old.weight
             kept.add(f"{name}.weight")
-        for operand in inputs.keys() & old.operands.keys():
+        other = {"softmax"} if module.dynamic_softmax != old.dynamic_softmax else set()
+        for operand in (inputs.keys() & old.operands.keys()) - other:
             if _same_grid(old.operands[operand], inputs[operand]):
                 inputs[operand] = old.operands[operand]
                 kept.add(f"{name}.{operand}")

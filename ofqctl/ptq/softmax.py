@@ -4,13 +4,15 @@ Most softmax outputs are far below a step. Rounding them to 0 costs little squar
 mean value that all rows share, which adds up in the product; a finer step that clips the largest outputs costs less.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
-from ofqctl.hooks import attached
+from ofqctl.hooks import shadowed
 from ofqctl.layers.attention import AttentionProducts
 from ofqctl.ptq.task import Task
 from ofqctl.quantizers import Quantizer
@@ -28,61 +30,55 @@ def fit_softmax_steps(task: Task, step: SoftmaxStep) -> None:  # noqa: ARG001
     Goes through the calibration images twice, for the largest outputs and for the errors; all else in the model is
     quantized already.
     """
-    searches = []
-    for _, module in task.model.named_modules():
-        if isinstance(module, AttentionProducts) and isinstance(module.softmax, Quantizer):
-            searches.append((module, _Search(module.softmax)))
+    products = [m for m in task.model.modules() if isinstance(m, AttentionProducts)]
+    searches = [_Search(p) for p in products if isinstance(p.softmax, Quantizer)]
     total = 2 * task.images.images
     done = 0
-    for finding in (_Search.find_widest, _Search.add_errors):
-        hooks = (hook for products, search in searches for hook in search.watch(products, finding))
-        with attached(hooks), torch.no_grad():
+    findings: tuple[_Finding, ...] = (_Search.find_widest, _Search.add_errors)
+    for finding in findings:
+        with ExitStack() as watched, torch.no_grad():
+            for search in searches:
+                watched.enter_context(shadowed(search.products, "average", partial(search.average, finding)))
             for batch in task.images:
                 task.progress("fit softmax steps", done, total)
                 task.model(batch)
                 done += len(batch)
     task.progress("fit softmax steps", total, total)
-    for _, search in searches:
+    for search in searches:
         search.settle()
 
 
 class _Search:
-    """The step of one quantizer whose error in the product is least over all batches."""
+    """The step of one softmax output whose error in the product is least over all batches."""
 
-    def __init__(self, quantizer: Quantizer) -> None:
-        self._quantizer = quantizer
-        self._shape = quantizer.plan.step_shape
-        self._weights: Tensor | None = None
+    def __init__(self, products: AttentionProducts) -> None:
+        self.products = products
+        self._quantizer = cast(Quantizer, products.softmax)
+        self._shape = self._quantizer.plan.step_shape
         self._widest = torch.zeros(self._shape)
         self._errors: dict[float, Tensor] = {}
 
-    def watch(self, products: AttentionProducts, finding: Callable[..., None]) -> Iterator[RemovableHandle]:
-        """Call ``finding`` with the value, (..., M, e), before and after its quantizer, in every pass."""
-        yield products.softmax.register_forward_hook(self._hold)
-        yield products.v.register_forward_hook(lambda _m, args, output: finding(self, args[0], output))
+    def average(self, finding: "_Finding", weights: Tensor, value: Tensor) -> Tensor:
+        """Softmax outputs (..., N, M), in float, times quantized values (..., M, e); ``finding`` sees both."""
+        finding(self, weights, value)
+        product: Tensor = weights @ self.products.v(value)
+        return product
 
-    def _hold(self, _module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-        """Take the softmax output, (..., N, M), and pass it on in float."""
-        self._weights = args[0]
-        return args[0]
-
-    def find_widest(self, _exact: Tensor, _quantized: Tensor) -> None:
+    def find_widest(self, weights: Tensor, _value: Tensor) -> None:
         """Take the largest outputs into account."""
-        assert self._weights is not None
-        widest = by_group(self._weights, self._shape).amax(dim=1).reshape(self._shape)
+        rows, _ = self.products.in_range(weights)
+        widest = by_group(rows, self._shape).amax(dim=1).reshape(self._shape)
         self._widest = torch.maximum(self._widest.to(widest.device), widest)
 
-    def add_errors(self, exact: Tensor, quantized: Tensor) -> None:
+    def add_errors(self, weights: Tensor, value: Tensor) -> None:
         """Take the errors of all steps into account."""
-        weights, quantizer = self._weights, self._quantizer
-        assert weights is not None
-        wanted = weights @ exact
+        quantizer, (rows, largest) = self._quantizer, self.products.in_range(weights)
+        wanted, quantized = weights @ value, self.products.v(value)
         for fraction in _FRACTIONS:
-            product = fake_quantize(weights, self._step(fraction), quantizer.offset, quantizer.grid) @ quantized
-            errors = (product - wanted).square().sum(dim=-1, keepdim=True)
+            product = fake_quantize(rows, self._step(fraction), quantizer.offset, quantizer.grid) @ quantized
+            errors = ((product if largest is None else product * largest) - wanted).square().sum(dim=-1, keepdim=True)
             error = by_group(errors, self._shape).sum(dim=1).reshape(self._shape)
             self._errors[fraction] = self._errors.get(fraction, 0.0) + error
-        self._weights = None
 
     def settle(self) -> None:
         """Set the steps with the least errors."""
@@ -94,3 +90,6 @@ class _Search:
 
     def _step(self, fraction: float) -> Tensor:
         return (self._widest / self._quantizer.grid.high * fraction).clamp(min=MIN_STEP)
+
+
+_Finding = Callable[[_Search, Tensor, Tensor], None]

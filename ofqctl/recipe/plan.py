@@ -57,12 +57,15 @@ class ModulePlan(Frozen):
         weight: Quantizer of its weight (of the merged query-key product for ``qkr``); None leaves it in float.
         operands: Quantizers of its activations by name: ``input``; ``q, k, softmax, v``; ``x, qkx, softmax, v``.
         query_bias: Whether ``qkr`` keeps the term of the query bias, which makes it exact; OFQ's authors drop it.
+        dynamic_softmax: Whether what is quantized as ``softmax`` is each row over its largest element, found at run
+            time; the product with the value is multiplied by that element.
     """
 
     kind: ModuleKind
     weight: QuantizerPlan | None = None
     operands: dict[str, QuantizerPlan] = Field(default_factory=dict)
     query_bias: bool = True
+    dynamic_softmax: bool = False
 
 
 class LeftFloat(Frozen):

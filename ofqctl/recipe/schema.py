@@ -109,11 +109,13 @@ class Attention(Frozen):
         products: Quantize the operands of both matrix products (query, key, softmax output, value).
         qkr: Query-key reparameterization: quantize the product of the two projections instead of each (OFQ).
         query_bias: With ``qkr``: keep the term of the query bias, which makes it exact; OFQ's authors drop it.
+        dynamic_softmax: Quantize each row of the softmax output relative to its largest element, found at run time.
     """
 
     products: bool = True
     qkr: bool = False
     query_bias: bool = True
+    dynamic_softmax: bool = False
 
 
 class Calibration(Frozen):

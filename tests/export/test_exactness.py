@@ -29,6 +29,8 @@ RUNS = {
         "weights.granularity=tensor",
         "activations.symmetric=true",
     ),
+    "rows of the softmax output relative to their largest": ("ptq/minmax", "attention.dynamic_softmax=true"),
+    "such rows, merged query and key": ("ofq/vit_w2a2", "attention.dynamic_softmax=true"),
     "one step for the image, with a zero point": ("ptq/minmax", "first.activations.granularity=tensor"),
 }
 

@@ -115,7 +115,8 @@ class QKRProducts(AttentionProducts):
     qkx: nn.Module
 
     def __init__(self, attention: FusedQKV, plan: ModulePlan) -> None:
-        super().__init__({name: p for name, p in plan.operands.items() if name in ("softmax", "v")})
+        mixing = {name: p for name, p in plan.operands.items() if name in ("softmax", "v")}
+        super().__init__(mixing, dynamic_softmax=plan.dynamic_softmax)
         for name in ("x", "qkx"):
             operand = plan.operands.get(name)
             self.add_module(name, nn.Identity() if operand is None else build_quantizer(operand))
