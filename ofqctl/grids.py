@@ -1,6 +1,7 @@
 """What a code means: the one numeric contract between quantizers, packing, evaluation and exporters.
 
-A quantized tensor is always ``step * (code + offset) + shift``, with ``code`` an integer of a :class:`UniformGrid`.
+A quantized tensor is always ``step * (code + offset) + shift``, with ``code`` an integer of a :class:`UniformGrid`;
+where rows are quantized relative to their largest magnitude, it is that times the magnitude.
 """
 
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Encoded:
         offset: Added to a code before it is scaled: 0.5 for StatsQ, minus the zero point for an asymmetric grid.
         grid: Range of the codes.
         shift: Added after scaling (the second learned shift of an activation quantizer), or None.
+        largest: Of each row, which multiplies all of this, (..., 1); or None.
     """
 
     codes: Tensor
@@ -55,11 +57,13 @@ class Encoded:
     offset: float | Tensor
     grid: UniformGrid
     shift: Tensor | None = None
+    largest: Tensor | None = None
 
     def decode(self) -> Tensor:
-        """``step * (codes + offset) + shift``, float32, in exactly the arithmetic of the quantizers' forward."""
+        """The value, float32, in exactly the arithmetic of the quantizers' forward."""
         value = (self.codes.to(self.step.dtype) + self.offset) * self.step
-        return value if self.shift is None else value + self.shift
+        value = value if self.shift is None else value + self.shift
+        return value if self.largest is None else value * self.largest
 
 
 def code_dtype(grid: UniformGrid) -> torch.dtype:

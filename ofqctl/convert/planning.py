@@ -72,7 +72,7 @@ class _Planner:
                 return
             self._leave(name, module, f"query-key reparameterization: {obstacle}")
         operands = self._plan_operands(name, seen, signed_weights=form.signed_weights)
-        self._keep(name, ModulePlan(kind="attention", operands=operands, dynamic_softmax=self._dynamic(operands)))
+        self._keep(name, ModulePlan(kind="attention", operands=operands))
 
     def _plan_operands(
         self, name: str, seen: dict[str, Seen], *, signed_weights: bool = False
@@ -100,19 +100,11 @@ class _Planner:
         }
         operands |= self._plan_operands(name, {operand: seen[operand] for operand in ("softmax", "v")})
         merged = _plan_weight(spec.weights, (heads, width, width))
-        present = _present(operands)
         self.modules[name] = ModulePlan(
-            kind="qkr",
-            weight=merged,
-            operands=present,
-            query_bias=self.recipe.attention.query_bias,
-            dynamic_softmax=self._dynamic(present),
+            kind="qkr", weight=merged, operands=_present(operands), query_bias=self.recipe.attention.query_bias
         )
         value = _plan_weight(self._spec(f"{name}.qkv").weights, (width, width))
         self._keep(f"{name}.products.v_proj", ModulePlan(kind="linear", weight=value))
-
-    def _dynamic(self, operands: dict[str, QuantizerPlan]) -> bool:
-        return self.recipe.attention.dynamic_softmax and "softmax" in operands
 
     def plan_layer(self, name: str, module: nn.Linear | nn.Conv2d) -> None:
         """Plan a Linear or a convolution, unless its attention block has taken it over."""

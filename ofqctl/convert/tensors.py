@@ -9,6 +9,8 @@ Kind = Literal["features", "pixels", "feature_map", "heads", "values", "softmax"
 """Without the batch: features (*tokens, C); pixels and feature_map (C, H, W); heads and values (*heads, N, d);
 softmax (*heads, N, M); head_features (*heads, N, C), QKR's ``W_qk x``."""
 
+_ROWS_APART: tuple[Kind, ...] = ("features", "heads", "softmax", "head_features")  # no product sums over their rows
+
 
 def step_shape(kind: Kind, granularity: str, shape: Shape) -> Shape:
     """Shape of the step for a tensor of ``shape`` (without the batch), aligned with its last dimensions."""
@@ -57,6 +59,7 @@ def plan_operand(
         method=activations.method,
         bits=activations.bits,
         step_shape=() if shape is None else step_shape(kind, activations.granularity, shape),
+        dynamic=activations.dynamic and kind in _ROWS_APART,
         shift_shape=shift_shape(kind, shape) if shape is not None and activations.shifts else None,
         signed=signed,
         symmetric=activations.symmetric or activations.method != "uniform",

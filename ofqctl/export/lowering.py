@@ -143,7 +143,7 @@ class _Lowering:
     def _write_linear(self, site: str, inputs: list[str], out: str) -> None:
         product = self._sites.products[site]
         self._integer.linear(product, self._codes(inputs[0], product.operands[0]), out)
-        self.done.products.append(Boundary(product, out))
+        self._end(product, out)
 
     def _write_conv2d(self, site: str, inputs: list[str], out: str) -> None:
         product = self._sites.products[site]
@@ -156,7 +156,12 @@ class _Lowering:
         left, right = self._shapes[inputs[0]], self._shapes[inputs[1]]
         codes = self._codes(inputs[0], product.operands[0]), self._codes(inputs[1], product.operands[1])
         self._integer.matmul(product, *codes, Place(len(right), left[-1], factor), end)
-        self.done.products.append(Boundary(product, end, factor))
+        self._end(product, end, factor)
+
+    def _end(self, product: Product, output: str, factor: float = 1.0) -> None:
+        """Note where a product lies, unless it goes on to a marker that ends it."""
+        if not product.dynamic:
+            self.done.products.append(Boundary(product, output, factor))
 
     def _write_result(self, site: str, inputs: list[str], out: str) -> None:
         if out in self._outputs:

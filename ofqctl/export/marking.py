@@ -34,6 +34,7 @@ from ofqctl.hooks import shadowed
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite, weight_sites
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
 from ofqctl.quantizers import Quantizer
+from ofqctl.quantizers.cores import over_largest
 
 DOMAIN = "ofqctl"
 
@@ -127,13 +128,12 @@ class _Marking:
         return product
 
     def _fake_quantize(self, operand: Operand, x: Tensor) -> Tensor:
-        return _node("Dequantize", (_quantize(x, operand),), operand.name, x.shape)
+        return _quantize(x, operand).value(operand)
 
     def _linear(self, module: QuantLinear, name: str, bias: Array | None, x: Tensor) -> Tensor:
         product = Product(name, "linear", self._operands(module.input), self._weight(module, name), bias)
         if self._enter(product).obstacle is None:
-            codes = _quantize(x, product.operands[0])
-            return _node("Linear", (codes,), product.name, (*x.shape[:-1], module.out_features))
+            return self._multiply_weight(product, _quantize(x, product.operands[0]), module.out_features, module.bias)
         x = module.input(x)
         return _result(F.linear(x, self._weight_value(module, name, x), module.bias), product)
 
@@ -142,10 +142,9 @@ class _Marking:
         product.window = window = _window(module, x)
         self._enter(product)
         if product.obstacle is None:
-            codes = _quantize(x, product.operands[0])
-            return _node(
-                "Conv2d", (codes,), product.name, (x.shape[0], module.out_channels, *window.moves(module.kernel_size))
-            )
+            codes = _quantize(x, product.operands[0]).codes
+            shape = (x.shape[0], module.out_channels, *window.moves(module.kernel_size))
+            return _node("Conv2d", (codes,), product.name, shape)
         x = module.input(x)
         top, left, bottom, right = window.pads
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -159,7 +158,7 @@ class _Marking:
     ) -> Tensor:
         quantizers = products.q, products.k
         product = Product(f"{name}.query_key", "matmul", self._operands(*quantizers), transposed=True)
-        product.before_softmax = before_softmax
+        product.before_softmax = before_softmax and not product.dynamic
         return self._matmul(product, quantizers, (query, transposed_key.transpose(-2, -1)))
 
     def _softmax_value(self, products: AttentionProducts, name: str, weights: Tensor, value: Tensor) -> Tensor:
@@ -172,17 +171,31 @@ class _Marking:
     ) -> Tensor:
         self._enter(product)
         if product.obstacle is None:
-            codes = [_quantize(x, o) for x, o in zip(factors, product.operands, strict=True)]
-            return self._multiply_codes(product, *codes)
+            both = [_quantize(x, o) for x, o in zip(factors, product.operands, strict=True)]
+            y = self._multiply_codes(product, *both)
+            return _result(y, product) if product.dynamic else y
         left, right = (quantizer(x) for quantizer, x in zip(quantizers, factors, strict=True))
         return _result(torch.matmul(left, right.transpose(-2, -1) if product.transposed else right), product)
 
-    def _multiply_codes(self, product: Product, left: Tensor, right: Tensor) -> Tensor:
+    def _multiply_weight(self, product: Product, x: "_Coded", width: int, bias: Tensor | None) -> Tensor:
+        """A product with a weight and its bias; what rows are relative to comes between them."""
+        shape = (*x.codes.shape[:-1], width)
+        if x.largest is None:
+            return _node("Linear", (x.codes,), product.name, shape)
+        product.bias = None
+        y = _node("Linear", (x.codes,), product.name, shape) * x.largest
+        return _result(y if bias is None else y + bias, product)
+
+    def _multiply_codes(self, product: Product, left: "_Coded", right: "_Coded") -> Tensor:
+        """A product of two activations, its rows and columns times what they are relative to."""
         heads = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
-            left.shape[:-2], right.shape[:-2]
+            left.codes.shape[:-2], right.codes.shape[:-2]
         )
-        columns = right.shape[-2] if product.transposed else right.shape[-1]
-        return _node("MatMul", (left, right), product.name, (*heads, left.shape[-2], columns))
+        columns = right.codes.shape[-2] if product.transposed else right.codes.shape[-1]
+        shape = (*heads, left.codes.shape[-2], columns)
+        y = _node("MatMul", (left.codes, right.codes), product.name, shape)
+        y = y if left.largest is None else y * left.largest
+        return y if right.largest is None else y * right.largest.transpose(-2, -1)
 
     def _pass_on(self, products: QKRProducts, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """`InputForEachHead`, keeping the input for the products, which would have to put it together again."""
@@ -208,22 +221,23 @@ class _Marking:
         shared = _Shared(block_input, merged.projection.operands, products.x)
         projection, logits = replace(merged.projection), replace(merged.query_key)
         if self._enter(projection).obstacle is None:
-            shape = (*block_input.shape[:-1], products.heads * block_input.shape[-1])
-            weighted = _node("Linear", (shared.codes(),), projection.name, shape)
+            width = products.heads * block_input.shape[-1]
+            weighted = self._multiply_weight(projection, shared.coded(), width, None)
         else:
             x = shared.value()
             weight = self._weight_value(products.qk, projection.name.partition("@")[0], x)
             weighted = _result(F.linear(x, weight.flatten(0, 1)), projection)
         values = products._in_heads(self._project(products, merged, shared))
         weighted = products._in_heads(weighted)
-        if self._enter(logits).obstacle is None:
-            codes = shared.codes().unsqueeze(1), _quantize(weighted, logits.operands[1])
-            product = self._multiply_codes(logits, *codes)
+        exact = self._enter(logits).obstacle is None
+        if exact:
+            product = self._multiply_codes(logits, shared.in_heads(), _quantize(weighted, logits.operands[1]))
         else:
-            x = shared.value()
-            product = x.unsqueeze(1) @ products.qkx(weighted).transpose(-2, -1)
+            product = shared.value().unsqueeze(1) @ products.qkx(weighted).transpose(-2, -1)
+        if not exact or logits.dynamic:
+            logits.key_term, logits.before_softmax = None, logits.before_softmax and not logits.dynamic
             if products.key_term is not None:
-                product = product + F.linear(x, products.key_term).transpose(1, 2).unsqueeze(2)
+                product = product + F.linear(shared.value(), products.key_term).transpose(1, 2).unsqueeze(2)
             product = _result(product, logits)
         return products.mix(product * products.scale, values, attn_mask, dropout_p, is_causal)
 
@@ -233,8 +247,7 @@ class _Marking:
             return cast(Tensor, products.v_proj(shared.value()))
         product, module = self._enter(replace(merged.value)), cast(QuantLinear, products.v_proj)
         if product.obstacle is None:
-            shape = (*shared.x.shape[:-1], module.out_features)
-            return _node("Linear", (shared.codes(),), product.name, shape)
+            return self._multiply_weight(product, shared.coded(), module.out_features, module.bias)
         x = shared.value()
         weight = self._weight_value(module, product.name.partition("@")[0], x)
         return _result(F.linear(x, weight, module.bias), product)
@@ -268,18 +281,23 @@ class _Shared:
     x: Tensor
     operand: tuple[Operand, ...]
     quantizer: nn.Module
-    _codes: Tensor | None = None
+    _coded: "_Coded | None" = None
 
-    def codes(self) -> Tensor:
+    def coded(self) -> "_Coded":
         """Its codes."""
-        self._codes = _quantize(self.x, self.operand[0]) if self._codes is None else self._codes
-        return self._codes
+        self._coded = _quantize(self.x, self.operand[0]) if self._coded is None else self._coded
+        return self._coded
+
+    def in_heads(self) -> "_Coded":
+        """Its codes, the same for every head."""
+        codes, largest = self.coded().codes, self.coded().largest
+        return _Coded(codes.unsqueeze(1), None if largest is None else largest.unsqueeze(1))
 
     def value(self) -> Tensor:
         """What its codes stand for."""
-        if self._codes is None and not self.operand:
+        if self._coded is None and not self.operand:
             return cast(Tensor, self.quantizer(self.x))
-        return _node("Dequantize", (self.codes(),), self.operand[0].name, self.x.shape)
+        return self.coded().value(self.operand[0])
 
 
 def _node(kind: str, inputs: tuple[Tensor, ...], name: str, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -287,8 +305,27 @@ def _node(kind: str, inputs: tuple[Tensor, ...], name: str, shape: Any, dtype: t
     return ops.symbolic(f"{DOMAIN}::{kind}", inputs, {"site": name}, dtype=dtype, shape=tuple(shape), version=1)
 
 
-def _quantize(x: Tensor, operand: Operand) -> Tensor:
-    return _node("Quantize", (x,), operand.name, x.shape, torch.uint8)
+@dataclass(frozen=True)
+class _Coded:
+    """An activation as codes.
+
+    Attributes:
+        codes: As the operators take them.
+        largest: What each row is relative to, (..., 1), or None.
+    """
+
+    codes: Tensor
+    largest: Tensor | None
+
+    def value(self, operand: Operand) -> Tensor:
+        """What they stand for."""
+        value = _node("Dequantize", (self.codes,), operand.name, self.codes.shape)
+        return value if self.largest is None else value * self.largest
+
+
+def _quantize(x: Tensor, operand: Operand) -> _Coded:
+    x, largest = over_largest(x) if operand.dynamic else (x, None)
+    return _Coded(_node("Quantize", (x,), operand.name, x.shape, torch.uint8), largest)
 
 
 def _result(y: Tensor, product: Product) -> Tensor:

@@ -123,8 +123,10 @@ def _weight(site: WeightSite) -> Tensor:
 
 
 def _value(quantizer: Quantizer, x: Tensor) -> Tensor:
+    x, largest = quantizer.relative(x)
     moved = x if quantizer.before is None else x + quantizer.before
     step, grid = quantizer.step.clamp(min=MIN_STEP), quantizer.grid
     codes = (moved / step - quantizer.offset).round().clamp(grid.low, grid.high)
     value = (codes + quantizer.offset) * step
-    return value if quantizer.after is None else value + quantizer.after
+    value = value if quantizer.after is None else value + quantizer.after
+    return value if largest is None else value * largest

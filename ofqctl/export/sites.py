@@ -22,7 +22,7 @@ ProductKind = Literal["linear", "conv2d", "matmul"]
 
 @dataclass(frozen=True)
 class Operand:
-    """An activation that becomes codes: ``value = step * (code + offset) + after``.
+    """An activation that becomes codes: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
 
     Attributes:
         name: The quantizer's name in the model.
@@ -31,6 +31,7 @@ class Operand:
         offset: Integers, of the shape of ``step``; () if it is one for all.
         before: Added to the tensor ahead of rounding, or None.
         after: Added to the value, or None.
+        dynamic: Whether all of this is of each row over its largest magnitude, which is multiplied again elsewhere.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Operand:
     offset: Array
     before: Array | None
     after: Array | None
+    dynamic: bool = False
 
     @property
     def zero(self) -> NDArray[np.int64]:
@@ -169,6 +171,11 @@ class Product:
     window: Window | None = None
     obstacle: str | None = None
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether rows or columns of the product are still to be multiplied by what an operand is relative to."""
+        return any(operand.dynamic for operand in self.operands)
+
 
 @dataclass
 class Sites:
@@ -204,6 +211,7 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
         _shared(offset.round()),
         None if before is None else _array(before),
         None if after is None else _array(after),
+        quantizer.plan.dynamic,
     )
 
 

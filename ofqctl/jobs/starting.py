@@ -199,8 +199,7 @@ def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
         if old.weight is not None and weight is not None and _same_grid(old.weight, weight):
             weight = old.weight
             kept.add(f"{name}.weight")
-        other = {"softmax"} if module.dynamic_softmax != old.dynamic_softmax else set()
-        for operand in (inputs.keys() & old.operands.keys()) - other:
+        for operand in inputs.keys() & old.operands.keys():
             if _same_grid(old.operands[operand], inputs[operand]):
                 inputs[operand] = old.operands[operand]
                 kept.add(f"{name}.{operand}")

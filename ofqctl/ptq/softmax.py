@@ -38,7 +38,9 @@ def fit_softmax_steps(task: Task, step: SoftmaxStep) -> None:  # noqa: ARG001
     for finding in findings:
         with ExitStack() as watched, torch.no_grad():
             for search in searches:
-                watched.enter_context(shadowed(search.products, "average", partial(search.average, finding)))
+                watched.enter_context(
+                    shadowed(search.products, "multiply_softmax_value", partial(search.multiply, finding))
+                )
             for batch in task.images:
                 task.progress("fit softmax steps", done, total)
                 task.model(batch)
@@ -58,7 +60,7 @@ class _Search:
         self._widest = torch.zeros(self._shape)
         self._errors: dict[float, Tensor] = {}
 
-    def average(self, finding: "_Finding", weights: Tensor, value: Tensor) -> Tensor:
+    def multiply(self, finding: "_Finding", weights: Tensor, value: Tensor) -> Tensor:
         """Softmax outputs (..., N, M), in float, times quantized values (..., M, e); ``finding`` sees both."""
         finding(self, weights, value)
         product: Tensor = weights @ self.products.v(value)
@@ -66,13 +68,13 @@ class _Search:
 
     def find_widest(self, weights: Tensor, _value: Tensor) -> None:
         """Take the largest outputs into account."""
-        rows, _ = self.products.in_range(weights)
+        rows, _ = self._quantizer.relative(weights)
         widest = by_group(rows, self._shape).amax(dim=1).reshape(self._shape)
         self._widest = torch.maximum(self._widest.to(widest.device), widest)
 
     def add_errors(self, weights: Tensor, value: Tensor) -> None:
         """Take the errors of all steps into account."""
-        quantizer, (rows, largest) = self._quantizer, self.products.in_range(weights)
+        quantizer, (rows, largest) = self._quantizer, self._quantizer.relative(weights)
         wanted, quantized = weights @ value, self.products.v(value)
         for fraction in _FRACTIONS:
             product = fake_quantize(rows, self._step(fraction), quantizer.offset, quantizer.grid) @ quantized

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.grids import Encoded, UniformGrid, code_dtype
-from ofqctl.quantizers.cores import MIN_STEP, Offset
+from ofqctl.quantizers.cores import MIN_STEP, Offset, over_largest
 from ofqctl.quantizers.fake_quantize import fake_quantize, snap
 from ofqctl.recipe.plan import QuantizerPlan
 
@@ -50,21 +50,32 @@ class Quantizer(nn.Module, ABC):
 
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x`` and what they mean."""
+        x, largest = self.relative(x)
         moved = x.float() if self.before is None else x + self.before
         step = self.step.clamp(min=MIN_STEP)
         codes = snap(moved, step, self.offset, self.grid).to(code_dtype(self.grid))
-        return Encoded(codes, step, self.offset, self.grid, self.after)
+        return Encoded(codes, step, self.offset, self.grid, self.after, largest)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` snapped to the grid."""
         if self.observing:
             self.observe(x)
             return x
-        return fake_quantize(x, self.step, self.offset, self.grid, self.before, self.after)
+        rows, largest = self.relative(x)
+        value = fake_quantize(rows, self.step, self.offset, self.grid, self.before, self.after)
+        return value if largest is None else (value * largest).to(value.dtype)
 
-    @abstractmethod
+    def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What steps and shifts are for: ``x``, or if ``dynamic`` each row over its largest magnitude, and that."""
+        return over_largest(x.to(torch.promote_types(x.dtype, torch.float32))) if self.plan.dynamic else (x, None)
+
     def observe(self, x: Tensor) -> None:
         """Take ``x`` into account for the start values."""
+        self._take_in(self.relative(x.detach())[0])
+
+    @abstractmethod
+    def _take_in(self, x: Tensor) -> None:
+        """Take into account what steps and shifts are for."""
 
     @abstractmethod
     def finish(self) -> None:

@@ -51,6 +51,12 @@ class Layout:
         return 2.0 * (self.zero - 1)
 
 
+def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row (the last dimension) over its largest magnitude, and that, (..., 1); a row of zeros stays one."""
+    largest = x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return x / largest, largest
+
+
 def in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
     """A fresh tensor ``x / step - offset``."""
     position = x / step

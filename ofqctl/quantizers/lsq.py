@@ -32,10 +32,10 @@ class LSQ(Quantizer):
         self._count = 0
         self._negative = False
 
-    def observe(self, x: Tensor) -> None:
+    def _take_in(self, x: Tensor) -> None:
         """Add the magnitudes of ``x`` to the running mean of each group."""
-        self._keep(x.detach())
-        rows = by_group(x.detach().float(), self.plan.step_shape)
+        self._keep(x)
+        rows = by_group(x.float(), self.plan.step_shape)
         total = rows.abs().sum(dim=1, dtype=torch.float64)
         self._sum = total if self._sum is None else self._sum + total
         self._count += rows.shape[1]

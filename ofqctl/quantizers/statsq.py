@@ -56,7 +56,7 @@ class StatsQ(Quantizer):
         magnitudes = values.abs() + growing * lacking / growing.mean(dim=shared, keepdim=True)
         return values.sign() * magnitudes * codes.step
 
-    def observe(self, x: Tensor) -> None:
+    def _take_in(self, x: Tensor) -> None:
         """Nothing to learn from data: the weights give the steps."""
 
     def finish(self) -> None:

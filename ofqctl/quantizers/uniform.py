@@ -29,9 +29,9 @@ class Uniform(Quantizer):
             self.register_buffer("offset", torch.zeros(plan.step_shape))
         self._estimator = RangeEstimator(plan.range, plan.percentile)
 
-    def observe(self, x: Tensor) -> None:
+    def _take_in(self, x: Tensor) -> None:
         """Add the elements of ``x`` to what is known of each group's range."""
-        self._estimator.observe(by_group(x.detach().float(), self.plan.step_shape))
+        self._estimator.observe(by_group(x.float(), self.plan.step_shape))
 
     def finish(self) -> None:
         """Fix steps and zero points."""

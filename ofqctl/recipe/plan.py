@@ -28,6 +28,8 @@ class QuantizerPlan(Frozen):
         method: Name of the quantizer.
         bits: Width of a code, 2-8.
         step_shape: Shape of the step, aligned with the last dimensions of the tensor; (1, 1) or () is one step for all.
+        dynamic: Whether each row (the last dimension) is quantized relative to its largest magnitude, found at run
+            time; steps and shifts are those of the row over it.
         shift_shape: Shape of the learned shifts ahead of rounding and behind it, or None for no shifts.
         signed: Whether codes may be negative; None leaves it to the data.
         symmetric: Whether real 0 is code 0 (or half a step off); otherwise each step has a zero point.
@@ -40,6 +42,7 @@ class QuantizerPlan(Frozen):
     method: Literal["statsq", "lsq", "uniform"]
     bits: int = Field(ge=2, le=8)
     step_shape: tuple[int, ...]
+    dynamic: bool = False
     shift_shape: tuple[int, ...] | None = None
     signed: bool | None = True
     symmetric: bool = True
@@ -57,15 +60,12 @@ class ModulePlan(Frozen):
         weight: Quantizer of its weight (of the merged query-key product for ``qkr``); None leaves it in float.
         operands: Quantizers of its activations by name: ``input``; ``q, k, softmax, v``; ``x, qkx, softmax, v``.
         query_bias: Whether ``qkr`` keeps the term of the query bias, which makes it exact; OFQ's authors drop it.
-        dynamic_softmax: Whether what is quantized as ``softmax`` is each row over its largest element, found at run
-            time; the product with the value is multiplied by that element.
     """
 
     kind: ModuleKind
     weight: QuantizerPlan | None = None
     operands: dict[str, QuantizerPlan] = Field(default_factory=dict)
     query_bias: bool = True
-    dynamic_softmax: bool = False
 
 
 class LeftFloat(Frozen):

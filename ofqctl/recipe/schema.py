@@ -62,6 +62,9 @@ class Activations(Frozen):
         granularity: What shares a step: the whole ``tensor``, a ``channel``, or a ``token``. With ``token`` the values
             of attention have a step per channel and the softmax output one per query; ``head`` is the same, but in
             attention each head has steps of its own, and one for its softmax output.
+        dynamic: Quantize each row relative to its largest magnitude, found at run time: each token of a Linear's input,
+            and in attention each query, key and row of the softmax output. Images, feature maps and values, the rows
+            of which are summed over, stay as they are.
         shifts: With ``lsq``: learned shifts ahead of the quantizer and behind it.
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
         range: With ``uniform``: how the range is chosen; ``auto`` is ``minmax`` at 8 bits and ``mse`` below.
@@ -73,6 +76,7 @@ class Activations(Frozen):
     bits: Bits = 8
     method: ActivationMethod = "uniform"
     granularity: Literal["tensor", "channel", "token", "head"] = "tensor"
+    dynamic: bool = False
     shifts: bool = False
     symmetric: bool = False
     range: RangeChoice = "mse"
@@ -109,13 +113,11 @@ class Attention(Frozen):
         products: Quantize the operands of both matrix products (query, key, softmax output, value).
         qkr: Query-key reparameterization: quantize the product of the two projections instead of each (OFQ).
         query_bias: With ``qkr``: keep the term of the query bias, which makes it exact; OFQ's authors drop it.
-        dynamic_softmax: Quantize each row of the softmax output relative to its largest element, found at run time.
     """
 
     products: bool = True
     qkr: bool = False
     query_bias: bool = True
-    dynamic_softmax: bool = False
 
 
 class Calibration(Frozen):

@@ -55,6 +55,16 @@ def test_first_and_last_layer_have_their_own_bits(tiny_vit):
     assert isinstance(tiny_vit.head, QuantLinear)
 
 
+@pytest.mark.parametrize("qkr", ["false", "true"])
+def test_only_rows_that_no_product_sums_over_are_dynamic(tiny_vit, qkr):
+    recipe = load(
+        "statsq", [f"attention.qkr={qkr}", *(f"{part}activations.dynamic=true" for part in ("", "first.", "last."))]
+    )
+    plan = convert(tiny_vit, recipe, SIZE)
+    static = {f"{name}.{o}" for name, m in plan.modules.items() for o, q in m.operands.items() if not q.dynamic}
+    assert static == {"patch_embed.proj.input", "blocks.0.attn.v", "blocks.1.attn.v"}
+
+
 def test_the_second_mlp_layer_and_the_softmax_output_are_unsigned(tiny_vit):
     plan = convert(tiny_vit, load("ofq/vit_w2a2"), SIZE)
     assert plan.modules["blocks.0.mlp.fc2"].operands["input"].signed is False

@@ -29,8 +29,10 @@ RUNS = {
         "weights.granularity=tensor",
         "activations.symmetric=true",
     ),
-    "rows of the softmax output relative to their largest": ("ptq/minmax", "attention.dynamic_softmax=true"),
-    "such rows, merged query and key": ("ofq/vit_w2a2", "attention.dynamic_softmax=true"),
+    "8 bits, rows relative to their largest": ("ptq/minmax", "activations.dynamic=true"),
+    "2 bits, shifts, such rows": ("statsq", "activations.dynamic=true"),
+    "2 bits, shifts, such rows, merged query and key": ("ofq/vit_w2a2", "activations.dynamic=true"),
+    "one step for each tensor, such rows": ("ptq/minmax", "activations.dynamic=true", "activations.granularity=tensor"),
     "one step for the image, with a zero point": ("ptq/minmax", "first.activations.granularity=tensor"),
 }
 

@@ -12,7 +12,7 @@ import torch
 from timm.layers import RelPosBias, RotaryEmbeddingCat
 from torch import Tensor, nn
 
-from ofqctl.layers.attention import AttentionProducts, form_of, open_products, quantize_attention, why_no_qkr
+from ofqctl.layers.attention import form_of, open_products, quantize_attention, why_no_qkr
 from ofqctl.layers.attention.forms import FORMS
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import ModulePlan, QuantizerPlan
@@ -237,15 +237,6 @@ def test_redirected_products_keep_the_function(path, kwargs, inputs):
 
 
 @every_case
-def test_rows_relative_to_their_largest_element_keep_the_function(path, kwargs, inputs):
-    attention = build(path, kwargs)
-    ours, seen = redirected(attention, ModulePlan(kind="attention", dynamic_softmax=True))
-    close(run(ours, inputs), run(attention, inputs))
-    for weights in seen["softmax"]:
-        assert bool((weights.abs().amax(dim=-1) == 1.0).all())
-
-
-@every_case
 def test_operands_are_what_their_names_say(path, kwargs, inputs):
     attention = build(path, kwargs)
     form = form_of(attention)
@@ -313,23 +304,6 @@ def test_merged_query_and_key_keep_the_function(path, kwargs, inputs):
     assert why_no_qkr(attention) is None
     ours, _ = redirected(attention, ModulePlan(kind="qkr"))
     torch.testing.assert_close(run(ours, inputs), run(attention, inputs), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("keys", [16, 4096])
-def test_dynamic_rows_have_all_levels_however_even_they_are(keys):
-    plan = QuantizerPlan(method="uniform", bits=8, step_shape=(), signed=False)
-    products = AttentionProducts({"softmax": plan}, dynamic_softmax=True)
-    products.softmax.step.fill_(1 / 255)
-    sharpness = torch.tensor([0.01, 8.0]).view(1, 2, 1, 1)
-    logits = sharpness * torch.randn(1, 2, 5, keys, generator=torch.Generator().manual_seed(0))
-    weights, value = logits.softmax(-1), torch.eye(keys).expand(1, 2, -1, -1)
-    error = (products.average(weights, value) - weights).abs()
-    assert bool((error <= weights.amax(-1, keepdim=True) * (0.5 / 255 + 1e-6)).all())
-
-
-def test_a_row_of_zeros_stays_one():
-    products = AttentionProducts({}, dynamic_softmax=True)
-    assert not products.average(torch.zeros(1, 1, 2, 3), torch.randn(1, 1, 3, 4)).any()
 
 
 def calibrate(attention: nn.Module, inputs: Callable[[], Any]) -> None:

@@ -19,8 +19,8 @@ class Attends(nn.Module):
 
     def __init__(self, *, dynamic: bool) -> None:
         super().__init__()
-        plan = QuantizerPlan(method="uniform", bits=3, step_shape=(HEADS, 1, 1), signed=False)
-        self.products = AttentionProducts({"softmax": plan}, dynamic_softmax=dynamic)
+        plan = QuantizerPlan(method="uniform", bits=3, step_shape=(HEADS, 1, 1), signed=False, dynamic=dynamic)
+        self.products = AttentionProducts({"softmax": plan})
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, N, d) -> (B, H, N, d)."""

@@ -33,6 +33,7 @@ def plans(draw):
         bits=draw(st.integers(2, 8)),
         step_shape=draw(st.sampled_from(sorted(shapes))),
         shift_shape=draw(st.sampled_from([None, (1,)])) if method == "lsq" else None,
+        dynamic=method != "statsq" and draw(st.booleans()),
         signed=draw(st.sampled_from([True, False, None])) if method != "statsq" else True,
         symmetric=symmetric,
         range=draw(st.sampled_from(["minmax", "percentile", "mse"])),
@@ -85,7 +86,8 @@ def test_values_inside_the_grid_move_by_half_a_step_at_most(case, seed):
     plan, shape = case
     quantizer, x = calibrated(plan, shape, seed)
     encoded = quantizer.encode(x)
-    moved = x if quantizer.before is None else x + quantizer.before
+    rows = quantizer.relative(x)[0]
+    moved = rows if quantizer.before is None else rows + quantizer.before
     value = (encoded.codes + encoded.offset) * encoded.step
     inside = (encoded.codes > encoded.grid.low) & (encoded.codes < encoded.grid.high)
     assert ((value - moved).abs() <= encoded.step / 2 * (1 + 1e-4))[inside].all()
@@ -99,6 +101,32 @@ def test_a_quantizer_is_built_again_from_its_description_and_state(case, seed):
     again = build_quantizer(quantizer.describe())
     again.load_state_dict(quantizer.state_dict())
     assert torch.equal(again(x), quantizer(x))
+
+
+@settings(deadline=None, max_examples=30)
+@given(plans(), st.integers(0, 1000), st.sampled_from([2.0**-30, 0.5, 2.0**20]))
+def test_rows_that_are_relative_to_their_largest_element_may_have_any_size(case, seed, scale):
+    plan, shape = case
+    quantizer, x = calibrated(plan.model_copy(update={"dynamic": True}), shape, seed)
+    if plan.method != "statsq":
+        assert torch.equal(quantizer(scale * x), scale * quantizer(x))
+
+
+@pytest.mark.parametrize("method", ["lsq", "uniform"])
+def test_a_row_of_zeros_is_relative_to_none(method):
+    quantizer, x = calibrated(QuantizerPlan(method=method, bits=4, step_shape=(), dynamic=True), (2, 4, 6), 0)
+    x[0, 1] = 0.0
+    assert not quantizer(x)[0, 1].any()
+
+
+@pytest.mark.parametrize("keys", [16, 4096])
+def test_even_rows_have_as_many_levels_as_sharp_ones(keys):
+    sharpness = torch.tensor([0.01, 8.0]).view(2, 1, 1)
+    rows = (sharpness * torch.randn(2, 5, keys, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    quantizer = build_quantizer(QuantizerPlan(method="uniform", bits=8, step_shape=(), dynamic=True, signed=False))
+    quantizer.observe(rows)
+    quantizer.finish()
+    assert bool(((quantizer(rows) - rows).abs() <= rows.amax(-1, keepdim=True) * (0.5 / 255 + 1e-6)).all())
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

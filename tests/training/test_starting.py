@@ -137,10 +137,10 @@ def test_quantizers_of_another_grid_start_anew_and_are_named(run_of, request_for
     assert torch.equal(model.blocks[0].mlp.fc1.input.step, before.blocks[0].mlp.fc1.input.step)
 
 
-def test_a_softmax_quantized_otherwise_starts_anew(run_of, images):
+def test_activations_relative_to_their_rows_start_anew(run_of, images):
     run = run_of("statsq")
-    _, notes = started(run, load("statsq", [*QUICK, "attention.dynamic_softmax=true"]), lambda: [(images, None)])
-    assert any("2 of 28 quantizers are not those of the run and start anew: blocks.0.attn.softmax" in n for n in notes)
+    _, notes = started(run, load("statsq", [*QUICK, "activations.dynamic=true"]), lambda: [(images, None)])
+    assert any("quantizers are not those of the run and start anew: blocks.0.attn.q" in n for n in notes)
 
 
 def test_projections_are_merged_on_the_way_but_never_taken_apart(run_of, request_for):

@@ -34,7 +34,7 @@ def quantize_attention(attention: Any, plan: ModulePlan) -> None:
         attention.products = QKRProducts(cast("FusedQKV", attention), plan)
         attention.qkv = InputForEachHead()
     else:
-        attention.products = AttentionProducts(plan.operands, dynamic_softmax=plan.dynamic_softmax)
+        attention.products = AttentionProducts(plan.operands)
     attention.roles = form.roles_in(attention)
     attention.__class__ = _quantized_class(cast(Hashable, type(attention)))
 

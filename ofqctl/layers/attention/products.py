@@ -21,7 +21,6 @@ class AttentionProducts(nn.Module):
 
     Args:
         operands: Quantizers of ``q``, ``k``, ``softmax`` and ``v``; a missing one stays float.
-        dynamic_softmax: Quantize each row of the softmax output over its largest element, which multiplies the product.
     """
 
     q: nn.Module
@@ -29,9 +28,8 @@ class AttentionProducts(nn.Module):
     softmax: nn.Module
     v: nn.Module
 
-    def __init__(self, operands: Mapping[str, QuantizerPlan], *, dynamic_softmax: bool = False) -> None:
+    def __init__(self, operands: Mapping[str, QuantizerPlan]) -> None:
         super().__init__()
-        self.dynamic_softmax = dynamic_softmax
         for name in ("q", "k", "softmax", "v"):
             plan = operands.get(name)
             self.add_module(name, nn.Identity() if plan is None else build_quantizer(plan))
@@ -81,24 +79,7 @@ class AttentionProducts(nn.Module):
         weights = _softmax(logits)
         if dropout_p > 0.0:
             weights = F.dropout(weights, dropout_p)
-        return self.average(weights, value)
-
-    def average(self, weights: Tensor, value: Tensor) -> Tensor:
-        """Values (..., M, e) averaged by softmax outputs (..., N, M), one row each."""
-        rows, largest = self.in_range(weights)
-        product = self.multiply_softmax_value(rows, value)
-        return product if largest is None else product * largest
-
-    def in_range(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What is quantized of softmax outputs (..., N, M), and what multiplies their product, (..., N, 1) or None."""
-        if not self.dynamic_softmax:
-            return weights, None
-        largest = weights.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-        return weights / largest, largest
-
-    def average_transposed(self, value: Tensor, weights: Tensor) -> Tensor:
-        """As ``average``, of value (..., e, M) and weights (..., M, N); contiguous, as the product itself would be."""
-        return self.average(weights.transpose(-2, -1), value.transpose(-2, -1)).transpose(-2, -1).contiguous()
+        return self.multiply_softmax_value(weights, value)
 
     def multiply_query_key(self, query: Tensor, transposed_key: Tensor) -> Tensor:
         """``query @ transposed_key``, (..., N, d) and (..., d, M), on their codes."""
@@ -113,6 +94,11 @@ class AttentionProducts(nn.Module):
         with saved_as_codes(weights, value):
             product: Tensor = weights @ value
         return product
+
+    def multiply_value_softmax(self, value: Tensor, weights: Tensor) -> Tensor:
+        """``value @ weights``, (..., e, M) and (..., M, N): the same product transposed; contiguous."""
+        product = self.multiply_softmax_value(weights.transpose(-2, -1), value.transpose(-2, -1))
+        return product.transpose(-2, -1).contiguous()
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -133,8 +119,8 @@ class Redirected(TorchFunctionMode):
         self._attend = products.attend
         by_role: dict[Role, Callable[..., Any]] = {
             "query_key": products.multiply_query_key,
-            "softmax_value": products.average,
-            "value_softmax": products.average_transposed,
+            "softmax_value": products.multiply_softmax_value,
+            "value_softmax": products.multiply_value_softmax,
             "float": torch.matmul,
         }
         self._multiply = cycle([by_role[role] for role in roles] or [torch.matmul])

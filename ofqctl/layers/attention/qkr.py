@@ -115,8 +115,7 @@ class QKRProducts(AttentionProducts):
     qkx: nn.Module
 
     def __init__(self, attention: FusedQKV, plan: ModulePlan) -> None:
-        mixing = {name: p for name, p in plan.operands.items() if name in ("softmax", "v")}
-        super().__init__(mixing, dynamic_softmax=plan.dynamic_softmax)
+        super().__init__({name: p for name, p in plan.operands.items() if name in ("softmax", "v")})
         for name in ("x", "qkx"):
             operand = plan.operands.get(name)
             self.add_module(name, nn.Identity() if operand is None else build_quantizer(operand))
