@@ -124,7 +124,7 @@ class _Lowering:
             write_quantized(self._graph, inputs[0], codes)
         else:
             write_codes(self._graph, inputs[0], codes)
-        self.done.quantizations.append(Quantization(site, inputs[0], out, codes.signed))
+        self.done.quantizations.append(Quantization(site, inputs[-1], out, codes.signed))
 
     def _write_dequantize(self, site: str, inputs: list[str], out: str) -> None:
         codes = self._codes(inputs[0], self._sites.operands[site])

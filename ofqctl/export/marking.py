@@ -324,8 +324,10 @@ class _Coded:
 
 
 def _quantize(x: Tensor, operand: Operand) -> _Coded:
-    x, largest = over_largest(x) if operand.dynamic else (x, None)
-    return _Coded(_node("Quantize", (x,), operand.name, x.shape, torch.uint8), largest)
+    """The codes of ``x``; its marker takes what is quantized, and ``x`` itself where that is another tensor."""
+    rows, largest = over_largest(x) if operand.dynamic else (x, None)
+    inputs = (rows,) if largest is None else (rows, x)
+    return _Coded(_node("Quantize", inputs, operand.name, x.shape, torch.uint8), largest)
 
 
 def _result(y: Tensor, product: Product) -> Tensor:

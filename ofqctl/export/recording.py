@@ -20,7 +20,7 @@ class Record:
     """One forward pass; a second call of a module has ``@2`` behind its name, and so on.
 
     Attributes:
-        inputs: Of the activation quantizers, as they are relative to their rows.
+        inputs: Of the activation quantizers.
         codes: That they made of them.
         outputs: Of the products.
         logits: Of the model.
@@ -89,7 +89,7 @@ def _keep(where: dict[str, Tensor], name: str, tensor: Tensor) -> None:
 
 
 def _keep_codes(kept: Record, name: str, quantizer: Any, args: tuple[Tensor, ...], _value: Tensor) -> None:
-    _keep(kept.inputs, name, quantizer.relative(args[0])[0].clone())
+    _keep(kept.inputs, name, args[0].clone())
     _keep(kept.codes, name, quantizer.encode(args[0]).codes)
 
 

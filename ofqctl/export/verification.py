@@ -174,6 +174,7 @@ def _difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 def _from_boundary(quantizer: Any, x: Tensor) -> NDArray[Any]:
     """How far each position is from the middle between two codes, in steps."""
+    x = quantizer.relative(x)[0]
     moved = x.float() if quantizer.before is None else x + quantizer.before
     position = (moved / quantizer.step - quantizer.offset).detach().numpy()
     distance: NDArray[Any] = np.abs(position - np.floor(position) - 0.5)

@@ -72,8 +72,14 @@ def test_a_product_that_integers_cannot_hold_stays_float_and_says_why(run, chang
     assert reason in graph.products["blocks.0.mlp.fc1"].obstacle
 
 
+def test_a_product_is_fed_rows_as_they_are_ahead_of_their_division(run):
+    _, graph, content = write(run("ptq/minmax", "activations.dynamic=true"))
+    divided = {node.output[0] for node in onnx.load_from_string(content).graph.node if node.op_type == "Div"}
+    assert not divided & {quantization.input for quantization in graph.lowered.quantizations}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["statsq", "ofq/vit_w2a2"])
+@pytest.mark.parametrize("recipe", ["statsq", "ofq/vit_w2a2", "ptq/repq"])
 @pytest.mark.parametrize(
     ("model", "kwargs"),
     [
