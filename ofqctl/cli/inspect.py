@@ -124,7 +124,8 @@ def _numeric(quantizer: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _step(quantizer: dict[str, Any]) -> str:
-    return _shape(quantizer["step_shape"]) + (" + shifts" if quantizer["shifts"] else "")
+    relative = " dynamic" if quantizer["dynamic"] else ""
+    return _shape(quantizer["step_shape"]) + relative + (" + shifts" if quantizer["shifts"] else "")
 
 
 def _shape(lengths: list[int]) -> str:

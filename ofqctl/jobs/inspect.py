@@ -103,5 +103,6 @@ def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
             "offset": [float(offset.min()), float(offset.max())],
         },
         "step_shape": list(quantizer.plan.step_shape),
+        "dynamic": quantizer.plan.dynamic,
         "shifts": quantizer.before is not None,
     }

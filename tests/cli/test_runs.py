@@ -157,12 +157,25 @@ def test_inspect_tells_bits_grids_and_bytes(ofqctl, run):
     weight = modules["blocks.0.mlp.fc1"]["weight"]
     assert (weight["bits"], weight["shape"], weight["bytes"]) == (4, [192, 48], 192 * 48 // 2)
     assert weight["grid"] == {"low": -8, "high": 7, "offset": [0.0, 0.0]}
-    assert set(modules["blocks.0.attn"]["activations"]) == {"q", "k", "softmax", "v"}
+    attention = modules["blocks.0.attn"]["activations"]
+    assert set(attention) == {"q", "k", "softmax", "v"}
+    assert attention["softmax"]["dynamic"] is False
     assert result["size"]["codes"] == sum(m["weight"]["bytes"] for m in result["modules"] if m["weight"])
     assert result["size"]["total"] == (run / "model.safetensors").stat().st_size
     text = ofqctl("inspect", run / "model.safetensors").out
     assert "blocks.0.mlp.fc1" in text
     assert "float model / file" in text
+
+
+def test_inspect_tells_which_rows_are_dynamic(ofqctl, tmp_path):
+    output = tmp_path / "run"
+    made = ofqctl(*quantize_tiny("--calib-data", "digits", "--set", "activations.dynamic=true", "--output", output))
+    assert made.code == 0
+    result = ofqctl("inspect", output, "--json").json
+    modules = {module["name"]: module["activations"] for module in result["modules"]}
+    assert modules["blocks.0.mlp.fc1"]["input"]["dynamic"]
+    assert not modules["patch_embed.proj"]["input"]["dynamic"]
+    assert " dynamic" in ofqctl("inspect", output).out
 
 
 def test_models_tells_the_coverage_of_a_family(ofqctl):
