@@ -97,13 +97,14 @@ def _check_products(
 ) -> None:
     products = [b for b in lowered.products if b.product.operands]
     inputs = {q.input: kept.inputs[name].numpy() for q, name in zip(lowered.quantizations, names, strict=True)}
-    outputs = [q.codes for q in lowered.quantizations] + [b.output for b in products]
-    got = _run(written, inputs, list(dict.fromkeys(outputs)))
+    got = _run(written, inputs, list(dict.fromkeys(q.codes for q in lowered.quantizations)))
+    coded: dict[str, NDArray[Any]] = {}
     quantizers = activation_quantizers(model)
     for quantization, name in zip(lowered.quantizations, names, strict=True):
         quantizer = quantizers[quantization.operand]
-        codes = got[quantization.codes].astype(np.int64) + (0 if quantization.signed else quantizer.grid.low)
-        expected = kept.codes[name].numpy()
+        lowest = 0 if quantization.signed else quantizer.grid.low
+        codes, expected = got[quantization.codes].astype(np.int64) + lowest, kept.codes[name].numpy()
+        coded[quantization.codes] = (expected - lowest).astype(got[quantization.codes].dtype)
         found.codes += expected.size
         for index in np.argwhere(codes != expected):
             found.different += 1
@@ -111,6 +112,7 @@ def _check_products(
                 place = tuple(int(i) for i in index)
                 distance = _from_boundary(quantizer, kept.inputs[name])[place]
                 found.listed.append({"operand": name, "index": place, "from_boundary": float(distance)})
+    got = _run(written, inputs | coded, list(dict.fromkeys(b.output for b in products)))
     for boundary in products:
         expected = kept.outputs[boundary.product.name].numpy() * np.float32(boundary.factor)
         computed = got[boundary.output]

@@ -72,6 +72,16 @@ def test_a_product_that_integers_cannot_hold_stays_float_and_says_why(run, chang
     assert reason in graph.products["blocks.0.mlp.fc1"].obstacle
 
 
+def test_a_code_on_a_rounding_boundary_is_no_fault_of_its_product(run):
+    directory = run("ptq/minmax")
+    quantized, graph, content = write(directory)
+    pixels, generator = quantized.model.patch_embed.proj.input, torch.Generator().manual_seed(0)
+    middles = torch.randint(255, (2, 3, 32, 32), generator=generator) + 0.5
+    found = check_exactness(content, graph.lowered, quantized.model, pixels.step * (middles + pixels.offset))
+    assert found.different > 0
+    assert found.worst < 1e-5
+
+
 def test_a_product_is_fed_rows_as_they_are_ahead_of_their_division(run):
     _, graph, content = write(run("ptq/minmax", "activations.dynamic=true"))
     divided = {node.output[0] for node in onnx.load_from_string(content).graph.node if node.op_type == "Div"}
