@@ -61,21 +61,22 @@ class _Search:
         self._errors: dict[float, Tensor] = {}
 
     def multiply(self, finding: "_Finding", weights: Tensor, value: Tensor) -> Tensor:
-        """Softmax outputs (..., N, M), in float, times quantized values (..., M, e); ``finding`` sees both."""
-        finding(self, weights, value)
-        product: Tensor = weights @ self.products.v(value)
+        """Softmax outputs (..., N, M), in float, times quantized values (..., M, e); ``finding`` sees all of it."""
+        quantized = self.products.v(value)
+        finding(self, weights, value, quantized)
+        product: Tensor = weights @ quantized
         return product
 
-    def find_widest(self, weights: Tensor, _value: Tensor) -> None:
+    def find_widest(self, weights: Tensor, _value: Tensor, _quantized: Tensor) -> None:
         """Take the largest outputs into account."""
         rows, _ = self._quantizer.relative(weights)
         widest = by_group(rows, self._shape).amax(dim=1).reshape(self._shape)
         self._widest = torch.maximum(self._widest.to(widest.device), widest)
 
-    def add_errors(self, weights: Tensor, value: Tensor) -> None:
+    def add_errors(self, weights: Tensor, value: Tensor, quantized: Tensor) -> None:
         """Take the errors of all steps into account."""
         quantizer, (rows, largest) = self._quantizer, self._quantizer.relative(weights)
-        wanted, quantized = weights @ value, self.products.v(value)
+        wanted = weights @ value
         for fraction in _FRACTIONS:
             product = fake_quantize(rows, self._step(fraction), quantizer.offset, quantizer.grid) @ quantized
             errors = ((product if largest is None else product * largest) - wanted).square().sum(dim=-1, keepdim=True)
@@ -94,4 +95,4 @@ class _Search:
         return (self._widest / self._quantizer.grid.high * fraction).clamp(min=MIN_STEP)
 
 
-_Finding = Callable[[_Search, Tensor, Tensor], None]
+_Finding = Callable[[_Search, Tensor, Tensor, Tensor], None]
