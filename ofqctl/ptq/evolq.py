@@ -8,8 +8,10 @@ was fitted to, if there are others: on those the loss is next to nothing, and sa
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,10 +21,37 @@ from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.ptq.replay import Replay
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Part, find_units, rebatched
-from ofqctl.recipe.refining import EvolutionStep
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
 
 _IMAGES_COMPARED = 16  # in one contrast; a batch of the loss
 Factors = list[Tensor]
+
+
+class EvolQ(Frozen):
+    """Evolutionary search over the weight steps of all layers (Evol-Q), block by block.
+
+    Attributes:
+        passes: Over all blocks.
+        population: Candidates kept for each block.
+        cycles: Children for each block in each pass.
+        tournament: Candidates drawn, of which the fittest is the parent.
+        epsilon: Largest relative change of a step from parent to child; each child draws how much of it is its own.
+        granularity: What changes by one factor: all steps of a weight (``tensor``) or each by itself (``channel``).
+        loss: Between the logits of the quantized and of the float model.
+        temperature: With ``infonce``: of the similarities; with ``kl``: of the logits.
+        held_out: Share of the calibration images that the search never sees; they select the pass that is kept.
+    """
+
+    passes: int = Field(default=4, ge=1)
+    population: int = Field(default=15, ge=1)
+    cycles: int = Field(default=3, ge=1)
+    tournament: int = Field(default=10, ge=1)
+    epsilon: float = Field(default=0.02, gt=0.0, lt=1.0)
+    granularity: Literal["tensor", "channel"] = "tensor"
+    loss: Literal["infonce", "mse", "cosine", "kl"] = "infonce"
+    temperature: float = Field(default=3.0, gt=0.0)
+    held_out: float = Field(default=0.25, gt=0.0, lt=1.0)
 
 
 @dataclass
@@ -80,7 +109,7 @@ class _Score:
 class _Search:
     """Generations of factors, one block at a time."""
 
-    step: EvolutionStep
+    step: EvolQ
     score: _Score
     batches: range
     draws: random.Random
@@ -110,7 +139,8 @@ class _Search:
         return (2.0 * torch.rand(factor.shape, generator=self.generator) - 1.0).to(factor.device)
 
 
-def evolve(task: Task, step: EvolutionStep) -> None:
+@PTQ_STAGES.register("evolq", EvolQ)
+def evolve(task: Task, step: EvolQ) -> None:
     """Search the steps of every quantized weight, by factors of those it has."""
     images = _unseen(task)
     kept_out = max(1, round(step.held_out * len(images)))
@@ -167,7 +197,7 @@ def _unseen(task: Task) -> Batches:
     return rebatched(Part(task.images, fitted), min(_IMAGES_COMPARED, count // 2), task.images.beside("compared"))
 
 
-def distance(ours: Tensor, theirs: Tensor, step: EvolutionStep) -> Tensor:
+def distance(ours: Tensor, theirs: Tensor, step: EvolQ) -> Tensor:
     """How far the logits of the quantized model are from those of the float model, a scalar.
 
     Args:
@@ -198,7 +228,7 @@ def _blocks(task: Task, units: list[str]) -> list[_Block]:
     return [block for block in blocks.values() if block.genes]
 
 
-def _ones(gene: _Gene, step: EvolutionStep) -> Tensor:
+def _ones(gene: _Gene, step: EvolQ) -> Tensor:
     """The factors of a weight before the search: one for all of its steps, or one each."""
     steps = gene.start.step
     return torch.ones_like(steps if step.granularity == "channel" else steps.flatten()[0])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,12 +21,38 @@ from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe.refining import ReconstructStep
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
 
 _TIMED = 3  # steps after which a time budget decides how many more there will be
 
 
-def reconstruct(task: Task, step: ReconstructStep) -> None:
+class Reconstruct(Frozen):
+    """Reconstruction of each block's output by gradient descent on its weights and steps.
+
+    Attributes:
+        share: Of the calibration images; the others are left to a search behind it.
+        steps: Of Adam for each block.
+        batch_size: Images in one of them.
+        drop: Share of the activations that is left in float, drawn anew in every step.
+        views: Images to fit to, at least: random crops of them, half mirrored, make up for what is missing.
+        weight_rate: Learning rate of weights, in quantization steps.
+        step_rate: Learning rate of the steps, relative.
+        float_rate: Learning rate of biases and norms.
+    """
+
+    share: float = Field(default=1.0, gt=0.0, le=1.0)
+    steps: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    drop: float = Field(default=0.5, ge=0.0, lt=1.0)
+    views: int = Field(default=512, ge=1)
+    weight_rate: float = Field(default=0.02, ge=0.0)
+    step_rate: float = Field(default=0.001, ge=0.0)
+    float_rate: float = Field(default=1e-4, ge=0.0)
+
+
+@PTQ_STAGES.register("reconstruct", Reconstruct)
+def reconstruct(task: Task, step: Reconstruct) -> None:
     """Train every unit of the model in turn.
 
     Memory is that of one unit's training and grows with its batch size, not with the number of images.
@@ -88,7 +115,7 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
     return {name: total / total.mean().clamp(min=torch.finfo(total.dtype).tiny) for name, total in sums.items()}
 
 
-def _train(task: Task, step: ReconstructStep, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
+def _train(task: Task, step: Reconstruct, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
     """Reconstruct one unit; how many steps there were time for."""
     began, share = time.monotonic(), task.clock.left
     if share is not None:
@@ -115,7 +142,7 @@ def _train(task: Task, step: ReconstructStep, piece: Piece, weights: Tensor, gen
 
 
 @contextmanager
-def _trainable(piece: Piece, step: ReconstructStep) -> Iterator[torch.optim.Adam]:
+def _trainable(piece: Piece, step: Reconstruct) -> Iterator[torch.optim.Adam]:
     """An optimizer of the unit's weights, steps, biases and norms; the steps are constants again afterwards."""
     groups: list[dict[str, object]] = []
     for site in _sites(piece.quantized):

@@ -1,7 +1,7 @@
 """The contract that every quantizer keeps."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ class Quantizer(nn.Module, ABC):
     Start values come from data: ``observe`` any number of tensors, then ``finish``.
 
     Attributes:
-        method: The name of the method in a recipe.
         plan: What this quantizer was built from; ``describe`` gives it as it is now.
+        settings: The settings of its method in that plan; a subclass declares their class.
         grid: Integer range of the codes.
         step: Distance between neighbouring values, broadcasts to the tensor; a parameter or a buffer.
         offset: Added to a code before it is scaled; a constant, or a buffer of the shape of ``step``.
@@ -30,7 +30,7 @@ class Quantizer(nn.Module, ABC):
         observing: While set, tensors pass unchanged and are taken into account for the start values.
     """
 
-    method: ClassVar[str]
+    settings: Any
     grid: UniformGrid
     step: Tensor
     offset: Offset
@@ -40,7 +40,7 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan = self.settings = plan
         self.observing = False
         self.grid = UniformGrid.of_bits(plan.bits, signed=plan.signed is not False)
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)

@@ -84,8 +84,7 @@ def test_regression_on_activation_errors_gives_the_normal_equations(quantized, r
 
 
 def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
-    from ofqctl.ptq.erq import _against_activation_error, _against_weight_error, moments_of
-    from ofqctl.recipe.refining import ERQStep
+    from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
 
     generator = torch.Generator().manual_seed(4)
     exact = torch.randn(500, 48, generator=generator)
@@ -99,7 +98,7 @@ def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
     for weighing in (0.0, 0.5):
         layer = quantized(assignments=["weights.bits=3"]).model.blocks[0].mlp.fc1
         wanted = x @ torch.cat([layer.weight, layer.bias[:, None]], 1).detach().T
-        settings = ERQStep(step="erq", weighing=weighing)
+        settings = ERQ(weighing=weighing)
         moments = moments_of([(x[:200], xq[:200]), (x[200:], xq[200:])], weighing)
         _against_activation_error(layer, moments, settings.ridge)
         _against_weight_error(layer, moments, settings)

@@ -9,9 +9,8 @@ from ofqctl.artifact import serialize
 from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
 from ofqctl.ptq import Clock
-from ofqctl.ptq.evolq import distance
+from ofqctl.ptq.evolq import EvolQ, distance
 from ofqctl.ptq.replay import Replay
-from ofqctl.recipe.refining import EvolutionStep
 
 ERQ = {"step": "erq"}
 RECONSTRUCT = {"step": "reconstruct", "steps": 60, "batch_size": 8}
@@ -98,7 +97,7 @@ def test_evolution_finds_the_same_with_every_block_computed_anew(quantized, monk
 
 def test_the_divergence_is_that_of_predictions_at_the_temperature():
     ours, theirs = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
-    step = EvolutionStep(step="evolq", loss="kl", temperature=2.0)
+    step = EvolQ(loss="kl", temperature=2.0)
     p, q = ((logits / 2.0).softmax(1) for logits in (theirs, ours))
     wanted = 4.0 * float((p * (p / q).log()).sum(1).mean())
     assert float(distance(ours, theirs, step)) == pytest.approx(wanted, rel=1e-5)
