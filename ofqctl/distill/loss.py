@@ -1,11 +1,20 @@
 """Hard and soft cross entropy, on one head or on two."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.recipe.training import Distillation
 
 Logits = Tensor | tuple[Tensor, Tensor]
+
+
+def set_separate_heads(model: nn.Module, separate: bool) -> None:
+    """Have a model with a distillation head give both heads apart in training, or their mean; others stay as they are.
+
+    In evaluation such a model of timm gives the mean whatever is set here, and no file keeps the setting.
+    """
+    if hasattr(model, "set_distilled_training"):
+        model.set_distilled_training(separate)
 
 
 def heads_of(logits: Logits) -> tuple[Tensor, Tensor]:

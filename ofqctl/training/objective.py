@@ -9,7 +9,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from ofqctl.distill import FeatureDistillation, Teacher, distillation_loss
-from ofqctl.distill.loss import Logits, hard_loss, heads_of
+from ofqctl.distill.loss import Logits, hard_loss, heads_of, set_separate_heads
 from ofqctl.errors import ModelError
 from ofqctl.hooks import attached
 from ofqctl.recipe.training import Training
@@ -17,6 +17,10 @@ from ofqctl.recipe.training import Training
 
 class Objective:
     """The loss of one micro-batch.
+
+    With a teacher, a model that has a distillation head trains each of its two heads apart: the class head on the
+    labels, the other on the teacher's answers. Without one there is nothing that only one of them would learn, so it
+    trains what is evaluated, the mean of both.
 
     Args:
         model: Converted and calibrated.
@@ -27,6 +31,7 @@ class Objective:
 
     def __init__(self, model: nn.Module, settings: Training, teacher: Teacher | None, *, amp: bool) -> None:
         self._model, self._settings, self._teacher, self._amp = model, settings, teacher, amp
+        set_separate_heads(model, teacher is not None)
         self._mixup = _mixup(settings, int(getattr(model, "num_classes", 0)))
         wanted = None if settings.distillation is None else settings.distillation.features
         self._features = None
@@ -62,16 +67,15 @@ class Objective:
                 f"{_first_not_finite(self._model, images)}",
                 hint="the last checkpoint is good; a lower learning rate, --set training.optimizer.clip_grad=1",
             )
-        return loss, int((heads_of(logits)[0].argmax(1) == labels).sum())
+        mean = torch.stack(heads_of(logits)).mean(0)  # what is evaluated
+        return loss, int((mean.argmax(1) == labels).sum())
 
     def _loss(self, logits: Logits, target: Tensor, answers: Tensor | None) -> Tensor:
         smoothing, distillation = self._settings.augmentation.label_smoothing, self._settings.distillation
         if answers is not None and distillation is not None:
             loss = distillation_loss(logits, target, answers, distillation, smoothing)
             return loss if self._features is None else loss + self._features.loss()
-        class_head, other_head = heads_of(logits)
-        loss = hard_loss(class_head, target, smoothing)
-        return loss if other_head is class_head else (loss + hard_loss(other_head, target, smoothing)) / 2
+        return hard_loss(heads_of(logits)[0], target, smoothing)
 
 
 def _mixup(settings: Training, classes: int) -> Mixup | None:
