@@ -28,6 +28,8 @@ class Quantizer(nn.Module, ABC):
         frozen: Of a weight: whose codes are fixed for good; bool, of its shape. None, and in no state dict, unless a
             remedy keeps it.
         observing: While set, tensors pass unchanged and are taken into account for the start values.
+        passes: Forward passes that one optimizer step takes, over all micro-batches and processes, each with its part
+            of what is quantized; 1 for a weight, which every pass sees whole. Scales the gradient of a learned step.
     """
 
     settings: Any
@@ -42,6 +44,7 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
         self.plan = self.settings = plan
         self.observing = False
+        self.passes = 1
         self.grid = UniformGrid.of_bits(plan.bits, signed=plan.signed is not False)
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
         self.before = None if shift is None else nn.Parameter(shift)
@@ -62,7 +65,7 @@ class Quantizer(nn.Module, ABC):
             self.observe(x)
             return x
         rows, largest = self.relative(x)
-        value = fake_quantize(rows, self.step, self.offset, self.grid, self.before, self.after)
+        value = fake_quantize(rows, self.step, self.offset, self.grid, self.before, self.after, self.passes)
         return value if largest is None else (value * largest).to(value.dtype)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers import LSQ, StatsQ, Uniform
@@ -139,6 +140,26 @@ def test_every_gradient_is_that_of_autograd_on_the_definition(bits, signed, shap
     for got, expected in zip(grads, expected_grads, strict=True):
         assert got.shape == expected.shape
         assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()) + 1e-7)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_gradients_do_not_depend_on_how_a_batch_is_split_into_forward_passes(passes, recomputed):
+    torch.manual_seed(0)
+    x, weight = torch.randn(8, 5, 6), torch.randn(8, 5, 6)
+    quantizer = LSQ(QuantizerPlan(method="lsq", bits=2, step_shape=(5, 1), shift_shape=(6,)))
+    quantizer.observe(x)
+    quantizer.finish()
+    (quantizer(x) * weight).mean().backward()
+    expected = {name: p.grad.clone() for name, p in quantizer.named_parameters()}
+    quantizer.zero_grad()
+    quantizer.passes = passes
+    for part, factor in zip(x.chunk(passes), weight.chunk(passes), strict=True):
+        value = checkpoint(quantizer, part, use_reentrant=False) if recomputed else quantizer(part)
+        ((value * factor).mean() / passes).backward()
+    for name, parameter in quantizer.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-8)
+    assert "passes" not in quantizer.state_dict()
 
 
 def test_backward_keeps_two_bytes_an_element():
