@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
     generator = torch.Generator().manual_seed(task.seed)
     fitted = max(1, round(step.share * task.images.images))
     views = views_of(Part(task.images, stop=fitted), step.views, generator)
-    images = rebatched(views, step.batch_size, task.images.beside("views"))
+    images = rebatched(views, repeat(step.batch_size), task.images.beside("views"))
     weights = importances(task, images, generator)
     done: list[int] = []
     for piece in walk(task.model, task.original, task.plan, images):
