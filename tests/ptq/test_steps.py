@@ -28,6 +28,24 @@ def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step)
     assert quantized(step).error < 0.8 * quantized().error
 
 
+def test_reconstruction_brings_a_model_nearer_on_batches_of_one_image(quantized):
+    assert quantized({**RECONSTRUCT, "batch_size": 1, "views": 1}).error < 0.95 * quantized().error
+
+
+def test_reconstruction_of_a_single_image_changes_the_model(quantized, calibration_images):
+    one = calibration_images[:1]
+    step = {**RECONSTRUCT, "steps": 20, "views": 1}
+    assert quantized(step, images=one).error != quantized(images=one).error
+
+
+def test_reconstruction_changes_a_model_that_is_sure_of_every_answer(lively_vit, quantized):
+    with torch.no_grad():
+        lively_vit.head.weight.mul_(1e6)
+    step = {**RECONSTRUCT, "steps": 10, "views": 1}
+    before, after = (quantized(*steps).model.blocks[0].mlp.fc1.weight for steps in ((), (step,)))
+    assert not torch.equal(after, before)
+
+
 def test_reconstruction_brings_models_of_8_bits_nearer_too(quantized):
     whole = ("weights.bits=8", "activations.bits=8")
     assert quantized(RECONSTRUCT, assignments=whole).error < quantized(assignments=whole).error

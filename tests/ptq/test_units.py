@@ -9,7 +9,7 @@ import torch
 
 from ofqctl.convert import convert
 from ofqctl.ptq import calibrate, on_disk
-from ofqctl.ptq.units import Part, find_units, rebatched, walk
+from ofqctl.ptq.units import Part, find_units, rebatched, variance_over, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.recipe.catalogue import load
 
@@ -95,6 +95,14 @@ def test_a_part_has_the_images_between_its_ends(images, start, stop):
         part = list(Part(stored, start, stop))
         assert Part(stored, start, stop).images == len(images[start:stop])
     assert torch.equal(torch.cat([images[:0], *part]), images[start:stop])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_variances_are_those_of_all_images_whatever_the_batches(images, size):
+    apart = 100.0 + images
+    with on_disk(apart.split(size), CPU) as stored:
+        found = variance_over(stored)
+    assert torch.allclose(found, images.var(dim=0, unbiased=False), rtol=1e-4, atol=1e-5)
 
 
 def test_views_are_the_images_and_crops_that_a_seed_decides(images):
