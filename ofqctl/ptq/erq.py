@@ -98,13 +98,14 @@ def moments_of(batches: Iterable[tuple[Tensor, Tensor]], weighing: float) -> Mom
 
     Args:
         batches: Rows before and after their quantizer, (rows, in) each.
-        weighing: A row weighs its mean square to minus this power.
+        weighing: A row weighs its mean square to minus this power; a row of zeros, which has no relative error, nothing.
     """
     own = cross = torch.zeros((), dtype=torch.float64)
     rows = 0
     for exact, quantized in batches:
-        square = exact.square().mean(dim=1, keepdim=True).clamp(min=torch.finfo(exact.dtype).tiny)
-        weighed = quantized * square.pow(-weighing)
+        square = exact.square().mean(dim=1, keepdim=True)
+        weights = square.clamp(min=torch.finfo(exact.dtype).tiny).pow(-weighing)
+        weighed = quantized * weights.masked_fill(square == 0, 0.0)
         own = own + (quantized.T @ weighed).cpu().double()
         cross = cross + (exact.T @ weighed).cpu().double()
         rows += len(quantized)
@@ -169,7 +170,9 @@ def _against_activation_error(layer: QuantLinear | QuantConv2d, moments: Moments
 
 
 def _regularised(moments: Tensor, ridge: float) -> Tensor:
-    return moments + ridge * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
+    """``moments`` with a ridge, which lets inputs be solved for that are always 0."""
+    strength = (ridge * moments.diagonal().mean()).clamp(min=torch.finfo(moments.dtype).tiny)
+    return moments + strength * torch.eye(len(moments), dtype=moments.dtype)
 
 
 def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, step: ERQ) -> None:

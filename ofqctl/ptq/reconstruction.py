@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import repeat
 
 import torch
 from pydantic import Field
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, walk
+from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, variance_over, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe.methods import PTQ_STAGES
@@ -60,7 +61,7 @@ def reconstruct(task: Task, step: Reconstruct) -> None:
     generator = torch.Generator().manual_seed(task.seed)
     fitted = max(1, round(step.share * task.images.images))
     views = views_of(Part(task.images, stop=fitted), step.views, generator)
-    images = rebatched(views, step.batch_size, task.images.beside("views"))
+    images = rebatched(views, repeat(step.batch_size), task.images.beside("views"))
     weights = importances(task, images, generator)
     done: list[int] = []
     for piece in walk(task.model, task.original, task.plan, images):
@@ -85,7 +86,8 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
     diagonal of the Fisher information.
 
     Returns:
-        By unit, the shape of its output without the batch; with a mean of 1.
+        By unit, the shape of its output without the batch; with a mean of 1. All alike where a model that is
+        sure of every answer has no gradient.
     """
     names = [unit.name for unit, _ in find_units(task.original, task.plan, images[0][:2])]
     outputs: dict[str, Tensor] = {}
@@ -105,14 +107,15 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
         for number, batch in enumerate(images):
             task.progress("weigh the errors", number, len(images))
             logits = task.original(batch)
-            drawn = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
+            chances = logits.detach().softmax(dim=1).cpu()  # where the generator is
+            drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
             F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
             for name, output in outputs.items():
                 assert output.grad is not None
                 sums[name] = sums.get(name, 0.0) + output.grad.square().sum(dim=0)
             task.original.zero_grad()
     task.progress("weigh the errors", len(images), len(images))
-    return {name: total / total.mean().clamp(min=torch.finfo(total.dtype).tiny) for name, total in sums.items()}
+    return {name: total / total.mean() if total.mean() > 0 else torch.ones_like(total) for name, total in sums.items()}
 
 
 def _train(task: Task, step: Reconstruct, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
@@ -120,7 +123,7 @@ def _train(task: Task, step: Reconstruct, piece: Piece, weights: Tensor, generat
     began, share = time.monotonic(), task.clock.left
     if share is not None:
         share /= piece.count - piece.number
-    norm = (piece.targets[0].var(dim=0, unbiased=False) * weights).mean().clamp(min=torch.finfo(weights.dtype).tiny)
+    norm = float((variance_over(piece.targets) * weights).mean()) or 1.0  # 0 where there is one image
     order: list[int] = []
     steps, done = step.steps, 0
     with _trainable(piece, step) as optimizer, _dropped(piece, step.drop, generator):
