@@ -36,7 +36,9 @@ class Oracle:
 
 def on_grid(method: str, bits: int, weights: int) -> QuantLinear:
     """A layer whose codes are its weights: step 1, offset 0."""
-    plan = quantizer_plan(method=method, bits=bits, step_shape=(1, 1), symmetric=method == "lsq")
+    plan = quantizer_plan(
+        method=method, bits=bits, step_shape=(1, 1), **({} if method == "lsq" else {"symmetric": False})
+    )
     return QuantLinear(nn.Linear(weights, 1, bias=False), ModulePlan(kind="linear", weight=plan))
 
 

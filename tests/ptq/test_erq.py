@@ -132,11 +132,10 @@ def test_rows_of_zeros_do_not_outweigh_all_others(weighing):
 
 
 def test_inputs_that_are_always_zero_cost_nothing():
-    from ofqctl.recipe.refining import ERQStep
     from torch import nn
 
     from ofqctl.layers import QuantLinear
-    from ofqctl.ptq.erq import _against_activation_error, _against_weight_error, moments_of
+    from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
     from ofqctl.recipe import ModulePlan, QuantizerPlan
 
     plan = QuantizerPlan(method="uniform", bits=3, step_shape=(5, 1), range="mse")
@@ -144,7 +143,7 @@ def test_inputs_that_are_always_zero_cost_nothing():
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     rows[:, -2:] = 0.0
     moments = moments_of([(rows, rows)], 0.5)
-    settings = ERQStep(step="erq")
+    settings = ERQ()
     _against_activation_error(layer, moments, settings.ridge)
     _against_weight_error(layer, moments, settings)
     assert bool(torch.isfinite(layer.weight).all())

@@ -33,7 +33,7 @@ def test_no_other_step_has_less_error(dynamic):
     model, exact = Attends(dynamic=dynamic), Attends(dynamic=False)
     exact.products.softmax = nn.Identity()
     with on_disk(images.split(4), torch.device("cpu")) as stored:
-        fit_softmax_steps(Task(model, exact, Plan(modules={}), stored, silent), Softmax(step="softmax"))
+        fit_softmax_steps(Task(model, exact, Plan(modules={}), stored, silent), Softmax())
 
     def error() -> Tensor:
         with torch.no_grad():

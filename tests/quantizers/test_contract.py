@@ -27,7 +27,7 @@ WEIGHT_SHAPES = {(5, 1): (5, 6), (1, 1): (5, 6), (3, 1, 1, 1): (3, 2, 4, 4), (2,
 def plans(draw):
     method = draw(st.sampled_from(sorted(QUANTIZERS.methods())))
     shapes = WEIGHT_SHAPES if method == "statsq" else SHAPES
-    symmetric = method != "uniform" or draw(st.booleans())
+    ranges = {"range": draw(st.sampled_from(["minmax", "percentile", "mse"])), "symmetric": draw(st.booleans())}
     plan = quantizer_plan(
         method=method,
         bits=draw(st.integers(2, 8)),
@@ -35,8 +35,7 @@ def plans(draw):
         shift_shape=draw(st.sampled_from([None, (1,)])) if method == "lsq" else None,
         dynamic=method != "statsq" and draw(st.booleans()),
         signed=draw(st.sampled_from([True, False, None])) if method != "statsq" else True,
-        symmetric=symmetric,
-        range=draw(st.sampled_from(["minmax", "percentile", "mse"])),
+        **(ranges if method == "uniform" else {}),
     )
     return plan, shapes[plan.step_shape]
 
