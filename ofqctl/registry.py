@@ -128,13 +128,13 @@ class Registry(Generic[T]):
         package = import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
             import_module(module.name)
-        _load_plugins()
+        load_plugins()
 
 
 _plugins: set[str] = set()
 
 
-def _load_plugins() -> None:
+def load_plugins() -> None:
     """Import what other packages offer, once.
 
     Raises:

@@ -98,7 +98,7 @@ def moments_of(batches: Iterable[tuple[Tensor, Tensor]], weighing: float) -> Mom
 
     Args:
         batches: Rows before and after their quantizer, (rows, in) each.
-        weighing: A row weighs its mean square to minus this power; a row of zeros, which has no relative error, nothing.
+        weighing: A row weighs its mean square to minus this power; a row of zeros weighs nothing.
     """
     own = cross = torch.zeros((), dtype=torch.float64)
     rows = 0

@@ -220,8 +220,8 @@ def _unseen(task: Task) -> Part:
         raise RecipeError(f"ptq: evolq needs at least {fewest} calibration images", hint="--calib-images N")
     if task.fitted and not fitted:
         task.notes.append(
-            f"evolq: an earlier step was fitted to {task.fitted} of the {task.images.images} calibration images, so that "
-            "the search has little to go by; reconstruct's `share` leaves some"
+            f"evolq: an earlier step was fitted to {task.fitted} of the {task.images.images} calibration images, so "
+            "that the search has little to go by; reconstruct's `share` leaves some"
         )
     return Part(task.images, fitted)
 
