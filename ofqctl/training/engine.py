@@ -1,16 +1,17 @@
 """The training loop: phases of epochs of steps, from any position on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from ofqctl.convert import operands
+from ofqctl.data import Batch
 from ofqctl.distill import Teacher
 from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
 from ofqctl.recipe import Plan, Recipe
@@ -83,6 +84,7 @@ class Engine:
         if tracking is not None:
             self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
         self._called = self.model
+        self._all_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
         self._oscillating: Row = {}
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
@@ -184,16 +186,17 @@ class Engine:
             self.hooks.epoch(row)
         self._save(optimizer, remedies)
 
-    def _step(self, step: list[tuple[Tensor, Tensor]], optimizer: Any, remedies: list[Remedy]) -> float:
+    def _step(self, step: list[Batch], optimizer: Any, remedies: list[Remedy]) -> float:
         """One optimizer step over its micro-batches; its loss, the mean over processes and micro-batches."""
         self._called.train()
         optimizer.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
-        for number, (images, labels) in enumerate(self._on_device(step)):
+        progress = self.position.total_steps / self._all_steps
+        for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
             with self.processes.exchanging(self._called, number == len(step) - 1):
-                loss, correct = self._objective(self._called, images, labels, self.position.total_steps)
+                loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
                 (loss / len(step)).backward()  # type: ignore[no-untyped-call]
-            seen += torch.tensor([loss.item() / len(step), correct, len(labels)], dtype=torch.float64)
+            seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:
                 penalty.backward()  # type: ignore[no-untyped-call]
@@ -215,11 +218,6 @@ class Engine:
         self.meter.images += int(images_seen)
         self.meter.steps += 1
         return loss_mean
-
-    def _on_device(self, step: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.processes.device
-        for images, labels in step:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def _figures(self, phase: Phase, optimizer: Any) -> Row:
         meter = self.meter
