@@ -13,8 +13,7 @@ def set_separate_heads(model: nn.Module, separate: bool) -> None:
 
     In evaluation such a model of timm gives the mean whatever is set here, and no file keeps the setting.
     """
-    if hasattr(model, "set_distilled_training"):
-        model.set_distilled_training(separate)
+    getattr(model, "set_distilled_training", lambda _separate: None)(separate)
 
 
 def heads_of(logits: Logits) -> tuple[Tensor, Tensor]:

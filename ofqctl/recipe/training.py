@@ -80,7 +80,12 @@ class Phase(Frozen):
         warmup_steps: Optimizer steps of linear warm-up, part of the phase.
         warmup_epochs: The same in epochs; both add up.
         warmup_lr: Where the warm-up starts.
-        trainable: Shell-style patterns of the parameters that are trained.
+        warmup_prefix: Whether the cosine starts behind the warm-up, at the peak; otherwise it starts with the phase,
+            and has come some way down when the warm-up ends. The phase is as long either way.
+        trainable: Shell-style patterns of the parameters that are trained; the running statistics of a BatchNorm stay
+            as they are where none of them matches.
+        optimizer: ``carried``: its state goes on for all parameters that an earlier phase has trained, such as the
+            moments of Adam and its count of steps; ``fresh``: it starts anew.
         cga: Freeze confident codes, or None.
         freezing: Freeze weights that oscillate, or None.
         dampening: Draw weights to the middle of their bins, or None.
@@ -94,7 +99,9 @@ class Phase(Frozen):
     warmup_steps: int = Field(default=0, ge=0)
     warmup_epochs: int = Field(default=0, ge=0)
     warmup_lr: NotNegative = 1e-6
+    warmup_prefix: bool = False
     trainable: tuple[str, ...] = ("*",)
+    optimizer: Literal["carried", "fresh"] = "carried"
     cga: CGA | None = None
     freezing: Freezing | None = None
     dampening: Dampening | None = None

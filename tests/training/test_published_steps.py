@@ -61,7 +61,9 @@ def first_step(folder, tmp_path, monkeypatch):
         monkeypatch.setattr(job, "Engine", Watched)
         model = ModelRequest(architecture, checkpoint=weights, num_classes=CLASSES, kwargs=kwargs)
         with pytest.raises(Stopped):
-            train(TrainRequest(model, recipe, DataSpec(str(folder)), output=tmp_path / "run", device="cpu"), on_step=stop)
+            train(
+                TrainRequest(model, recipe, DataSpec(str(folder)), output=tmp_path / "run", device="cpu"), on_step=stop
+            )
         return seen
 
     return take
@@ -107,6 +109,8 @@ def test_a_published_recipe_takes_the_step_of_the_paper(name, first_step, tmp_pa
     for parameter, tensor in student.named_parameters():
         # backward knows distances from the grid to 12-14 bits: a step's gradient is as exact as its terms are large;
         # that of a shift behind W_qk x, which is the same in all logits of a query, is 0 but for rounding
-        size = student.get_submodule(parameter.removesuffix(".step")).terms if parameter.endswith(".step") else tensor.grad
+        size = (
+            student.get_submodule(parameter.removesuffix(".step")).terms if parameter.endswith(".step") else tensor.grad
+        )
         off = torch.linalg.norm(seen["gradients"][parameter] - tensor.grad)
         assert off <= 1e-4 * torch.linalg.norm(size) + 1e-7 * largest, parameter
