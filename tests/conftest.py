@@ -1,5 +1,8 @@
 """Small models and the real data that tests share."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,21 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the folder of real data, ../shared/data, is not here")
     return SHARED / "data"
+
+
+@pytest.fixture
+def torchrun():
+    """Runs a script, or ``-m MODULE``, with so many processes as torchrun does; gives how they ended."""
+
+    def run(world, *command):
+        return subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+            + [str(word) for word in command],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run

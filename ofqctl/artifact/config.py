@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
 from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)
 METADATA_KEY = "ofqctl_format"  # the entry of the metadata of model.safetensors
 CONFIG_KEY = "config"  # another one, of a file that describes itself
 
@@ -108,6 +110,11 @@ def parse_config(text: str, where: str) -> RunConfig:
         hint = f"a float model is named `local-dir:{Path(where).parent}`"
         raise ArtifactError(f"{where}: not written by ofqctl", hint=hint)
     check_version(quantization.get("format_version"), where)
+    if quantization["format_version"] == 1:
+        quantization |= {
+            "recipe": recipe_from_format_1(quantization.get("recipe") or {}),
+            "plan": plan_from_format_1(quantization.get("plan") or {}),
+        }
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -117,13 +124,13 @@ def parse_config(text: str, where: str) -> RunConfig:
 
 
 def check_version(version: object, where: str) -> None:
-    """Accept the one format version there is.
+    """Accept the format versions that can be read.
 
     Raises:
         ArtifactError: Another one.
     """
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise ArtifactError(
-            f"{where}: format version {version!r}, this program reads version {FORMAT_VERSION}",
+            f"{where}: format version {version!r}, this program reads versions 1 and {FORMAT_VERSION}",
             hint="a newer ofqctl may read it: `pip install --upgrade ofqctl`",
         )

@@ -13,7 +13,7 @@ _PAIR = re.compile(r"[A-Za-z_][\w.]*=")
 _BETWEEN_PAIRS = re.compile(r"(?:\s*,\s*|\s+)(?=[A-Za-z_]\w*=)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb|kib|mib|gib)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_BITS = {str(bits) for bits in range(2, 9)}
+_BITS = {str(bits) for bits in range(1, 9)}
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -85,14 +85,14 @@ def parse_widths(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
         least: Widths there must be.
 
     Raises:
-        RecipeError: Something else, a width that is not 2-8, or too few.
+        RecipeError: Something else, a width that is not 1-8, or too few.
     """
     words = [word.strip() for word in text.split(",")]
     wrong = next((word for word in words if word not in _BITS), None)
     widths = tuple(sorted({int(word) for word in words if word in _BITS}))
     if wrong is not None or len(widths) < least:
         seen = f"'{text}'" if wrong is None else f"'{wrong}'"
-        raise RecipeError(f"{option}: {seen}; expected {least} or more of 2-8 with commas, such as 2,3,4,8")
+        raise RecipeError(f"{option}: {seen}; expected {least} or more of 1-8 with commas, such as 2,3,4,8")
     return widths
 
 

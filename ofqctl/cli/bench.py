@@ -30,10 +30,10 @@ def step(
         ),
     ] = "ofq/vit_w2a2",
     wbits: Annotated[
-        str | None, typer.Option(help="Bits of the weights, 2-8.", metavar="N", rich_help_panel="Recipe")
+        str | None, typer.Option(help="Bits of the weights, 1-8.", metavar="N", rich_help_panel="Recipe")
     ] = None,
     abits: Annotated[
-        str | None, typer.Option(help="Bits of the activations, 2-8.", metavar="N", rich_help_panel="Recipe")
+        str | None, typer.Option(help="Bits of the activations, 1-8.", metavar="N", rich_help_panel="Recipe")
     ] = None,
     assignments: options.Assignments = None,
     num_classes: options.NumClasses = None,

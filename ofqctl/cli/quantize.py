@@ -33,11 +33,11 @@ def quantize(
     model: options.FloatModel,
     wbits: Annotated[
         str | None,
-        typer.Option(help="Bits of the weights: 2-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
+        typer.Option(help="Bits of the weights: 1-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
     ] = None,
     abits: Annotated[
         str | None,
-        typer.Option(help="Bits of the activations: 2-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
+        typer.Option(help="Bits of the activations: 1-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -23,17 +23,8 @@ def list_recipes(as_json: options.Json = False) -> None:
     """List the recipes that come with ofqctl."""
     from ofqctl.recipe import catalogue
 
-    recipes = [(name, catalogue.load(name)) for name in catalogue.names()]
-    result = [
-        {
-            "name": name,
-            "bits": {"weights": recipe.weights.bits, "activations": recipe.activations.bits},
-            "description": recipe.description,
-        }
-        for name, recipe in recipes
-    ]
     with Sink(as_json=as_json) as sink:
-        sink.show(result, _render_list)
+        sink.show(catalogue.overview(), _render_list)
 
 
 @app.command("show", epilog=examples("ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4"))

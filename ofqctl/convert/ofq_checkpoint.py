@@ -14,9 +14,10 @@ from ofqctl.convert.surgery import apply_plan
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe import ModulePlan, Plan, QuantizerPlan, Recipe, Weights
+from ofqctl.recipe import ModulePlan, Plan, Recipe, Weights
 from ofqctl.recipe.catalogue import load
 from ofqctl.recipe.plan import ModuleKind
+from ofqctl.recipe.schema import plan_for
 
 # their name -> ours; `{}` stands for what the first group matched
 _QUANTIZER_NAMES = (
@@ -95,7 +96,7 @@ def plan_of_weights(state: Mapping[str, Tensor], *, wbits: int) -> Plan:
 
 
 def _weight_only(kind: ModuleKind, weights: Weights, step_shape: tuple[int, ...]) -> ModulePlan:
-    weight = QuantizerPlan(method=weights.method, bits=weights.bits, step_shape=step_shape)
+    weight = plan_for(weights, step_shape=step_shape)
     return ModulePlan(kind=kind, weight=weight)
 
 

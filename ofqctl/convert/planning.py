@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.linear import Linear
 from torch import nn
 
 from ofqctl.convert.survey import Seen, Shape, Survey, survey
 from ofqctl.convert.tensors import Kind, plan_operand
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.layers.attention.forms import form_of, why_no_form, why_no_qkr
-from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights, resolve_range
+from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
 from ofqctl.recipe.plan import ModuleKind
-from ofqctl.recipe.schema import Layer
+from ofqctl.recipe.schema import Layer, plan_for
 
-_PLAIN_LAYERS = (nn.Linear, Linear, nn.Conv2d, Conv2dSame)  # timm's own two compute the same function
 _NEVER_NEGATIVE = ("GELU", "GELUTanh", "QuickGELU", "QuickGELUTanh", "ReLU", "ReLU6")  # but for GELU's small dip
 
 
@@ -148,7 +146,7 @@ class _Planner:
                 )
 
     def _why_float(self, name: str, module: nn.Linear | nn.Conv2d) -> str | None:
-        if type(module) not in _PLAIN_LAYERS:
+        if type(module) not in _plain_layers():
             return "its class changes the weight at every forward"
         if not self.seen.inputs[name].single:
             return "its forward was not called in a dry run"
@@ -162,6 +160,15 @@ class _Planner:
     def _keep(self, name: str, plan: ModulePlan) -> None:
         if plan.weight is not None or plan.operands:
             self.modules[name] = plan
+
+
+@cache
+def _plain_layers() -> tuple[type[nn.Module], ...]:
+    """The classes whose weight is the one they multiply with; timm's own two compute the same function as torch's."""
+    from timm.layers.conv2d_same import Conv2dSame
+    from timm.layers.linear import Linear
+
+    return nn.Linear, Linear, nn.Conv2d, Conv2dSame
 
 
 def _named_by_timm(model: nn.Module, key: str, known: Sequence[str]) -> list[str]:
@@ -189,12 +196,5 @@ def _plan_weight(weights: Weights, shape: Sequence[int]) -> QuantizerPlan | None
         return None
     channels = shape[:2] if len(shape) == 3 else shape[:1]
     ones = (1,) * (len(shape) - len(channels))
-    return QuantizerPlan(
-        method=weights.method,
-        bits=weights.bits,
-        step_shape=(*channels, *ones) if weights.granularity == "channel" else (1,) * len(shape),
-        symmetric=weights.symmetric or weights.method != "uniform",
-        range=resolve_range(weights.range, weights.bits),
-        percentile=weights.percentile,
-        start=weights.start,
-    )
+    step_shape = (*channels, *ones) if weights.granularity == "channel" else (1,) * len(shape)
+    return plan_for(weights, step_shape=step_shape, shape=tuple(shape))

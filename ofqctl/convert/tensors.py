@@ -3,7 +3,8 @@
 from typing import Literal
 
 from ofqctl.convert.survey import Seen, Shape
-from ofqctl.recipe import FLOAT_BITS, Activations, QuantizerPlan, resolve_range
+from ofqctl.recipe import FLOAT_BITS, Activations, QuantizerPlan
+from ofqctl.recipe.schema import plan_for
 
 Kind = Literal["features", "pixels", "feature_map", "heads", "values", "softmax", "head_features"]
 """Without the batch: features (*tokens, C); pixels and feature_map (C, H, W); heads and values (*heads, N, d);
@@ -55,16 +56,11 @@ def plan_operand(
     if activations.bits == FLOAT_BITS:
         return None
     shape = seen.shape
-    return QuantizerPlan(
-        method=activations.method,
-        bits=activations.bits,
+    return plan_for(
+        activations,
         step_shape=() if shape is None else step_shape(kind, activations.granularity, shape),
         dynamic=activations.dynamic and kind in _ROWS_APART,
         shift_shape=shift_shape(kind, shape) if shape is not None and activations.shifts else None,
         signed=signed,
-        symmetric=activations.symmetric or activations.method != "uniform",
         whole=kind != "pixels",
-        range=resolve_range(activations.range, activations.bits),
-        percentile=activations.percentile,
-        start=activations.start,
     )

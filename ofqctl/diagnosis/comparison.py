@@ -7,7 +7,7 @@ from typing import Any
 from ofqctl.artifact import WEIGHTS, is_run, read_config, read_results
 from ofqctl.diagnosis.result import FORMAT, Epoch
 from ofqctl.errors import ArtifactError
-from ofqctl.recipe.plan import Frozen
+from ofqctl.registry import Frozen
 
 
 class ComparedRun(Frozen):

@@ -90,7 +90,7 @@ def _remedy(flips: float, recipe: Recipe | None) -> tuple[str, str | None]:
     phases = recipe.training.phases if recipe and recipe.training else ()
     if flips < AT_REST:
         return "The codes have come to rest; the frequencies remember earlier steps. Nothing has to be done.", None
-    if any(phase.cga for phase in phases):
+    if any("cga" in phase.remedies for phase in phases):
         advice = "There is a phase of annealing already; a lower learning rate in it lets the remaining codes settle."
         return advice, "training.phases.N.lr"
     advice = (

@@ -4,7 +4,7 @@ Every share is a number from 0 to 1.
 """
 
 from ofqctl.oscillation import Role
-from ofqctl.recipe.plan import Frozen
+from ofqctl.registry import Frozen
 
 Quantiles = dict[str, float]
 """Values by the share of the weights, or of the channels, that is at most as large: ``0``, ``0.25``, ``0.5`` ..."""

@@ -14,16 +14,16 @@ from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
 from ofqctl.diagnosis.weights import Weight, weights_of_model, weights_of_state
 from ofqctl.errors import ArtifactError
 from ofqctl.models import read_torch_file
-from ofqctl.oscillation import TRACKER_FILE
+from ofqctl.oscillation import CGA, TRACKER_FILE
 from ofqctl.recipe import Plan, Recipe
-from ofqctl.recipe.training import CGA, Phase, Tracking
+from ofqctl.recipe.training import Phase, Tracking
 from ofqctl.training import FILE, Checkpoint, checkpoint_of
 
 Kind = Literal["training state", "packed codes", "OFQ checkpoint"]
 
 _NO_TRACKER = "no tracker state: it is written by `ofqctl train` with a recipe that has `tracking`"
 _NO_LATENTS = "its weights are packed codes; latent weights are in the last.pt of a training run"
-_BITS_IN_NAME = re.compile(r"w([2-8])a[2-8]", re.IGNORECASE)
+_BITS_IN_NAME = re.compile(r"w([1-8])a[1-8]", re.IGNORECASE)
 
 
 @dataclass
@@ -65,13 +65,15 @@ class Opened:
     @property
     def annealing(self) -> tuple[str, ...]:
         """Names of the recipe's phases with CGA."""
-        return tuple(phase.name for phase in self._phases if phase.cga)
+        return tuple(phase.name for phase in self._phases if "cga" in phase.remedies)
 
     @property
     def boundary_range(self) -> float:
         """That of the recipe's CGA; the default where it has none."""
-        found = [phase.cga for phase in self._phases if phase.cga]
-        return (found[-1] if found else CGA()).boundary_range
+        found = [phase.remedies["cga"] for phase in self._phases if "cga" in phase.remedies]
+        settings = found[-1] if found else CGA()
+        assert isinstance(settings, CGA)
+        return settings.boundary_range
 
     @property
     def _phases(self) -> tuple[Phase, ...]:

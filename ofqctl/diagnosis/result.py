@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ofqctl.diagnosis.layers import Layer, LiveWeights, Named, Quantiles, Summary
 from ofqctl.oscillation import Role
-from ofqctl.recipe.plan import Frozen
+from ofqctl.registry import Frozen
 
 FORMAT = 1
 

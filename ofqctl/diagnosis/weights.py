@@ -88,7 +88,7 @@ def _parts(name: str, quantizer: Quantizer, latent: Tensor | None, encoded: Enco
     latents = (None,) * count if latent is None else in_parts(latent, count)
     for part, role in enumerate(roles):
         own = Encoded(codes[part], steps[part], offsets[part], encoded.grid)
-        yield Weight(name, role, part, quantizer.method, latents[part], own)
+        yield Weight(name, role, part, quantizer.plan.method, latents[part], own)
 
 
 def _merged(block: str, plan: ModulePlan, state: Mapping[str, Tensor]) -> Tensor:

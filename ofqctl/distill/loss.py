@@ -1,5 +1,7 @@
 """Hard and soft cross entropy, on one head or on two."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +15,9 @@ def set_separate_heads(model: nn.Module, separate: bool) -> None:
 
     In evaluation such a model of timm gives the mean whatever is set here, and no file keeps the setting.
     """
-    getattr(model, "set_distilled_training", lambda _separate: None)(separate)
+    switch: Any = getattr(model, "set_distilled_training", None)
+    if switch is not None:
+        switch(separate)
 
 
 def heads_of(logits: Logits) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ def _obstacle(module: Any) -> str | None:
         return None
     if weight.method == "statsq":
         return "its grid is half a step off zero"
-    if not weight.symmetric:
+    if not getattr(weight, "symmetric", True):
         return "its grid has zero points"
     return None
 

@@ -96,7 +96,7 @@ def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
     offset = torch.as_tensor(quantizer.offset)
     return {
         "bits": quantizer.grid.bits,
-        "method": quantizer.method,
+        "method": quantizer.plan.method,
         "grid": {
             "low": quantizer.grid.low,
             "high": quantizer.grid.high,

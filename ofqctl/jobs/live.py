@@ -19,6 +19,7 @@ from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, OfqctlError
 from ofqctl.evaluation import open_subject
 from ofqctl.models import ModelRequest, build_architecture
+from ofqctl.oscillation import RemedySettings
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Distillation, Training
 from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
@@ -151,9 +152,7 @@ def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Trai
         changed["lr"] = checkpoint.optimizer["param_groups"][-1]["lr"]
     else:
         changed["lr"] = checkpoint.history[-1]["lr"] if checkpoint.history else phase.lr or training.optimizer.lr
-        remedies = {"freezing": phase.freezing, "dampening": phase.dampening}
-        at_their_end = {name: {"start": remedy.end, "delay": 0.0} for name, remedy in remedies.items() if remedy}
-        changed |= {n: getattr(phase, n).model_copy(update=update) for n, update in at_their_end.items()}
+        changed |= {n: s.at_end() for n, s in phase.remedies.items() if isinstance(s, RemedySettings)}
         notes.append(
             "live: the checkpoint lies between phases, so the optimizer starts without memory of earlier steps"
         )

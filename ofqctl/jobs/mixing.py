@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +18,13 @@ from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, calibrate, calibrate_weights
 from ofqctl.ptq.allocation import allocate, check_reachable
 from ofqctl.ptq.sensitivity import sensitivities
+from ofqctl.ptq.units import Part, rebatched
 from ofqctl.recipe import Override, Recipe
 
 Size = tuple[int, int, int]
 Cost = Literal["bits", "latency"]
 
-_MEASURED_ON = 32  # images of the first batch; a layer's rank changes little with more
+_MEASURED_ON = 32  # images; a layer's rank changes little with more
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def mix_precision(
         recipe: What to do beside; activations are left out of the measurement.
         target: What the weights may come to.
         size: (3, H, W).
-        images: Normalized calibration images; sensitivities take some of the first batch.
+        images: Normalized calibration images; sensitivities take the first 32.
         progress: Told what goes on.
 
     Returns:
@@ -66,8 +68,7 @@ def mix_precision(
     names = _open_layers(model, list(recipes.values())[:2], size)
     numbers, fixed = _weigh(model, recipes[target.candidates[0]], target.candidates[0], names, size)
     limit = None if target.cost == "latency" else _limit_of_bits(target, numbers, fixed)
-    few = images.beside("few")
-    few.append(images[0][:_MEASURED_ON])
+    few = rebatched(Part(images, stop=_MEASURED_ON), repeat(_MEASURED_ON), images.beside("few"))
     damage: dict[str, dict[int, float]] = {name: {} for name in names}
     seconds: dict[str, dict[int, float]] = {name: {} for name in names}
     for bits, changed in recipes.items():

@@ -2,26 +2,28 @@
 
 import copy
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ofqctl.artifact import check_output, save_run, serialize
-from ofqctl.data import DataSpec
+from ofqctl.data import DataSpec, ImageLoader
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.errors import RecipeError
-from ofqctl.evaluation import evaluate, of_model, paired
-from ofqctl.jobs.calibrating import calibration_images
+from ofqctl.evaluation import Subject, evaluate, of_model, paired
+from ofqctl.jobs.calibrating import CalibrationImages, calibration_images
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision
 from ofqctl.jobs.overlap import Watched
 from ofqctl.jobs.starting import open_float
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
-from ofqctl.models import ModelRequest
+from ofqctl.models import LoadedModel, ModelRequest
 from ofqctl.progress import Progress, silent
-from ofqctl.ptq import Clock, quantize_post_training
+from ofqctl.ptq import Clock, Task, quantize_post_training
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
 
@@ -73,6 +75,66 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         OfqctlError: Something a person can mend; nothing was written then.
     """
     started = time.perf_counter()
+    job = _open(request, progress)
+    with _calibration(job) as calibration:
+        recipe, mixed = _allocate_bits(job, calibration)
+        task = _quantize(job, recipe, calibration)
+        weights = serialize(task.model)
+        figures = _measure(job, task.model, calibration)
+    config = run_config(job.loaded, recipe, task.plan, weights, job.float_bytes)
+    results = about_run(task.model, config, weights) | {
+        "calibration": calibration.about,
+        "evaluation": figures,
+        "ptq": task.figures,
+        "mixed_precision": mixed,
+        "notes": [*job.loaded.notes, *calibration.notes, *task.notes],
+        "seed": request.seed,
+        "device": str(job.device),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    if mixed is not None:
+        results["bits"]["weights"] = round(mixed["average_bits"], 3)
+    if request.strict:
+        refuse_undone(results)
+    save_run(job.output, weights, config, results)
+    return {"output": str(job.output)} | results
+
+
+@dataclass
+class _Job:
+    """What is open while a model is quantized.
+
+    Attributes:
+        request: What was asked for.
+        progress: Told what goes on.
+        device: Where to compute.
+        loaded: The float model, which is quantized in place.
+        subject: How it is fed.
+        output: The run directory.
+        evaluation: Labelled images to measure on, or None.
+        float_model: To measure beside the quantized one, if there is something to measure on.
+        float_bytes: Size of the float model's weights.
+    """
+
+    request: QuantizeRequest
+    progress: Progress
+    device: torch.device
+    loaded: LoadedModel
+    subject: Subject
+    output: Path
+    evaluation: ImageLoader | None
+    float_model: nn.Module | None
+    float_bytes: int
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(3, H, W)."""
+        channels, height, width = self.subject.data_config["input_size"]
+        return channels, height, width
+
+
+def _open(request: QuantizeRequest, progress: Progress) -> _Job:
+    """Open model and data, and make sure that the result can be written."""
     if request.time_budget is not None and request.time_budget <= 0:
         raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     device = pick_device(request.device)
@@ -84,63 +146,76 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     output = request.output or _default_output(loaded.architecture, request)
     check_output(output, overwrite=request.overwrite)
     subject = of_model(loaded)
-    size = tuple(subject.data_config["input_size"])
     evaluation = None
     if request.data is not None:
         evaluation = open_labelled(request.data, subject, batch_size=request.batch_size, workers=request.workers)
-    float_bytes = float_model_bytes(loaded.model)
-    model = loaded.model
-    float_model = copy.deepcopy(model).to(device) if evaluation else model
-    recipe = request.recipe
-    with calibration_images(
+    return _Job(
+        request=request,
+        progress=progress,
+        device=device,
+        loaded=loaded,
+        subject=subject,
+        output=output,
+        evaluation=evaluation,
+        float_model=None if evaluation is None else copy.deepcopy(loaded.model).to(device),
+        float_bytes=float_model_bytes(loaded.model),
+    )
+
+
+def _calibration(job: _Job) -> AbstractContextManager[CalibrationImages]:
+    """The calibration images, on disk for as long as the context lasts."""
+    request = job.request
+    return calibration_images(
         request.calibration,
-        recipe.calibration,
-        subject,
-        device,
-        progress,
+        request.recipe.calibration,
+        job.subject,
+        job.device,
+        job.progress,
         seed=request.seed,
         workers=request.workers,
-    ) as calibration:
-        clock = Clock(request.time_budget)
-        with fused(request.compiled), denormals_flushed(device):
-            model.to(device)
-            images, mixed = calibration.batches, None
-            if request.target is not None:
-                recipe, mixed = mix_precision(model, recipe, request.target, size, images, progress)
-            task = quantize_post_training(
-                model, recipe, size, images, progress=progress, clock=clock, seed=request.seed
-            )
-        weights = serialize(model)
-        figures = None
-        if evaluation is not None:
-            watched = Watched(evaluation, images)
-            metrics = evaluate(
-                {"float": float_model, "quantized": model},
-                watched,
-                device=device,
-                total=evaluation.image_count,
-                progress=progress,
-            )
-            figures = about_data(evaluation, subject) | {name: found.as_dict() for name, found in metrics.items()}
-            figures["paired"] = paired(metrics["float"], metrics["quantized"])
-            calibration.notes += watched.notes
-    config = run_config(loaded, recipe, task.plan, weights, float_bytes)
-    results = about_run(model, config, weights) | {
-        "calibration": calibration.about,
-        "evaluation": figures,
-        "ptq": task.figures,
-        "mixed_precision": mixed,
-        "notes": [*loaded.notes, *calibration.notes, *task.notes],
-        "seed": request.seed,
-        "device": str(device),
-        "seconds": round(time.perf_counter() - started, 2),
-    }
-    if mixed is not None:
-        results["bits"]["weights"] = round(mixed["average_bits"], 3)
-    if request.strict:
-        refuse_undone(results)
-    save_run(output, weights, config, results)
-    return {"output": str(output)} | results
+    )
+
+
+def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe, with bits for every layer if there is a target, and the figures behind them."""
+    request = job.request
+    if request.target is None:
+        return request.recipe, None
+    model = job.loaded.model.to(job.device)
+    with fused(request.compiled), denormals_flushed(job.device):
+        return mix_precision(model, request.recipe, request.target, job.input_size, calibration.batches, job.progress)
+
+
+def _quantize(job: _Job, recipe: Recipe, calibration: CalibrationImages) -> Task:
+    """The model, quantized in place."""
+    request = job.request
+    with fused(request.compiled), denormals_flushed(job.device):
+        return quantize_post_training(
+            job.loaded.model.to(job.device),
+            recipe,
+            job.input_size,
+            calibration.batches,
+            progress=job.progress,
+            clock=Clock(request.time_budget),
+            seed=request.seed,
+        )
+
+
+def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> dict[str, Any] | None:
+    """Figures of the float and the quantized model on the same images, if there are some."""
+    if job.evaluation is None or job.float_model is None:
+        return None
+    watched = Watched(job.evaluation, calibration.batches)
+    metrics = evaluate(
+        {"float": job.float_model, "quantized": model},
+        watched,
+        device=job.device,
+        total=job.evaluation.image_count,
+        progress=job.progress,
+    )
+    calibration.notes += watched.notes
+    figures = about_data(job.evaluation, job.subject) | {name: found.as_dict() for name, found in metrics.items()}
+    return figures | {"paired": paired(metrics["float"], metrics["quantized"])}
 
 
 def _default_output(architecture: str, request: QuantizeRequest) -> Path:

@@ -15,7 +15,8 @@ from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_mo
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe import Plan, QuantizerPlan, Recipe
+from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.plan import computes_alike
 from ofqctl.training import FILE, read_checkpoint_state
 
 
@@ -196,23 +197,15 @@ def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
     for name in plan.modules.keys() & before.modules.keys():
         module, old = plan.modules[name], before.modules[name]
         weight, inputs = module.weight, dict(module.operands)
-        if old.weight is not None and weight is not None and _same_grid(old.weight, weight):
+        if old.weight is not None and weight is not None and computes_alike(old.weight, weight):
             weight = old.weight
             kept.add(f"{name}.weight")
         for operand in inputs.keys() & old.operands.keys():
-            if _same_grid(old.operands[operand], inputs[operand]):
+            if computes_alike(old.operands[operand], inputs[operand]):
                 inputs[operand] = old.operands[operand]
                 kept.add(f"{name}.{operand}")
         modules[name] = module.model_copy(update={"weight": weight, "operands": inputs})
     return plan.model_copy(update={"modules": modules}), frozenset(kept)
-
-
-def _same_grid(old: QuantizerPlan, new: QuantizerPlan) -> bool:
-    """Whether they quantize alike; how start values are found does not matter, nor a sign that follows from others."""
-    update: dict[str, object] = {"range": old.range, "percentile": old.percentile, "start": old.start}
-    if new.signed is None or not new.symmetric:
-        update["signed"] = old.signed
-    return old == new.model_copy(update=update)
 
 
 def _quantizers(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,5 @@
 """Conv2d with a quantized weight and a quantized input."""
 
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from ofqctl.layers.weight import WeightSite
@@ -18,6 +16,8 @@ class QuantConv2d(nn.Conv2d, WeightSite):
     """
 
     def __init__(self, conv: nn.Conv2d, plan: ModulePlan) -> None:
+        from timm.layers.conv2d_same import Conv2dSame
+
         nn.Module.__init__(self)
         for name in nn.Conv2d.__constants__:
             setattr(self, name, getattr(conv, name))
@@ -41,6 +41,8 @@ class QuantConv2d(nn.Conv2d, WeightSite):
         """(batch, in, height, width) -> (batch, out, height, width)."""
         x = operand = self.input(x)
         if self.pads_same:
+            from timm.layers.padding import pad_same
+
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         weight = self.quantized_weight()
         with saved_as_codes(operand, weight):

@@ -1,27 +1,31 @@
 """Weights that oscillate between two codes: a tracker that counts them, and remedies that hold them still."""
 
-from ofqctl.oscillation.cga import ConfidentFreezing
+from ofqctl.oscillation.cga import CGA, ConfidentFreezing
 from ofqctl.oscillation.choosing import remedies_of
-from ofqctl.oscillation.dampening import Dampening
+from ofqctl.oscillation.dampening import Dampening, DampeningPenalty
 from ofqctl.oscillation.flips import Flips, count_parts
-from ofqctl.oscillation.freezing import IterativeFreezing
+from ofqctl.oscillation.freezing import Freezing, IterativeFreezing
 from ofqctl.oscillation.gradients import GradientWatch
-from ofqctl.oscillation.remedy import Remedy
+from ofqctl.oscillation.remedy import Remedy, RemedySettings
 from ofqctl.oscillation.roles import ROLES, Role, in_parts, roles_of
 from ofqctl.oscillation.thresholds import distance_to_threshold
 from ofqctl.oscillation.tracker import TRACKER_FILE, OscillationTracker
 from ofqctl.oscillation.trajectory import Trajectory
 
 __all__ = [
+    "CGA",
     "ROLES",
     "TRACKER_FILE",
     "ConfidentFreezing",
     "Dampening",
+    "DampeningPenalty",
     "Flips",
+    "Freezing",
     "GradientWatch",
     "IterativeFreezing",
     "OscillationTracker",
     "Remedy",
+    "RemedySettings",
     "Role",
     "Trajectory",
     "count_parts",

@@ -2,10 +2,8 @@
 
 from torch import nn
 
-from ofqctl.oscillation.cga import ConfidentFreezing
-from ofqctl.oscillation.dampening import Dampening
-from ofqctl.oscillation.freezing import IterativeFreezing
 from ofqctl.oscillation.remedy import Remedy
+from ofqctl.recipe.methods import REMEDIES
 from ofqctl.recipe.training import Phase
 
 
@@ -17,11 +15,4 @@ def remedies_of(phase: Phase, model: nn.Module, steps: int) -> list[Remedy]:
         model: Quantized and calibrated, on its device.
         steps: Optimizer steps of the whole phase.
     """
-    remedies: list[Remedy] = []
-    if phase.cga is not None:
-        remedies.append(ConfidentFreezing(model, phase.cga.boundary_range))
-    if phase.freezing is not None:
-        remedies.append(IterativeFreezing(model, phase.freezing, steps))
-    if phase.dampening is not None:
-        remedies.append(Dampening(model, phase.dampening, steps))
-    return remedies
+    return [REMEDIES[name].target(model, settings, steps) for name, settings in phase.remedies.items()]

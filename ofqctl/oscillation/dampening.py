@@ -1,18 +1,41 @@
 """Oscillation dampening (Nagel et al., ICML 2022, arXiv 2203.11086, Eq. 5)."""
 
 from collections.abc import Mapping
+from typing import Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.holding import encode
-from ofqctl.oscillation.remedy import Remedy
+from ofqctl.oscillation.remedy import Remedy, RemedySettings
 from ofqctl.oscillation.schedule import Schedule
-from ofqctl.recipe.training import Dampening as Settings
+from ofqctl.recipe.methods import REMEDIES
 
 
-class Dampening(Remedy):
+class Dampening(RemedySettings):
+    """Oscillation dampening (Nagel et al. 2022): a penalty draws latent weights to the middle of their bins.
+
+    Attributes:
+        start: Weight of the penalty in the loss, when it sets in.
+        end: The same at the last step of the phase; a cosine leads there.
+        delay: Share of the phase's steps ahead of the penalty.
+        reduction: Of the squared distances of a layer's weights: their ``mean`` or their ``sum``.
+    """
+
+    start: float = Field(default=0.0, ge=0.0)
+    end: float = Field(default=0.1, gt=0.0)
+    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def at_end(self) -> Self:
+        """The end's value from the first step on."""
+        return self.model_copy(update={"start": self.end, "delay": 0.0})
+
+
+@REMEDIES.register("dampening", Dampening)
+class DampeningPenalty(Remedy):
     """Draws latent weights to the middle of their bins, away from the thresholds at which their codes change.
 
     The penalty is ``lambda * sum over weights of mean((sg(w_q) - clip(w, grid))^2)``, with ``w`` the latent weight,
@@ -25,7 +48,7 @@ class Dampening(Remedy):
         steps: Optimizer steps of the phase.
     """
 
-    def __init__(self, model: nn.Module, settings: Settings, steps: int) -> None:
+    def __init__(self, model: nn.Module, settings: Dampening, steps: int) -> None:
         self._sites = [site for _, site in weight_sites(model)]
         self._strength = Schedule(settings.start, settings.end, settings.delay, steps)
         self._summed = settings.reduction == "sum"

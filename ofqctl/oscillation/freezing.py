@@ -1,18 +1,42 @@
 """Iterative weight freezing (Nagel et al., ICML 2022, arXiv 2203.11086, Algorithm 1)."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.flips import Flips
 from ofqctl.oscillation.holding import Holding, encode, groups_of
+from ofqctl.oscillation.remedy import RemedySettings
 from ofqctl.oscillation.schedule import Schedule
-from ofqctl.recipe.training import Freezing as Settings
+from ofqctl.recipe.methods import REMEDIES
 
 
+class Freezing(RemedySettings):
+    """Iterative freezing (Nagel et al. 2022): a weight that oscillates too often keeps its code for good.
+
+    Attributes:
+        start: Frequency above which a weight is frozen, when freezing sets in.
+        end: The same at the last step of the phase; a cosine leads there.
+        delay: Share of the phase's steps ahead of the first freezing.
+        momentum: Weight of the newest step in the frequency and in the average of the codes.
+    """
+
+    start: float = Field(default=0.1, gt=0.0, le=1.0)
+    end: float = Field(default=0.01, gt=0.0, le=1.0)
+    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
+    momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
+
+    def at_end(self) -> Self:
+        """The end's value from the first step on."""
+        return self.model_copy(update={"start": self.end, "delay": 0.0})
+
+
+@REMEDIES.register("freezing", Freezing, traits=["holds_codes"])
 class IterativeFreezing(Holding):
     """Fixes the code of a weight that oscillates too often, for good, to the rounded moving average of its codes.
 
@@ -30,7 +54,7 @@ class IterativeFreezing(Holding):
         steps: Optimizer steps of the phase.
     """
 
-    def __init__(self, model: nn.Module, settings: Settings, steps: int) -> None:
+    def __init__(self, model: nn.Module, settings: Freezing, steps: int) -> None:
         super().__init__(model)
         self._limit = Schedule(settings.start, settings.end, settings.delay, steps)
         self._momentum = settings.momentum

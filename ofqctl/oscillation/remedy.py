@@ -1,13 +1,26 @@
-"""What a training phase may do against oscillation."""
+"""What a training phase may do beside optimizing, such as holding oscillating weights still."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Self
 
 from torch import Tensor
 
+from ofqctl.registry import Frozen
 
-class Remedy(Protocol):
-    """Acts around every optimizer step of the phases that ask for it.
+
+class RemedySettings(Frozen):
+    """What a recipe says about a remedy."""
+
+    def at_end(self) -> Self:
+        """The same as it stands at the last step of its phase; those with a schedule override it."""
+        return self
+
+
+class Remedy:
+    """Acts around every optimizer step of the phases that ask for it; each method does nothing unless overridden.
+
+    It is made at the start of a phase as ``Remedy(model, settings, steps)``: the quantized model on its device, the
+    settings it was registered with, and the number of optimizer steps of the phase.
 
     The order of a step is: forward, ``penalty`` added to the loss, backward (of every accumulated batch),
     ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's ``update``.
@@ -15,6 +28,7 @@ class Remedy(Protocol):
 
     def penalty(self) -> Tensor | None:
         """A scalar to add to the loss, differentiable, or None."""
+        return None
 
     def before_step(self) -> None:
         """Look at the weights, change their gradients."""
@@ -23,10 +37,11 @@ class Remedy(Protocol):
         """Change the weights that the optimizer has just moved."""
 
     def close(self) -> None:
-        """Let go of the model: the phase is over."""
+        """Remove hooks from the model: the phase is over."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has to be known between two steps and is not in the model."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`state_dict` gave."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,22 @@ from ofqctl.layers import QuantConv2d, QuantLinear
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Piece, Reached, walk
 from ofqctl.quantizers.fake_quantize import snap
-from ofqctl.recipe.refining import ERQStep
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
+
+
+class ERQ(Frozen):
+    """Ridge regression against activation and weight errors (ERQ), layer by layer.
+
+    Attributes:
+        ridge: Regularisation, as a share of the mean square of an input.
+        rounds: At most so many codes of a row are rounded the other way, each time half of the columns is fixed.
+        weighing: The error on an input weighs the input's mean square to minus this power; 0 weighs all alike.
+    """
+
+    ridge: float = Field(default=0.05, gt=0.0)
+    rounds: int = Field(default=100, ge=0)
+    weighing: float = Field(default=0.5, ge=0.0, le=1.0)
 
 
 @dataclass
@@ -35,7 +51,8 @@ class Moments:
     cross: Tensor
 
 
-def refine_by_regression(task: Task, step: ERQStep) -> None:
+@PTQ_STAGES.register("erq", ERQ)
+def refine_by_regression(task: Task, step: ERQ) -> None:
     """Both stages on every Linear and convolution, in the order in which they run."""
     for piece in walk(task.model, task.original, task.plan, task.images):
         task.progress("erq", piece.number, piece.count)
@@ -81,13 +98,14 @@ def moments_of(batches: Iterable[tuple[Tensor, Tensor]], weighing: float) -> Mom
 
     Args:
         batches: Rows before and after their quantizer, (rows, in) each.
-        weighing: A row weighs its mean square to minus this power.
+        weighing: A row weighs its mean square to minus this power; a row of zeros weighs nothing.
     """
     own = cross = torch.zeros((), dtype=torch.float64)
     rows = 0
     for exact, quantized in batches:
-        square = exact.square().mean(dim=1, keepdim=True).clamp(min=torch.finfo(exact.dtype).tiny)
-        weighed = quantized * square.pow(-weighing)
+        square = exact.square().mean(dim=1, keepdim=True)
+        weights = square.clamp(min=torch.finfo(exact.dtype).tiny).pow(-weighing)
+        weighed = quantized * weights.masked_fill(square == 0, 0.0)
         own = own + (quantized.T @ weighed).cpu().double()
         cross = cross + (exact.T @ weighed).cpu().double()
         rows += len(quantized)
@@ -152,10 +170,12 @@ def _against_activation_error(layer: QuantLinear | QuantConv2d, moments: Moments
 
 
 def _regularised(moments: Tensor, ridge: float) -> Tensor:
-    return moments + ridge * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
+    """``moments`` with a ridge, which lets inputs be solved for that are always 0."""
+    strength = (ridge * moments.diagonal().mean()).clamp(min=torch.finfo(moments.dtype).tiny)
+    return moments + strength * torch.eye(len(moments), dtype=moments.dtype)
 
 
-def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, step: ERQStep) -> None:
+def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, step: ERQ) -> None:
     """Fix half of the columns that are left, let the rest make up for their error, and go on with the rest."""
     matrix, quantizer = _with_bias(layer), layer.weight_quantizer
     assert quantizer is not None

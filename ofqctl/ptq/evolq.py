@@ -5,11 +5,15 @@ is kept whose loss is least on calibration images that the search never saw. Nei
 was fitted to, if there are others: on those the loss is next to nothing, and says nothing.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,11 +22,39 @@ from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.ptq.replay import Replay
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import Batches, Part, find_units, rebatched
-from ofqctl.recipe.refining import EvolutionStep
+from ofqctl.ptq.units import Part, find_units, rebatched
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
 
-_IMAGES_COMPARED = 16  # in one contrast; a batch of the loss
+_IMAGES_COMPARED = 16  # in one contrast, at most; a batch of the loss
+_FEWEST_COMPARED = 2  # with one, the contrast is 0 whatever the model does
 Factors = list[Tensor]
+
+
+class EvolQ(Frozen):
+    """Evolutionary search over the weight steps of all layers (Evol-Q), block by block.
+
+    Attributes:
+        passes: Over all blocks.
+        population: Candidates kept for each block.
+        cycles: Children for each block in each pass.
+        tournament: Candidates drawn, of which the fittest is the parent.
+        epsilon: Largest relative change of a step from parent to child; each child draws how much of it is its own.
+        granularity: What changes by one factor: all steps of a weight (``tensor``) or each by itself (``channel``).
+        loss: Between the logits of the quantized and of the float model.
+        temperature: With ``infonce``: of the similarities; with ``kl``: of the logits.
+        held_out: Share of the calibration images that the search never sees; they select the pass that is kept.
+    """
+
+    passes: int = Field(default=4, ge=1)
+    population: int = Field(default=15, ge=1)
+    cycles: int = Field(default=3, ge=1)
+    tournament: int = Field(default=10, ge=1)
+    epsilon: float = Field(default=0.02, gt=0.0, lt=1.0)
+    granularity: Literal["tensor", "channel"] = "tensor"
+    loss: Literal["infonce", "mse", "cosine", "kl"] = "infonce"
+    temperature: float = Field(default=3.0, gt=0.0)
+    held_out: float = Field(default=0.25, gt=0.0, lt=1.0)
 
 
 @dataclass
@@ -71,16 +103,21 @@ class _Score:
     loss: Callable[[Tensor, Tensor], Tensor]
 
     def on(self, batches: range, replayed: int = 0) -> float:
-        """Mean loss on the batches with these numbers; the first ``replayed`` units are as they were recorded."""
-        losses = [float(self.loss(self.replay.run(i, replayed), self.logits[i])) for i in batches]
-        return sum(losses) / len(losses)
+        """Mean loss on the images of the batches with these numbers.
+
+        Args:
+            batches: Their numbers.
+            replayed: So many units, from the first on, are not computed but give out what was recorded.
+        """
+        losses = [float(self.loss(self.replay.run(i, replayed), self.logits[i])) * len(self.logits[i]) for i in batches]
+        return sum(losses) / sum(len(self.logits[i]) for i in batches)
 
 
 @dataclass
 class _Search:
     """Generations of factors, one block at a time."""
 
-    step: EvolutionStep
+    step: EvolQ
     score: _Score
     batches: range
     draws: random.Random
@@ -110,11 +147,14 @@ class _Search:
         return (2.0 * torch.rand(factor.shape, generator=self.generator) - 1.0).to(factor.device)
 
 
-def evolve(task: Task, step: EvolutionStep) -> None:
+@PTQ_STAGES.register("evolq", EvolQ)
+def evolve(task: Task, step: EvolQ) -> None:
     """Search the steps of every quantized weight, by factors of those it has."""
-    images = _unseen(task)
-    kept_out = max(1, round(step.held_out * len(images)))
-    searched, held_out = range(len(images) - kept_out), range(len(images) - kept_out, len(images))
+    unseen = _unseen(task)
+    sizes = split(unseen.images, step.held_out)
+    images = rebatched(unseen, chain(*sizes), task.images.beside("compared"))
+    searched, held_out = range(len(sizes[0])), range(len(sizes[0]), len(images))
+    counts = {"searched": sum(sizes[0]), "held_out": sum(sizes[1])}
     units = [unit.name for unit, _ in find_units(task.original, task.plan, task.images[0][:2])]
     blocks = _blocks(task, units)
     with torch.no_grad():
@@ -150,24 +190,43 @@ def evolve(task: Task, step: EvolutionStep) -> None:
             gene.settle()
     replay.delete()
     images.delete()
-    task.figures["evolq"] = curve
+    task.figures["evolq"] = curve | {"images": counts}
 
 
-def _unseen(task: Task) -> Batches:
-    """The images that nothing was fitted to, or all if there are hardly any; in batches to compare."""
-    fitted = task.fitted if task.images.images - task.fitted >= 2 else 0
-    count = task.images.images - fitted
-    if count < 2:
-        raise RecipeError("ptq: evolq needs at least 2 calibration images", hint="--calib-images N")
+def split(images: int, held_out: float) -> tuple[list[int], list[int]]:
+    """Sizes of the batches that are searched, and of those that are held out.
+
+    Each side gets at least 2 images, and batches of at most 16 that differ by one image at most: a contrastive loss
+    compares the images of a batch with each other, and none can be there by itself.
+
+    Args:
+        images: Number of images, >= 4.
+        held_out: Share of them to hold out, 0-1.
+    """
+    out = min(max(_FEWEST_COMPARED, round(held_out * images)), images - _FEWEST_COMPARED)
+    return _batch_sizes(images - out), _batch_sizes(out)
+
+
+def _batch_sizes(images: int) -> list[int]:
+    count = math.ceil(images / _IMAGES_COMPARED)
+    return [images * (i + 1) // count - images * i // count for i in range(count)]
+
+
+def _unseen(task: Task) -> Part:
+    """The images that nothing was fitted to, or all if too few are left."""
+    fewest = 2 * _FEWEST_COMPARED
+    fitted = task.fitted if task.images.images - task.fitted >= fewest else 0
+    if task.images.images < fewest:
+        raise RecipeError(f"ptq: evolq needs at least {fewest} calibration images", hint="--calib-images N")
     if task.fitted and not fitted:
         task.notes.append(
-            f"evolq: an earlier step was fitted to all {task.fitted} calibration images, so that the search has little "
-            "to go by; reconstruct's `share` leaves some"
+            f"evolq: an earlier step was fitted to {task.fitted} of the {task.images.images} calibration images, so "
+            "that the search has little to go by; reconstruct's `share` leaves some"
         )
-    return rebatched(Part(task.images, fitted), min(_IMAGES_COMPARED, count // 2), task.images.beside("compared"))
+    return Part(task.images, fitted)
 
 
-def distance(ours: Tensor, theirs: Tensor, step: EvolutionStep) -> Tensor:
+def distance(ours: Tensor, theirs: Tensor, step: EvolQ) -> Tensor:
     """How far the logits of the quantized model are from those of the float model, a scalar.
 
     Args:
@@ -198,7 +257,7 @@ def _blocks(task: Task, units: list[str]) -> list[_Block]:
     return [block for block in blocks.values() if block.genes]
 
 
-def _ones(gene: _Gene, step: EvolutionStep) -> Tensor:
+def _ones(gene: _Gene, step: EvolQ) -> Tensor:
     """The factors of a weight before the search: one for all of its steps, or one each."""
     steps = gene.start.step
     return torch.ones_like(steps if step.granularity == "channel" else steps.flatten()[0])

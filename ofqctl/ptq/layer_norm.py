@@ -10,16 +10,32 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ofqctl.hooks import attached
 from ofqctl.layers.attention import open_products
+from ofqctl.ptq.task import Task
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
 
 Edit = Callable[[Tensor], Tensor]
 
 _SMALLEST = 1e-3  # of the mean range: what a channel that hardly varies is taken to vary
 _TOLERANCE = 1e-3  # of the largest output: how far a shift and its undoing may move an output by rounding
+
+
+class FoldLayerNorm(Frozen):
+    """LayerNorm reparameterization (RepQ-ViT), ahead of calibration wherever it stands.
+
+    Attributes:
+        strength: Share of the ratio between channels that is moved into the next layer, as its exponent.
+        narrower: Whether weights take ranges over that have fewer bits than the activations they relieve.
+    """
+
+    strength: float = Field(default=1.0, gt=0.0, le=1.0)
+    narrower: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,25 @@ class Pair:
     norm: str
     readers: tuple[str, ...]
     shifts: bool
+
+
+@PTQ_STAGES.register("layer_norm", FoldLayerNorm, traits=["prepares"])
+def fold_as_planned(task: Task, settings: FoldLayerNorm) -> None:
+    """Fold the LayerNorms of a float model whose readers can take ranges over.
+
+    Without ``narrower`` a layer can if its weights have as many bits as its input. A merged query and key is planned at
+    its attention block, not at its Linear.
+    """
+
+    def can_take(name: str) -> bool:
+        module = task.plan.modules.get(name) or task.plan.modules.get(name.rpartition(".")[0])
+        if settings.narrower or module is None or module.weight is None:
+            return True
+        inputs = module.operands.get("x") or module.operands.get("input")
+        return inputs is not None and module.weight.bits >= inputs.bits
+
+    task.progress("fold layer norms", 0, None)
+    fold_layer_norms(task.model, task.images, strength=settings.strength, can_take=can_take)
 
 
 def fold_layer_norms(

@@ -9,23 +9,51 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import repeat
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, walk
+from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, variance_over, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe.refining import ReconstructStep
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
 
 _TIMED = 3  # steps after which a time budget decides how many more there will be
 
 
-def reconstruct(task: Task, step: ReconstructStep) -> None:
+class Reconstruct(Frozen):
+    """Reconstruction of each block's output by gradient descent on its weights and steps.
+
+    Attributes:
+        share: Of the calibration images; the others are left to a search behind it.
+        steps: Of Adam for each block.
+        batch_size: Images in one of them.
+        drop: Share of the activations that is left in float, drawn anew in every step.
+        views: Images to fit to, at least: random crops of them, half mirrored, make up for what is missing.
+        weight_rate: Learning rate of weights, in quantization steps.
+        step_rate: Learning rate of the steps, relative.
+        float_rate: Learning rate of biases and norms.
+    """
+
+    share: float = Field(default=1.0, gt=0.0, le=1.0)
+    steps: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    drop: float = Field(default=0.5, ge=0.0, lt=1.0)
+    views: int = Field(default=512, ge=1)
+    weight_rate: float = Field(default=0.02, ge=0.0)
+    step_rate: float = Field(default=0.001, ge=0.0)
+    float_rate: float = Field(default=1e-4, ge=0.0)
+
+
+@PTQ_STAGES.register("reconstruct", Reconstruct)
+def reconstruct(task: Task, step: Reconstruct) -> None:
     """Train every unit of the model in turn.
 
     Memory is that of one unit's training and grows with its batch size, not with the number of images.
@@ -33,7 +61,7 @@ def reconstruct(task: Task, step: ReconstructStep) -> None:
     generator = torch.Generator().manual_seed(task.seed)
     fitted = max(1, round(step.share * task.images.images))
     views = views_of(Part(task.images, stop=fitted), step.views, generator)
-    images = rebatched(views, step.batch_size, task.images.beside("views"))
+    images = rebatched(views, repeat(step.batch_size), task.images.beside("views"))
     weights = importances(task, images, generator)
     done: list[int] = []
     for piece in walk(task.model, task.original, task.plan, images):
@@ -58,7 +86,8 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
     diagonal of the Fisher information.
 
     Returns:
-        By unit, the shape of its output without the batch; with a mean of 1.
+        By unit, the shape of its output without the batch; with a mean of 1. All alike where a model that is
+        sure of every answer has no gradient.
     """
     names = [unit.name for unit, _ in find_units(task.original, task.plan, images[0][:2])]
     outputs: dict[str, Tensor] = {}
@@ -78,22 +107,23 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
         for number, batch in enumerate(images):
             task.progress("weigh the errors", number, len(images))
             logits = task.original(batch)
-            drawn = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
+            chances = logits.detach().softmax(dim=1).cpu()  # where the generator is
+            drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
             F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
             for name, output in outputs.items():
                 assert output.grad is not None
                 sums[name] = sums.get(name, 0.0) + output.grad.square().sum(dim=0)
             task.original.zero_grad()
     task.progress("weigh the errors", len(images), len(images))
-    return {name: total / total.mean().clamp(min=torch.finfo(total.dtype).tiny) for name, total in sums.items()}
+    return {name: total / total.mean() if total.mean() > 0 else torch.ones_like(total) for name, total in sums.items()}
 
 
-def _train(task: Task, step: ReconstructStep, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
+def _train(task: Task, step: Reconstruct, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
     """Reconstruct one unit; how many steps there were time for."""
     began, share = time.monotonic(), task.clock.left
     if share is not None:
         share /= piece.count - piece.number
-    norm = (piece.targets[0].var(dim=0, unbiased=False) * weights).mean().clamp(min=torch.finfo(weights.dtype).tiny)
+    norm = float((variance_over(piece.targets) * weights).mean()) or 1.0  # 0 where there is one image
     order: list[int] = []
     steps, done = step.steps, 0
     with _trainable(piece, step) as optimizer, _dropped(piece, step.drop, generator):
@@ -115,7 +145,7 @@ def _train(task: Task, step: ReconstructStep, piece: Piece, weights: Tensor, gen
 
 
 @contextmanager
-def _trainable(piece: Piece, step: ReconstructStep) -> Iterator[torch.optim.Adam]:
+def _trainable(piece: Piece, step: Reconstruct) -> Iterator[torch.optim.Adam]:
     """An optimizer of the unit's weights, steps, biases and norms; the steps are constants again afterwards."""
     groups: list[dict[str, object]] = []
     for site in _sites(piece.quantized):

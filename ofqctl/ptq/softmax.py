@@ -19,12 +19,18 @@ from ofqctl.quantizers import Quantizer
 from ofqctl.quantizers.base import by_group
 from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.quantizers.fake_quantize import fake_quantize
-from ofqctl.recipe.refining import SoftmaxStep
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
 
 _FRACTIONS = tuple(2.0**-k for k in torch.arange(0.0, 6.5, 0.5).tolist())  # of the step that clips nothing
 
 
-def fit_softmax_steps(task: Task, step: SoftmaxStep) -> None:  # noqa: ARG001
+class Softmax(Frozen):
+    """Steps of softmax outputs by the error of their product with the value; nothing to set."""
+
+
+@PTQ_STAGES.register("softmax", Softmax)
+def fit_softmax_steps(task: Task, step: Softmax) -> None:  # noqa: ARG001
     """Try steps for the softmax output of every attention block at once; it stays in float for what comes behind.
 
     Goes through the calibration images twice, for the largest outputs and for the errors; all else in the model is

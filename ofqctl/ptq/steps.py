@@ -1,31 +1,17 @@
-"""A recipe's post-training quantization from beginning to end: fold, convert, calibrate, then step by step."""
+"""A recipe's post-training quantization from beginning to end: prepare, convert, calibrate, then stage by stage."""
 
 import copy
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
 from ofqctl.convert import convert, describe, make_plan
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq.calibration import calibrate
-from ofqctl.ptq.erq import refine_by_regression
-from ofqctl.ptq.evolq import evolve
-from ofqctl.ptq.layer_norm import fold_layer_norms
-from ofqctl.ptq.reconstruction import reconstruct
-from ofqctl.ptq.softmax import fit_softmax_steps
 from ofqctl.ptq.task import Clock, Task
 from ofqctl.ptq.units import Batches
 from ofqctl.recipe import Plan, Recipe
-from ofqctl.recipe.refining import ERQStep, EvolutionStep, LayerNormStep, ReconstructStep, SoftmaxStep
-
-_STEPS: dict[type, Callable[[Task, Any], None]] = {
-    SoftmaxStep: fit_softmax_steps,
-    ERQStep: refine_by_regression,
-    ReconstructStep: reconstruct,
-    EvolutionStep: evolve,
-}
+from ofqctl.recipe.methods import PTQ_STAGES
 
 
 def quantize_post_training(
@@ -56,31 +42,20 @@ def quantize_post_training(
         ModelError: Weights or activations that are not finite.
     """
     model.eval()
-    for step in recipe.ptq:
-        if isinstance(step, LayerNormStep):
-            progress("fold layer norms", 0, None)
-            can_take = partial(_can_take, step, make_plan(model, recipe, input_size))
-            fold_layer_norms(model, images, strength=step.strength, can_take=can_take)
-    original = copy.deepcopy(model) if any(type(step) in _STEPS for step in recipe.ptq) else model
+    stages = [(PTQ_STAGES[settings.step], settings) for settings in recipe.ptq]
+    ahead = [(stage, settings) for stage, settings in stages if "prepares" in stage.traits]
+    behind = [(stage, settings) for stage, settings in stages if "prepares" not in stage.traits]
+    plan = make_plan(model, recipe, input_size) if ahead else Plan(modules={})
+    task = Task(model, model, plan, images, progress, clock or Clock(), seed)
+    for stage, settings in ahead:
+        stage.target(task, settings)
+    task.original = copy.deepcopy(model) if behind else model
     plan = convert(model, recipe, input_size)
     calibrate(model, plan, _told(images, progress))
-    task = Task(model, original, describe(model, plan), images, progress, clock or Clock(), seed)
-    for step in recipe.ptq:
-        if type(step) in _STEPS:
-            _STEPS[type(step)](task, step)
+    task.plan = describe(model, plan)
+    for stage, settings in behind:
+        stage.target(task, settings)
     return task
-
-
-def _can_take(step: LayerNormStep, plan: Plan, name: str) -> bool:
-    """Whether a layer's weights may take ranges over: with as many bits as its input, or as few as they like.
-
-    A merged query and key is planned at its attention block, not at its Linear.
-    """
-    module = plan.modules.get(name) or plan.modules.get(name.rpartition(".")[0])
-    if step.narrower or module is None or module.weight is None:
-        return True
-    inputs = module.operands.get("x") or module.operands.get("input")
-    return inputs is not None and module.weight.bits >= inputs.bits
 
 
 def _told(images: Batches, progress: Progress) -> Iterator[Tensor]:

@@ -6,19 +6,19 @@ from ofqctl.quantizers.fusing import fused, set_fused
 from ofqctl.quantizers.lsq import LSQ
 from ofqctl.quantizers.statsq import StatsQ
 from ofqctl.quantizers.uniform import Uniform
+from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan
-
-METHODS: dict[str, type[Quantizer]] = {quantizer.method: quantizer for quantizer in (StatsQ, LSQ, Uniform)}
 
 
 def build_quantizer(plan: QuantizerPlan) -> Quantizer:
     """The quantizer that ``plan`` describes, with start values still to be set."""
-    return METHODS[plan.method](plan)
+    quantizer: Quantizer = QUANTIZERS[plan.method].target(plan)
+    return quantizer
 
 
 __all__ = [
     "LSQ",
-    "METHODS",
+    "QUANTIZERS",
     "Quantizer",
     "QuantizerPlan",
     "StatsQ",

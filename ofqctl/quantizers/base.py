@@ -1,7 +1,7 @@
 """The contract that every quantizer keeps."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ class Quantizer(nn.Module, ABC):
     Start values come from data: ``observe`` any number of tensors, then ``finish``.
 
     Attributes:
-        method: The name of the method in a recipe.
         plan: What this quantizer was built from; ``describe`` gives it as it is now.
+        settings: The settings of its method in that plan; a subclass declares their class.
         grid: Integer range of the codes.
         step: Distance between neighbouring values, broadcasts to the tensor; a parameter or a buffer.
         offset: Added to a code before it is scaled; a constant, or a buffer of the shape of ``step``.
@@ -28,9 +28,11 @@ class Quantizer(nn.Module, ABC):
         frozen: Of a weight: whose codes are fixed for good; bool, of its shape. None, and in no state dict, unless a
             remedy keeps it.
         observing: While set, tensors pass unchanged and are taken into account for the start values.
+        passes: Forward passes that one optimizer step takes, over all micro-batches and processes, each with its part
+            of what is quantized; 1 for a weight, which every pass sees whole. Scales the gradient of a learned step.
     """
 
-    method: ClassVar[str]
+    settings: Any
     grid: UniformGrid
     step: Tensor
     offset: Offset
@@ -40,8 +42,9 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan = self.settings = plan
         self.observing = False
+        self.passes = 1
         self.grid = UniformGrid.of_bits(plan.bits, signed=plan.signed is not False)
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
         self.before = None if shift is None else nn.Parameter(shift)
@@ -62,7 +65,7 @@ class Quantizer(nn.Module, ABC):
             self.observe(x)
             return x
         rows, largest = self.relative(x)
-        value = fake_quantize(rows, self.step, self.offset, self.grid, self.before, self.after)
+        value = fake_quantize(rows, self.step, self.offset, self.grid, self.before, self.after, self.passes)
         return value if largest is None else (value * largest).to(value.dtype)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -137,6 +137,7 @@ def gradients(
     layout: Layout,
     shapes: tuple[torch.Size | None, ...],
     dtype: torch.dtype,
+    passes: int,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the input, the step, and the shifts before and after.
 
@@ -147,6 +148,7 @@ def gradients(
         layout: Of the integers.
         shapes: Of the four; None where a gradient is not wanted.
         dtype: Of the gradient of the input.
+        passes: Forward passes that share an optimizer step; the elements of all of them scale the step's gradient.
     """
     of_x, of_step, of_before, of_after = shapes
     grad = grad.float()
@@ -162,7 +164,7 @@ def gradients(
     if of_step is not None:
         inside = low.sub_(layout.zero).mul_(1.0 / layout.per_step)
         slope = torch.where(beyond, codes if is_zero(offset) else codes.add_(offset), inside)
-        shared = grad.numel() / max(1, of_step.numel())
+        shared = passes * grad.numel() / max(1, of_step.numel())
         scale = (max(1, layout.grid.high) * shared) ** -0.5
         grad_step = slope.mul_(grad).sum_to_size(of_step).mul_(scale)
     return grad_x, grad_step, grad_before, grad_after

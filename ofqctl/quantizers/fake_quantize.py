@@ -42,11 +42,13 @@ def fake_quantize(
     grid: UniformGrid,
     before: Tensor | None = None,
     after: Tensor | None = None,
+    passes: int = 1,
 ) -> Tensor:
     """``step * (code + offset) + after`` for the codes of ``x + before``.
 
     Backward: straight-through for ``x`` inside the grid and 0 outside; for ``step`` the gradient of LSQ
-    (Esser et al. 2020, Eq. 3) scaled by ``1 / sqrt(grid.high * elements that share the step)``.
+    (Esser et al. 2020, Eq. 3) scaled by ``1 / sqrt(grid.high * elements that share the step)``, where the elements are
+    those of all forward passes of an optimizer step.
 
     Args:
         x: Any shape and float dtype.
@@ -55,6 +57,7 @@ def fake_quantize(
         grid: Integer range.
         before: Learned shift added to ``x``, broadcasts to it.
         after: Learned shift added to the result, broadcasts to ``x``.
+        passes: Forward passes that share an optimizer step, each with as many elements as ``x``.
 
     Returns:
         The shape of ``x``; float32, or what autocast makes of it for the product that follows.
@@ -63,7 +66,7 @@ def fake_quantize(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     tensors = (x, step, before, after)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid, dtype)
+        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid, dtype, passes)
         return value
     moved = x.float() if before is None else x + before
     step = step.clamp(min=MIN_STEP)
@@ -137,8 +140,9 @@ class _FakeQuantize(Function):
         offset: Offset,
         grid: UniformGrid,
         dtype: torch.dtype,
+        passes: int,
     ) -> Tensor:
-        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype = offset, Layout(grid), dtype, x.dtype
+        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype, ctx.passes = offset, Layout(grid), dtype, x.dtype, passes
         ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
         value, *planes = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
         ctx.save_for_backward(step, after, *planes)
@@ -150,5 +154,5 @@ class _FakeQuantize(Function):
         wanted = tuple(
             shape if needed else None for shape, needed in zip(ctx.shapes, ctx.needs_input_grad, strict=False)
         )
-        of_four = run(planes[0].numel(), gradients, grads[0], planes, ctx.offset, ctx.layout, wanted, ctx.x_dtype)
-        return *of_four, None, None, None
+        given = (grads[0], planes, ctx.offset, ctx.layout, wanted, ctx.x_dtype, ctx.passes)
+        return *run(planes[0].numel(), gradients, *given), None, None, None, None

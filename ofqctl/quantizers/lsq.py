@@ -1,17 +1,40 @@
 """LSQ: learned step size quantization (Esser et al., ICLR 2020), for weights and activations, as OFQ uses it."""
 
+from typing import Annotated, Literal, Self
+
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers.base import Quantizer, by_group
 from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.quantizers.ranges import step_of_least_error
-from ofqctl.recipe.plan import QuantizerPlan
+from ofqctl.recipe.methods import QUANTIZERS
+from ofqctl.recipe.plan import AT_START, QuantizerPlan
+from ofqctl.registry import Frozen
 
 _BUDGET = 1 << 20  # elements kept per quantizer with `start: mse`, 4 MiB
 
 
+class LSQSettings(Frozen):
+    """What a recipe may say about LSQ.
+
+    Attributes:
+        start: Learned steps start from the ``mean`` magnitude (as published), or where the squared error is least
+            (``mse``; shifts then start with the grid centred on each mean).
+    """
+
+    start: Annotated[Literal["mean", "mse"], AT_START] = "mean"
+
+    @model_validator(mode="after")
+    def _has_levels_of_both_signs(self) -> Self:
+        if getattr(self, "bits", None) == 1:
+            raise ValueError("1 bit, which is -1 and 0 steps with lsq; allowed are 2-8")
+        return self
+
+
+@QUANTIZERS.register("lsq", LSQSettings)
 class LSQ(Quantizer):
     """The step is a parameter, one for each group of elements that share it.
 
@@ -21,7 +44,7 @@ class LSQ(Quantizer):
     A plan that leaves ``signed`` open gets a signed grid as soon as the data has negatives.
     """
 
-    method = "lsq"
+    settings: LSQSettings
     offset = 0.0
 
     def __init__(self, plan: QuantizerPlan) -> None:
@@ -56,7 +79,7 @@ class LSQ(Quantizer):
 
     def _keep(self, x: Tensor) -> None:
         """Put aside what the search for the least error needs: of activations the first images, up to a budget."""
-        if self.plan.start == "mean":
+        if self.settings.start == "mean":
             return
         images = x.dim() > len(self.plan.step_shape)  # a weight's step has all of its dimensions
         room = (_BUDGET - sum(part.numel() for part in self._kept)) // x[0].numel()

@@ -1,14 +1,15 @@
 """Which range a grid should cover: streaming estimates with memory that does not grow with the data."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers.cores import MIN_STEP
-from ofqctl.recipe.plan import RangeMethod
 
+RangeMethod = Literal["minmax", "percentile", "mse"]
 Fit = tuple[Tensor, Tensor]  # step and offset, (groups, 1) each
 
 _BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB

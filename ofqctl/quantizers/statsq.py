@@ -7,8 +7,10 @@ from ofqctl.grids import Encoded, code_dtype
 from ofqctl.quantizers.base import Quantizer
 from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.quantizers.fake_quantize import snap, straight_through
+from ofqctl.recipe.methods import QUANTIZERS
 
 
+@QUANTIZERS.register("statsq", roles=["weights"])
 class StatsQ(Quantizer):
     """Steps from the weights themselves, half a step off zero: all ``2**bits`` levels used, symmetric.
 
@@ -16,7 +18,6 @@ class StatsQ(Quantizer):
     identity for every weight, clipped ones included, and ``s`` gets no gradient.
     """
 
-    method = "statsq"
     offset = 0.5
 
     def step_of(self, weight: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
-"""What to do: recipes (for any model) and plans (for one model). Free of torch."""
+"""What to do: recipes (for any model) and plans (for one model). Free of torch until a method is looked up."""
 
-from ofqctl.recipe.plan import LeftFloat, ModulePlan, Plan, QuantizerPlan
-from ofqctl.recipe.schema import FLOAT_BITS, Activations, Override, Recipe, Weights, resolve_range
+from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS, REMEDIES
+from ofqctl.recipe.plan import LeftFloat, ModulePlan, Plan, QuantizerPlan, quantizer_plan
+from ofqctl.recipe.schema import FLOAT_BITS, Activations, Override, Recipe, Weights
 
 __all__ = [
     "FLOAT_BITS",
+    "PTQ_STAGES",
+    "QUANTIZERS",
+    "REMEDIES",
     "Activations",
     "LeftFloat",
     "ModulePlan",
@@ -13,5 +17,5 @@ __all__ = [
     "QuantizerPlan",
     "Recipe",
     "Weights",
-    "resolve_range",
+    "quantizer_plan",
 ]

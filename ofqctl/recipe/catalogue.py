@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.recipe.reading import Values, build, change, read_file
@@ -20,6 +21,16 @@ def names() -> list[str]:
     """Names of the shipped recipes, such as ``ptq/mse``."""
     root = folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def overview() -> list[dict[str, Any]]:
+    """Name, bits and description of every shipped recipe, as its file says them; nothing else of it is read."""
+    every = []
+    for name in names():
+        values = read_file(folder() / f"{name}.yaml")
+        bits = {part: values[part]["bits"] for part in ("weights", "activations")}
+        every.append({"name": name, "bits": bits, "description": values["description"]})
+    return every
 
 
 def path_of(name: str) -> Path:

@@ -4,52 +4,71 @@ A plan is made once, from a recipe and a dry run of the model, and is then all t
 model again; it is what ``config.json`` holds.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-WeightMethod = Literal["statsq", "lsq", "uniform"]
-ActivationMethod = Literal["lsq", "uniform"]
-RangeMethod = Literal["minmax", "percentile", "mse"]
-StartMethod = Literal["mean", "mse"]
+from ofqctl.recipe.methods import QUANTIZERS
+from ofqctl.recipe.registered import ByName
+from ofqctl.registry import Frozen
+
 ModuleKind = Literal["linear", "conv2d", "attention", "qkr"]
 
 
-class Frozen(BaseModel):
-    """A model that is never changed after it was made and knows no other keys than its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class QuantizerPlan(Frozen):
-    """One quantizer.
+    """One quantizer; beside these fields it has the settings of its method.
 
     Attributes:
         method: Name of the quantizer.
-        bits: Width of a code, 2-8.
+        bits: Width of a code, 1-8.
         step_shape: Shape of the step, aligned with the last dimensions of the tensor; (1, 1) or () is one step for all.
+        shape: Of a weight: its shape; None for an activation.
         dynamic: Whether each row (the last dimension) is quantized relative to its largest magnitude, found at run
             time; steps and shifts are those of the row over it.
         shift_shape: Shape of the learned shifts ahead of rounding and behind it, or None for no shifts.
         signed: Whether codes may be negative; None leaves it to the data.
-        symmetric: Whether real 0 is code 0 (or half a step off); otherwise each step has a zero point.
-        whole: Whether those zero points are integers, so that real 0 is on the grid; an image's need not be.
-        range: How a static range is chosen.
-        percentile: Share of the values a static range covers with ``range: percentile``, in percent.
-        start: Where learned steps and shifts start.
+        whole: Whether zero points are integers, so that real 0 is on the grid; an image's need not be.
     """
 
-    method: Literal["statsq", "lsq", "uniform"]
-    bits: int = Field(ge=2, le=8)
+    method: str
+    bits: int = Field(ge=1, le=8)
     step_shape: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
     dynamic: bool = False
     shift_shape: tuple[int, ...] | None = None
     signed: bool | None = True
-    symmetric: bool = True
     whole: bool = True
-    range: RangeMethod = "minmax"
-    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
-    start: StartMethod = "mean"
+
+
+_ANY_QUANTIZER = ByName(QUANTIZERS, key="method")
+AnyQuantizerPlan = Annotated[QuantizerPlan, _ANY_QUANTIZER]
+
+
+AT_START = "decides where a quantizer starts, not what it computes"
+"""Marks such a setting of a quantizer, in an ``Annotated``."""
+
+
+def quantizer_plan(method: str, **fields: Any) -> QuantizerPlan:
+    """The plan of a quantizer, with its method's settings among ``fields``.
+
+    Raises:
+        ValidationError: Something is not known or not allowed.
+    """
+    plan = _ANY_QUANTIZER.validate(QuantizerPlan, {"method": method, **fields})
+    assert isinstance(plan, QuantizerPlan)
+    return plan
+
+
+def computes_alike(one: QuantizerPlan, other: QuantizerPlan) -> bool:
+    """Whether two plans are of the same grid; how start values are found does not matter, nor a sign left open."""
+    if type(one) is not type(other):
+        return False
+    alike = {name for name, field in type(one).model_fields.items() if AT_START in field.metadata}
+    if one.signed is None or other.signed is None:
+        alike.add("signed")
+    if one.shape is None or other.shape is None:
+        alike.add("shape")
+    return one.model_dump(exclude=alike) == other.model_dump(exclude=alike)
 
 
 class ModulePlan(Frozen):
@@ -63,8 +82,8 @@ class ModulePlan(Frozen):
     """
 
     kind: ModuleKind
-    weight: QuantizerPlan | None = None
-    operands: dict[str, QuantizerPlan] = Field(default_factory=dict)
+    weight: AnyQuantizerPlan | None = None
+    operands: dict[str, AnyQuantizerPlan] = Field(default_factory=dict)
     query_bias: bool = True
 
 

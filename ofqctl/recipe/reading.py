@@ -1,14 +1,16 @@
 """YAML and ``--set`` options -> recipe, and back; all faults are reported at once, each with its path."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ofqctl.errors import RecipeError, closest
+from ofqctl.recipe.methods import QUANTIZERS
+from ofqctl.recipe.registered import keys_at
 from ofqctl.recipe.schema import Recipe
 
 Values = dict[str, Any]
@@ -46,7 +48,7 @@ def build(values: Mapping[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault, values) for fault in error.errors()]
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise RecipeError(
             "\n  ".join([f"{where}: {count}", *faults]), hint="`ofqctl recipe show NAME` prints a whole recipe"
@@ -79,10 +81,19 @@ def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
         if isinstance(spot, list) and last.isdigit() and int(last) < len(spot):
             spot[int(last)] = value
         elif isinstance(spot, dict):
+            if last == "method" and value != spot.get(last):
+                _forget_settings(spot, value)
             spot[last] = value
         else:
             raise RecipeError(f"--set {assignment}: '{'.'.join(parents)}' has no keys to set")
     return changed
+
+
+def _forget_settings(spot: Values, method: Any) -> None:
+    """Drop what belongs to other quantizers: the settings of a method go with it."""
+    every = {name: set(known.settings.model_fields) for name, known in QUANTIZERS.methods().items()}
+    for name in set().union(*every.values()) - every.get(method, set()):
+        spot.pop(name, None)
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -104,50 +115,17 @@ def read_file(path: Path) -> Values:
     return parse(text, where=str(path))
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, values: Mapping[str, Any]) -> str:
     location = tuple(fault["loc"])
     path = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
-        known = list(_keys_at(location[:-1]))
+        known = keys_at(Recipe, values, location[:-1])
         match = closest(str(location[-1]), known)
         hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(known)}"
         return f"{path}: unknown key; {hint}"
-    if fault["type"] == "union_tag_not_found":
-        return f"{path}: step is missing; it says what is done"
-    if fault["type"] == "union_tag_invalid":
-        known = [tag.strip().strip("'") for tag in fault["ctx"]["expected_tags"].split(",")]
-        match = closest(fault["ctx"]["tag"], known)
-        hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(known)}"
-        return f"{path}.step: '{fault['ctx']['tag']}' is unknown; {hint}"
+    if fault["type"] == "registered":
+        return f"{path}: {fault['msg']}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     seen = "" if isinstance(fault["input"], dict) else f", seen {fault['input']!r}"
     return f"{path}: {message}{seen}"
-
-
-def _keys_at(location: Sequence[int | str]) -> Iterator[str]:
-    """Keys that the schema knows at ``location``."""
-    model: type[BaseModel] = Recipe
-    among: list[type[BaseModel]] = []
-    for part in location:
-        if part in model.model_fields:
-            among = list(_models_in(model.model_fields[str(part)].annotation))
-            model = among[0] if among else model
-        else:  # an index, or the name that tells which of several classes a step is of
-            model = next((m for m in among if part in _names_of(m)), model)
-    yield from model.model_fields
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The model classes inside an annotation such as ``Weights | None`` or ``tuple[Override, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-        return
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
-
-
-def _names_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    """What the ``step`` of a model may be, if it has one."""
-    field = model.model_fields.get("step")
-    return () if field is None else get_args(field.annotation)

@@ -1,94 +1,107 @@
-"""What to do to any model: the recipe, as frozen typed models. Field name = YAML key = ``--set`` path."""
+"""What a recipe may say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from ofqctl.recipe.plan import ActivationMethod, Frozen, RangeMethod, StartMethod, WeightMethod
-from ofqctl.recipe.refining import Step
+from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS
+from ofqctl.recipe.plan import QuantizerPlan, quantizer_plan
+from ofqctl.recipe.registered import ByName
 from ofqctl.recipe.training import Training
+from ofqctl.registry import Frozen
 
 FLOAT_BITS = 32
-LOW_BITS = (2, 3, 4, 5, 6, 7, 8)
-RangeChoice = Literal[RangeMethod, "auto"]
-_CLIP_NOTHING = 8  # bits from which `auto` clips nothing: what clipping gains in resolution is worth less there
+LOW_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def _known_width(bits: int) -> int:
     if bits not in LOW_BITS and bits != FLOAT_BITS:
-        raise ValueError(f"{bits} bits; allowed are 2-8, or {FLOAT_BITS} for float")
+        raise ValueError(f"{bits} bits; allowed are 1-8, or {FLOAT_BITS} for float")
     return bits
-
-
-def resolve_range(choice: RangeChoice, bits: int) -> RangeMethod:
-    """The method that a recipe's ``range`` stands for at a width."""
-    if choice == "auto":
-        return "minmax" if bits >= _CLIP_NOTHING else "mse"
-    return choice
 
 
 Bits = Annotated[int, Field(strict=True), AfterValidator(_known_width)]
 
 
 class Weights(Frozen):
-    """How weights are quantized.
+    """How weights are quantized; beside these keys there are the settings of the method.
 
     Attributes:
-        bits: 2-8, or 32 for float.
-        method: ``statsq``, ``lsq`` or ``uniform``.
+        bits: 1-8, or 32 for float.
+        method: Name of a quantizer.
         granularity: What shares a step: an output ``channel`` or the whole ``tensor``.
-        symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
-        range: With ``uniform``: how the range is chosen; ``auto`` is ``minmax`` at 8 bits and ``mse`` below.
-        percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
-        start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
-            (``mse``; shifts then start with the grid centred on each mean).
     """
 
     bits: Bits = 8
-    method: WeightMethod = "uniform"
+    method: str = "uniform"
     granularity: Literal["channel", "tensor"] = "channel"
-    symmetric: bool = True
-    range: RangeChoice = "mse"
-    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
-    start: StartMethod = "mean"
 
 
 class Activations(Frozen):
-    """How the inputs of layers and the operands of attention are quantized.
+    """How the inputs of layers and the operands of attention are quantized; beside these keys there are the settings
+    of the method.
 
     Attributes:
-        bits: 2-8, or 32 for float.
-        method: ``lsq`` or ``uniform``.
+        bits: 1-8, or 32 for float.
+        method: Name of a quantizer.
         granularity: What shares a step: the whole ``tensor``, a ``channel``, or a ``token``. With ``token`` the values
             of attention have a step per channel and the softmax output one per query; ``head`` is the same, but in
             attention each head has steps of its own, and one for its softmax output.
         dynamic: Quantize each row relative to its largest magnitude, found at run time: each token of a Linear's input,
             and in attention each query, key and row of the softmax output. Images, feature maps and values, the rows
             of which are summed over, stay as they are.
-        shifts: With ``lsq``: learned shifts ahead of the quantizer and behind it.
-        symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
-        range: With ``uniform``: how the range is chosen; ``auto`` is ``minmax`` at 8 bits and ``mse`` below.
-        percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
-        start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
-            (``mse``; shifts then start with the grid centred on each mean).
+        shifts: Learned shifts ahead of the quantizer and behind it.
     """
 
     bits: Bits = 8
-    method: ActivationMethod = "uniform"
+    method: str = "uniform"
     granularity: Literal["tensor", "channel", "token", "head"] = "tensor"
     dynamic: bool = False
     shifts: bool = False
-    symmetric: bool = False
-    range: RangeChoice = "mse"
-    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
-    start: StartMethod = "mean"
+
+
+AnyWeights = Annotated[Weights, ByName(QUANTIZERS, key="method", role="weights")]
+AnyActivations = Annotated[Activations, ByName(QUANTIZERS, key="method", role="activations")]
+
+
+def plan_for(
+    spec: Weights | Activations,
+    *,
+    step_shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
+    **fields: Any,
+) -> QuantizerPlan:
+    """The plan of a quantizer for one tensor: method, bits and settings as ``spec`` has them.
+
+    Args:
+        spec: Validated as part of a recipe.
+        step_shape: Of the step.
+        shape: Of a weight.
+        **fields: Others of :class:`QuantizerPlan`.
+    """
+    own = QUANTIZERS[spec.method].settings.model_fields
+    shapes = {"step_shape": step_shape, "shape": shape}
+    return quantizer_plan(spec.method, bits=spec.bits, **shapes, **fields, **spec.model_dump(include=set(own)))
+
+
+class Stage(Frozen):
+    """One stage of post-training quantization; beside this key there are its settings.
+
+    Attributes:
+        step: Its name.
+    """
+
+    step: str
+
+
+AnyStage = Annotated[Stage, ByName(PTQ_STAGES, key="step")]
 
 
 class Layer(Frozen):
     """Weights and activations of one kind of layer."""
 
-    weights: Weights = Weights()
-    activations: Activations = Activations()
+    weights: AnyWeights = Field(default_factory=Weights, validate_default=True)
+    activations: AnyActivations = Field(default_factory=Activations, validate_default=True)
 
 
 class Override(Frozen):
@@ -102,8 +115,8 @@ class Override(Frozen):
     """
 
     target: str = Field(min_length=1)
-    weights: Weights | None = None
-    activations: Activations | None = None
+    weights: AnyWeights | None = None
+    activations: AnyActivations | None = None
 
 
 class Attention(Frozen):
@@ -155,12 +168,12 @@ class Recipe(Frozen):
     description: str = ""
     source: str = ""
     model: str | None = None
-    weights: Weights = Weights()
-    activations: Activations = Activations()
-    first: Layer = Layer()
-    last: Layer = Layer()
+    weights: AnyWeights = Field(default_factory=Weights, validate_default=True)
+    activations: AnyActivations = Field(default_factory=Activations, validate_default=True)
+    first: Layer = Field(default_factory=Layer)
+    last: Layer = Field(default_factory=Layer)
     attention: Attention = Attention()
     layers: tuple[Override, ...] = ()
     calibration: Calibration = Calibration()
-    ptq: tuple[Step, ...] = ()
+    ptq: tuple[AnyStage, ...] = ()
     training: Training | None = None

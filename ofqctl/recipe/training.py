@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ofqctl.recipe.plan import Frozen
+from ofqctl.recipe.methods import REMEDIES
+from ofqctl.recipe.registered import WithKeys
+from ofqctl.registry import Frozen
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -26,50 +28,8 @@ class Optimizer(Frozen):
     clip_grad: float | None = Field(default=None, gt=0.0)
 
 
-class CGA(Frozen):
-    """Confidence-guided annealing (OFQ): confident codes are frozen at every step.
-
-    Attributes:
-        boundary_range: A weight this close to a rounding threshold, in steps, is not confident.
-    """
-
-    boundary_range: float = Field(default=0.005, gt=0.0, lt=0.5)
-
-
-class Freezing(Frozen):
-    """Iterative freezing (Nagel et al. 2022): a weight that oscillates too often keeps its code for good.
-
-    Attributes:
-        start: Frequency above which a weight is frozen, when freezing sets in.
-        end: The same at the last step of the phase; a cosine leads there.
-        delay: Share of the phase's steps ahead of the first freezing.
-        momentum: Weight of the newest step in the frequency and in the average of the codes.
-    """
-
-    start: float = Field(default=0.1, gt=0.0, le=1.0)
-    end: float = Field(default=0.01, gt=0.0, le=1.0)
-    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
-    momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
-
-
-class Dampening(Frozen):
-    """Oscillation dampening (Nagel et al. 2022): a penalty draws latent weights to the middle of their bins.
-
-    Attributes:
-        start: Weight of the penalty in the loss, when it sets in.
-        end: The same at the last step of the phase; a cosine leads there.
-        delay: Share of the phase's steps ahead of the penalty.
-        reduction: Of the squared distances of a layer's weights: their ``mean`` or their ``sum``.
-    """
-
-    start: NotNegative = 0.0
-    end: float = Field(default=0.1, gt=0.0)
-    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
-    reduction: Literal["mean", "sum"] = "mean"
-
-
 class Phase(Frozen):
-    """A stretch of training with one schedule.
+    """A stretch of training with one schedule; beside these keys each registered remedy has one of its name.
 
     Attributes:
         name: For tables and logs.
@@ -86,9 +46,6 @@ class Phase(Frozen):
             as they are where none of them matches.
         optimizer: ``carried``: its state goes on for all parameters that an earlier phase has trained, such as the
             moments of Adam and its count of steps; ``fresh``: it starts anew.
-        cga: Freeze confident codes, or None.
-        freezing: Freeze weights that oscillate, or None.
-        dampening: Draw weights to the middle of their bins, or None.
     """
 
     name: str = "train"
@@ -102,15 +59,26 @@ class Phase(Frozen):
     warmup_prefix: bool = False
     trainable: tuple[str, ...] = ("*",)
     optimizer: Literal["carried", "fresh"] = "carried"
-    cga: CGA | None = None
-    freezing: Freezing | None = None
-    dampening: Dampening | None = None
+
+    @property
+    def remedies(self) -> dict[str, Frozen]:
+        """Settings of the remedies that the phase asks for, by their names."""
+        found = ((name, getattr(self, name, None)) for name in REMEDIES.methods())
+        return {name: settings for name, settings in found if settings is not None}
+
+    @property
+    def holding(self) -> list[str]:
+        """Names of the remedies that decide which codes may change."""
+        return [name for name in self.remedies if "holds_codes" in REMEDIES[name].traits]
 
     @model_validator(mode="after")
     def _one_remedy_holds_codes(self) -> Self:
-        if self.cga and self.freezing:
-            raise ValueError("cga and freezing each decide which codes are held; choose one")
+        if len(self.holding) > 1:
+            raise ValueError(f"{' and '.join(self.holding)} each decide which codes are held; choose one")
         return self
+
+
+AnyPhase = Annotated[Phase, WithKeys(REMEDIES)]
 
 
 class Augmentation(Frozen):
@@ -203,7 +171,7 @@ class Training(Frozen):
     batch_size: int = Field(default=64, ge=1)
     steps_per_epoch: int | None = Field(default=None, ge=1)
     optimizer: Optimizer = Optimizer()
-    phases: tuple[Phase, ...] = (Phase(),)
+    phases: tuple[AnyPhase, ...] = Field(default_factory=lambda: (Phase(),), validate_default=True)
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
     drop_path: Fraction | None = None
@@ -218,7 +186,7 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _averaged_weights_hold_no_codes(self) -> Self:
-        holding = next((name for phase in self.phases for name in ("cga", "freezing") if getattr(phase, name)), None)
+        holding = next((name for phase in self.phases for name in phase.holding), None)
         if self.ema is not None and holding is not None:
             raise ValueError(f"ema averages weights, which does not keep the codes that {holding} freezes; choose one")
         return self

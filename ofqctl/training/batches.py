@@ -35,7 +35,7 @@ class Share:
 
     Attributes:
         batch_size: Images in one optimizer step, over all processes.
-        micro_batches: Forward passes in one optimizer step.
+        micro_batches: Forward passes of each process in one optimizer step.
         rank: Of this process.
         world: Number of processes.
     """
@@ -46,9 +46,14 @@ class Share:
     world: int = 1
 
     @property
+    def passes(self) -> int:
+        """Forward passes in one optimizer step, over all processes."""
+        return self.world * self.micro_batches
+
+    @property
     def images(self) -> int:
         """Images in one forward pass of this process."""
-        return self.batch_size // (self.world * self.micro_batches)
+        return self.batch_size // self.passes
 
 
 class TrainingBatches:
@@ -120,9 +125,8 @@ class TrainingBatches:
 
 
 def _check_share(share: Share, *, mixed: bool) -> None:
-    parts = share.world * share.micro_batches
-    if share.batch_size % parts:
-        raise DataError(f"batch size {share.batch_size}: cannot be shared by {parts} forward passes evenly")
+    if share.batch_size % share.passes:
+        raise DataError(f"batch size {share.batch_size}: cannot be shared by {share.passes} forward passes evenly")
     if mixed and share.images % 2:
         raise DataError(
             f"batch size {share.batch_size}: {share.images} images in a forward pass cannot be mixed in pairs",

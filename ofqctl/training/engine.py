@@ -10,6 +10,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from ofqctl.convert import operands
 from ofqctl.distill import Teacher
 from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
 from ofqctl.recipe import Plan, Recipe
@@ -94,6 +95,9 @@ class Engine:
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
         self._signals = Signals()
+        for name in self.plan.modules:
+            for quantizer in operands(self.model.get_submodule(name)).values():
+                quantizer.passes = self.batches.share.passes
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue exactly where ``checkpoint`` was written."""

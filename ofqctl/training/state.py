@@ -11,9 +11,11 @@ import torch
 from ofqctl.artifact.atomic import replaced_file
 from ofqctl.errors import ArtifactError
 from ofqctl.models import read_torch_file
+from ofqctl.recipe import Recipe
+from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1
 
 FILE = "last.pt"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -124,9 +126,17 @@ def checkpoint_of(values: Any, path: Path) -> Checkpoint:
     """
     if not isinstance(values, dict) or "position" not in values:
         raise ArtifactError(f"{path}: not a training state of ofqctl")
-    if values.get("version") != VERSION:
-        raise ArtifactError(f"{path}: version {values.get('version')!r}, this program reads version {VERSION}")
-    return Checkpoint(**values)
+    version = values.get("version")
+    if version not in (1, VERSION):
+        raise ArtifactError(f"{path}: version {version!r}, this program reads versions 1 and {VERSION}")
+    if version == 1:
+        values = values | {
+            "recipe": recipe_from_format_1(values["recipe"]),
+            "plan": plan_from_format_1(values["plan"]),
+            "version": VERSION,
+        }
+    recipe = Recipe.model_validate(values["recipe"]).model_dump(mode="json")  # with what is new at its default
+    return Checkpoint(**values | {"recipe": recipe})
 
 
 def random_state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ofqctl.diagnosis.opening import open_source
 from ofqctl.errors import ArtifactError
 from ofqctl.jobs.live import LiveRequest, live_steps
 from ofqctl.layers import QuantLinear
-from ofqctl.recipe import ModulePlan, Plan, QuantizerPlan
+from ofqctl.recipe import ModulePlan, Plan, quantizer_plan
 
 MOMENTUM, THRESHOLD = 0.1, 0.05
 
@@ -60,7 +60,7 @@ def walks(draw):
 @given(walks())
 def test_figures_of_weights_are_those_of_a_plain_loop(walk):
     codes, gradients = walk
-    plan = ModulePlan(kind="linear", weight=QuantizerPlan(method="lsq", bits=2, step_shape=(1, 1)))
+    plan = ModulePlan(kind="linear", weight=quantizer_plan(method="lsq", bits=2, step_shape=(1, 1)))
     layer = QuantLinear(nn.Linear(len(codes[0]), 1, bias=False), plan)
     layer.weight.data = torch.tensor([codes[0]], dtype=torch.float32)
     meter = LiveMeter(nn.Sequential(layer), Plan(modules={"0": plan}), None, momentum=MOMENTUM, threshold=THRESHOLD)
@@ -84,11 +84,11 @@ def test_figures_of_weights_are_those_of_a_plain_loop(walk):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 2**31))
 def test_figures_of_activations_are_those_of_a_plain_loop(steps, seed):
-    operand = QuantizerPlan(method="lsq", bits=2, step_shape=())
+    operand = quantizer_plan(method="lsq", bits=2, step_shape=())
     plans = {name: ModulePlan(kind="linear", operands={"input": operand}) for name in ("0", "1")}
     torch.manual_seed(seed)
     model = nn.Sequential(*(QuantLinear(nn.Linear(4, 4), plan) for plan in plans.values()))
-    weight = QuantizerPlan(method="lsq", bits=2, step_shape=(1, 1))
+    weight = quantizer_plan(method="lsq", bits=2, step_shape=(1, 1))
     plans["2"] = ModulePlan(kind="linear", weight=weight)
     model.append(QuantLinear(nn.Linear(4, 2), plans["2"]))
     probe = torch.randn(3, 4)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ofqctl.layers.attention import form_of, open_products, quantize_attention, why_no_qkr
 from ofqctl.layers.attention.forms import FORMS
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe import ModulePlan, QuantizerPlan
+from ofqctl.recipe import ModulePlan, quantizer_plan
 
 B, N, C, H = 2, 16, 24, 3  # images, tokens (4 x 4), channels, heads
 MASK = torch.ones(N, N).tril().bool()
@@ -278,7 +278,7 @@ def test_gradients_flow_through_quantized_operands(path, kwargs, inputs):
     trainable = {name for name, p in attention.named_parameters() if p.grad is not None}
     form = form_of(attention)
     operands = {
-        name: QuantizerPlan(
+        name: quantizer_plan(
             method="lsq",
             bits=4,
             step_shape=(),

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from ofqctl.layers import weight_sites
-from ofqctl.oscillation import Dampening, distance_to_threshold, remedies_of
+from ofqctl.oscillation import CGA, Dampening, DampeningPenalty, Freezing, distance_to_threshold, remedies_of
 from ofqctl.oscillation.schedule import Schedule
-from ofqctl.recipe.training import CGA, Freezing, Phase
-from ofqctl.recipe.training import Dampening as Settings
+from ofqctl.recipe.training import Training
 
-FULL = Settings(start=1.0, end=1.0, delay=0.0)
+FULL = Dampening(start=1.0, end=1.0, delay=0.0)
 
 
 def by_definition(model, reduction):
@@ -32,14 +31,14 @@ def by_definition(model, reduction):
 @pytest.mark.parametrize("recipe", ["lsq", "statsq", "ofq/vit_w2a2"])
 def test_the_penalty_is_the_sum_over_layers_by_definition(quantized, recipe, reduction):
     model = quantized(recipe)
-    remedy = Dampening(model, FULL.model_copy(update={"reduction": reduction}), steps=10)
+    remedy = DampeningPenalty(model, FULL.model_copy(update={"reduction": reduction}), steps=10)
     assert remedy.penalty().item() == pytest.approx(by_definition(model, reduction), rel=1e-4)
 
 
 def test_its_gradient_draws_to_the_middle_and_leaves_weights_beyond_the_grid_and_steps_alone(quantized):
     model = quantized("lsq")
     site = model.blocks[0].mlp.fc1
-    Dampening(model, FULL, steps=1).penalty().backward()
+    DampeningPenalty(model, FULL, steps=1).penalty().backward()
     encoded = site.encode_weight()
     position = site.weight.detach() / encoded.step
     beyond = (position < encoded.grid.low) | (position > encoded.grid.high)
@@ -53,7 +52,7 @@ def test_its_gradient_draws_to_the_middle_and_leaves_weights_beyond_the_grid_and
 @pytest.mark.parametrize("recipe", ["lsq", "statsq", "ofq/vit_w2a2"])
 def test_weights_move_away_from_the_thresholds(quantized, recipe):
     model = quantized(recipe)
-    remedy = Dampening(model, FULL.model_copy(update={"reduction": "sum"}), steps=60)
+    remedy = DampeningPenalty(model, FULL.model_copy(update={"reduction": "sum"}), steps=60)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 
     def near():
@@ -71,7 +70,7 @@ def test_weights_move_away_from_the_thresholds(quantized, recipe):
 
 def test_the_merged_product_passes_its_gradient_to_both_projections(quantized):
     model = quantized("ofq/vit_w2a2")
-    Dampening(model, FULL, steps=1).penalty().backward()
+    DampeningPenalty(model, FULL, steps=1).penalty().backward()
     site = model.blocks[0].attn.products.qk
     assert bool((site.q.grad != 0).any()) and bool((site.k.grad != 0).any())
 
@@ -89,29 +88,29 @@ def test_the_strength_is_nothing_then_a_cosine():
 
 def test_the_penalty_follows_the_schedule_and_the_saved_step(quantized):
     model = quantized("lsq")
-    settings = Settings(end=1.0, delay=0.5)
-    remedy = Dampening(model, settings, steps=10)
+    settings = Dampening(end=1.0, delay=0.5)
+    remedy = DampeningPenalty(model, settings, steps=10)
     for _ in range(5):
         assert remedy.penalty() is None
         remedy.after_step()
     for _ in range(3):
         remedy.after_step()
-    again = Dampening(model, settings, steps=10)
+    again = DampeningPenalty(model, settings, steps=10)
     again.load_state_dict(remedy.state_dict())
     assert again.penalty().item() == remedy.penalty().item() > 0
 
 
 def test_weights_that_are_not_trained_ask_for_nothing(quantized):
     model = quantized("lsq").requires_grad_(False)
-    assert Dampening(model, FULL, steps=1).penalty() is None
+    assert DampeningPenalty(model, FULL, steps=1).penalty() is None
 
 
 def test_a_phase_makes_its_remedies(quantized):
     model = quantized("lsq")
 
     def names(**settings):
-        return [type(remedy).__name__ for remedy in remedies_of(Phase(**settings), model, 10)]
+        return [type(remedy).__name__ for remedy in remedies_of(Training(phases=({**settings},)).phases[0], model, 10)]
 
     assert names() == []
-    assert names(cga=CGA(), dampening=FULL) == ["ConfidentFreezing", "Dampening"]
-    assert names(freezing=Freezing(), dampening=FULL) == ["IterativeFreezing", "Dampening"]
+    assert names(cga=CGA(), dampening=FULL) == ["ConfidentFreezing", "DampeningPenalty"]
+    assert names(freezing=Freezing(), dampening=FULL) == ["IterativeFreezing", "DampeningPenalty"]

@@ -8,9 +8,8 @@ import torch
 from ofqctl.artifact.tensors import to_tensors
 from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
-from ofqctl.oscillation import IterativeFreezing
+from ofqctl.oscillation import Freezing, IterativeFreezing
 from ofqctl.recipe.catalogue import load
-from ofqctl.recipe.training import Freezing
 
 QK = "blocks.0.attn.products.qk"
 EAGER = Freezing(start=1e-6, end=1e-6, delay=0.25, momentum=0.1)  # freezes at the first flip back

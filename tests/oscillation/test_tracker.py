@@ -11,7 +11,7 @@ from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.layers import QuantLinear, weight_sites
 from ofqctl.oscillation import OscillationTracker, trajectory
-from ofqctl.recipe import ModulePlan, QuantizerPlan
+from ofqctl.recipe import ModulePlan, quantizer_plan
 
 MOMENTUM = 0.1
 
@@ -36,7 +36,9 @@ class Oracle:
 
 def on_grid(method: str, bits: int, weights: int) -> QuantLinear:
     """A layer whose codes are its weights: step 1, offset 0."""
-    plan = QuantizerPlan(method=method, bits=bits, step_shape=(1, 1), symmetric=method == "lsq")
+    plan = quantizer_plan(
+        method=method, bits=bits, step_shape=(1, 1), **({} if method == "lsq" else {"symmetric": False})
+    )
     return QuantLinear(nn.Linear(weights, 1, bias=False), ModulePlan(kind="linear", weight=plan))
 
 

@@ -84,8 +84,7 @@ def test_regression_on_activation_errors_gives_the_normal_equations(quantized, r
 
 
 def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
-    from ofqctl.ptq.erq import _against_activation_error, _against_weight_error, moments_of
-    from ofqctl.recipe.refining import ERQStep
+    from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
 
     generator = torch.Generator().manual_seed(4)
     exact = torch.randn(500, 48, generator=generator)
@@ -99,7 +98,7 @@ def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
     for weighing in (0.0, 0.5):
         layer = quantized(assignments=["weights.bits=3"]).model.blocks[0].mlp.fc1
         wanted = x @ torch.cat([layer.weight, layer.bias[:, None]], 1).detach().T
-        settings = ERQStep(step="erq", weighing=weighing)
+        settings = ERQ(weighing=weighing)
         moments = moments_of([(x[:200], xq[:200]), (x[200:], xq[200:])], weighing)
         _against_activation_error(layer, moments, settings.ridge)
         _against_weight_error(layer, moments, settings)
@@ -118,3 +117,33 @@ def test_rows_weigh_what_their_mean_square_says(quantized):
     cross = sum(w * torch.outer(row, row / 2) for w, row in zip(weights, rows.double(), strict=True)) / 2
     assert torch.allclose(found.cross, cross, atol=1e-6)
     assert torch.allclose(found.own, cross / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighing", [0.5, 1.0])
+def test_rows_of_zeros_do_not_outweigh_all_others(weighing):
+    from ofqctl.ptq.erq import moments_of
+
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    rows[7] = 0.0  # a quantizer with a shift, or a grid without a point at 0, makes something of it all the same
+    found = moments_of([(rows, rows + 0.1)], weighing)
+    others = rows[rows.any(dim=1)]
+    without = moments_of([(others, others + 0.1)], weighing)
+    assert torch.allclose(found.own * 50, without.own * 49, rtol=1e-5)
+
+
+def test_inputs_that_are_always_zero_cost_nothing():
+    from torch import nn
+
+    from ofqctl.layers import QuantLinear
+    from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
+    from ofqctl.recipe import ModulePlan, QuantizerPlan
+
+    plan = QuantizerPlan(method="uniform", bits=3, step_shape=(5, 1), range="mse")
+    layer = QuantLinear(nn.Linear(6, 5, bias=False), ModulePlan(kind="linear", weight=plan))
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    rows[:, -2:] = 0.0
+    moments = moments_of([(rows, rows)], 0.5)
+    settings = ERQ()
+    _against_activation_error(layer, moments, settings.ridge)
+    _against_weight_error(layer, moments, settings)
+    assert bool(torch.isfinite(layer.weight).all())

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from ofqctl.layers.attention import AttentionProducts
 from ofqctl.progress import silent
 from ofqctl.ptq import Task, on_disk
-from ofqctl.ptq.softmax import fit_softmax_steps
-from ofqctl.recipe import Plan, QuantizerPlan
-from ofqctl.recipe.refining import SoftmaxStep
+from ofqctl.ptq.softmax import Softmax, fit_softmax_steps
+from ofqctl.recipe import Plan, quantizer_plan
 
 HEADS, TOKENS, WIDTH = 3, 64, 8
 
@@ -19,7 +18,7 @@ class Attends(nn.Module):
 
     def __init__(self, *, dynamic: bool) -> None:
         super().__init__()
-        plan = QuantizerPlan(method="uniform", bits=3, step_shape=(HEADS, 1, 1), signed=False, dynamic=dynamic)
+        plan = quantizer_plan(method="uniform", bits=3, step_shape=(HEADS, 1, 1), signed=False, dynamic=dynamic)
         self.products = AttentionProducts({"softmax": plan})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +33,7 @@ def test_no_other_step_has_less_error(dynamic):
     model, exact = Attends(dynamic=dynamic), Attends(dynamic=False)
     exact.products.softmax = nn.Identity()
     with on_disk(images.split(4), torch.device("cpu")) as stored:
-        fit_softmax_steps(Task(model, exact, Plan(modules={}), stored, silent), SoftmaxStep(step="softmax"))
+        fit_softmax_steps(Task(model, exact, Plan(modules={}), stored, silent), Softmax())
 
     def error() -> Tensor:
         with torch.no_grad():

@@ -4,14 +4,15 @@ import time
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ofqctl.artifact import serialize
 from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
 from ofqctl.ptq import Clock
-from ofqctl.ptq.evolq import distance
+from ofqctl.ptq.evolq import EvolQ, distance, split
 from ofqctl.ptq.replay import Replay
-from ofqctl.recipe.refining import EvolutionStep
 
 ERQ = {"step": "erq"}
 RECONSTRUCT = {"step": "reconstruct", "steps": 60, "batch_size": 8}
@@ -24,6 +25,24 @@ EVERY = (FOLD, SOFTMAX, ERQ, {**RECONSTRUCT, "steps": 10}, EVOLVE)
 @pytest.mark.parametrize("step", [ERQ, RECONSTRUCT], ids=lambda step: step["step"])
 def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step):
     assert quantized(step).error < 0.8 * quantized().error
+
+
+def test_reconstruction_brings_a_model_nearer_on_batches_of_one_image(quantized):
+    assert quantized({**RECONSTRUCT, "batch_size": 1, "views": 1}).error < 0.95 * quantized().error
+
+
+def test_reconstruction_of_a_single_image_changes_the_model(quantized, calibration_images):
+    one = calibration_images[:1]
+    step = {**RECONSTRUCT, "steps": 20, "views": 1}
+    assert quantized(step, images=one).error != quantized(images=one).error
+
+
+def test_reconstruction_changes_a_model_that_is_sure_of_every_answer(lively_vit, quantized):
+    with torch.no_grad():
+        lively_vit.head.weight.mul_(1e6)
+    step = {**RECONSTRUCT, "steps": 10, "views": 1}
+    before, after = (quantized(*steps).model.blocks[0].mlp.fc1.weight for steps in ((), (step,)))
+    assert not torch.equal(after, before)
 
 
 def test_reconstruction_brings_models_of_8_bits_nearer_too(quantized):
@@ -98,7 +117,7 @@ def test_evolution_finds_the_same_with_every_block_computed_anew(quantized, monk
 
 def test_the_divergence_is_that_of_predictions_at_the_temperature():
     ours, theirs = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
-    step = EvolutionStep(step="evolq", loss="kl", temperature=2.0)
+    step = EvolQ(loss="kl", temperature=2.0)
     p, q = ((logits / 2.0).softmax(1) for logits in (theirs, ours))
     wanted = 4.0 * float((p * (p / q).log()).sum(1).mean())
     assert float(distance(ours, theirs, step)) == pytest.approx(wanted, rel=1e-5)
@@ -122,7 +141,7 @@ def test_evolution_holds_every_code_and_scales_all_steps_of_a_weight_alike(quant
 def test_evolution_can_search_each_step_by_itself(quantized):
     before, after = (
         quantized(*steps).model.blocks[1].mlp.fc1.encode_weight().step
-        for steps in ((), ({**EVOLVE, "passes": 3, "granularity": "channel"},))
+        for steps in ((), ({**EVOLVE, "passes": 3, "granularity": "channel", "held_out": 0.5},))
     )
     assert len((after / before).unique()) > 10
 
@@ -132,9 +151,29 @@ def test_evolution_searches_images_that_nothing_was_fitted_to_and_tells_if_there
     assert some.task.fitted == 8
     assert not some.task.notes
     none = quantized({**RECONSTRUCT, "steps": 10}, EVOLVE)
-    assert any("fitted to all 24 calibration images" in note for note in none.task.notes)
+    assert any("fitted to 24 of the 24 calibration images" in note for note in none.task.notes)
 
 
-def test_evolution_refuses_a_single_image(quantized, calibration_images):
-    with pytest.raises(RecipeError, match="at least 2"):
-        quantized(EVOLVE, images=calibration_images[:1])
+@pytest.mark.parametrize(("images", "held_out"), [(4, 2), (17, 4), (33, 8), (49, 12), (65, 16)])
+def test_evolution_compares_held_out_images_with_each_other_however_many_there_are(quantized, images, held_out):
+    drawn = torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    curve = quantized({**EVOLVE, "loss": "infonce", "cycles": 2}, images=drawn).task.figures["evolq"]
+    assert min(curve["held_out"]) > 0.1  # the contrast of an image with itself alone is 0, and no pass is below
+    assert len(set(curve["held_out"])) == 3
+    assert curve["images"] == {"searched": images - held_out, "held_out": held_out}
+
+
+@given(st.integers(4, 2000), st.floats(0.01, 0.99))
+def test_images_are_held_out_as_asked_and_none_is_compared_with_itself_alone(images, share):
+    searched, held_out = split(images, share)
+    assert sum(searched) + sum(held_out) == images
+    assert sum(held_out) == min(max(2, round(share * images)), images - 2)
+    for sizes in (searched, held_out):
+        assert min(sizes) >= 2
+        assert max(sizes) <= 16
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_evolution_refuses_images_too_few_to_compare(quantized, calibration_images):
+    with pytest.raises(RecipeError, match="at least 4"):
+        quantized(EVOLVE, images=calibration_images[:3])

@@ -1,6 +1,7 @@
 """A model in units: which they are, and what flows through them."""
 
 import copy
+from itertools import repeat
 
 import pytest
 import timm
@@ -8,7 +9,7 @@ import torch
 
 from ofqctl.convert import convert
 from ofqctl.ptq import calibrate, on_disk
-from ofqctl.ptq.units import Part, find_units, rebatched, walk
+from ofqctl.ptq.units import Part, find_units, rebatched, variance_over, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.recipe.catalogue import load
 
@@ -80,10 +81,13 @@ def test_only_the_images_and_what_one_unit_needs_lie_on_disk(tiny_vit, images):
     assert not folder.exists()
 
 
-def test_rebatching_keeps_every_image(images):
+@pytest.mark.parametrize(
+    ("sizes", "found"), [(repeat(2), [2, 2]), (repeat(3), [3, 1]), (repeat(9), [4]), ([1, 3], [1, 3])]
+)
+def test_rebatching_keeps_every_image(images, sizes, found):
     with on_disk(images.split(3), CPU) as stored:
-        again = list(rebatched(stored, 2, stored.beside("again")))
-    assert [len(batch) for batch in again] == [2, 2]
+        again = list(rebatched(stored, sizes, stored.beside("again")))
+    assert [len(batch) for batch in again] == found
     assert torch.equal(torch.cat(again), images)
 
 
@@ -91,7 +95,16 @@ def test_rebatching_keeps_every_image(images):
 def test_a_part_has_the_images_between_its_ends(images, start, stop):
     with on_disk(images.split(3), CPU) as stored:
         part = list(Part(stored, start, stop))
+        assert Part(stored, start, stop).images == len(images[start:stop])
     assert torch.equal(torch.cat([images[:0], *part]), images[start:stop])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_variances_are_those_of_all_images_whatever_the_batches(images, size):
+    apart = 100.0 + images
+    with on_disk(apart.split(size), CPU) as stored:
+        found = variance_over(stored)
+    assert torch.allclose(found, images.var(dim=0, unbiased=False), rtol=1e-4, atol=1e-5)
 
 
 def test_views_are_the_images_and_crops_that_a_seed_decides(images):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ofqctl.grids import UniformGrid
 from ofqctl.packing import pack, unpack
-from ofqctl.quantizers import METHODS, build_quantizer
-from ofqctl.recipe.plan import QuantizerPlan
+from ofqctl.quantizers import QUANTIZERS, build_quantizer
+from ofqctl.recipe.plan import quantizer_plan
 
 SHAPES = {
     (): (4, 5, 6),
@@ -25,18 +25,17 @@ WEIGHT_SHAPES = {(5, 1): (5, 6), (1, 1): (5, 6), (3, 1, 1, 1): (3, 2, 4, 4), (2,
 
 @st.composite
 def plans(draw):
-    method = draw(st.sampled_from(sorted(METHODS)))
+    method = draw(st.sampled_from(sorted(QUANTIZERS.methods())))
     shapes = WEIGHT_SHAPES if method == "statsq" else SHAPES
-    symmetric = method != "uniform" or draw(st.booleans())
-    plan = QuantizerPlan(
+    ranges = {"range": draw(st.sampled_from(["minmax", "percentile", "mse"])), "symmetric": draw(st.booleans())}
+    plan = quantizer_plan(
         method=method,
         bits=draw(st.integers(2, 8)),
         step_shape=draw(st.sampled_from(sorted(shapes))),
         shift_shape=draw(st.sampled_from([None, (1,)])) if method == "lsq" else None,
         dynamic=method != "statsq" and draw(st.booleans()),
         signed=draw(st.sampled_from([True, False, None])) if method != "statsq" else True,
-        symmetric=symmetric,
-        range=draw(st.sampled_from(["minmax", "percentile", "mse"])),
+        **(ranges if method == "uniform" else {}),
     )
     return plan, shapes[plan.step_shape]
 
@@ -114,7 +113,7 @@ def test_rows_that_are_relative_to_their_largest_element_may_have_any_size(case,
 
 @pytest.mark.parametrize("method", ["lsq", "uniform"])
 def test_a_row_of_zeros_is_relative_to_none(method):
-    quantizer, x = calibrated(QuantizerPlan(method=method, bits=4, step_shape=(), dynamic=True), (2, 4, 6), 0)
+    quantizer, x = calibrated(quantizer_plan(method=method, bits=4, step_shape=(), dynamic=True), (2, 4, 6), 0)
     x[0, 1] = 0.0
     assert not quantizer(x)[0, 1].any()
 
@@ -123,7 +122,7 @@ def test_a_row_of_zeros_is_relative_to_none(method):
 def test_even_rows_have_as_many_levels_as_sharp_ones(keys):
     sharpness = torch.tensor([0.01, 8.0]).view(2, 1, 1)
     rows = (sharpness * torch.randn(2, 5, keys, generator=torch.Generator().manual_seed(0))).softmax(-1)
-    quantizer = build_quantizer(QuantizerPlan(method="uniform", bits=8, step_shape=(), dynamic=True, signed=False))
+    quantizer = build_quantizer(quantizer_plan(method="uniform", bits=8, step_shape=(), dynamic=True, signed=False))
     quantizer.observe(rows)
     quantizer.finish()
     assert bool(((quantizer(rows) - rows).abs() <= rows.amax(-1, keepdim=True) * (0.5 / 255 + 1e-6)).all())
@@ -141,7 +140,7 @@ def test_grids_have_exactly_two_to_the_bits_codes(bits):
 @pytest.mark.parametrize("method", ["lsq", "uniform"])
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_values_that_are_not_finite_are_refused(method, poison):
-    quantizer = build_quantizer(QuantizerPlan(method=method, bits=4, step_shape=()))
+    quantizer = build_quantizer(quantizer_plan(method=method, bits=4, step_shape=()))
     quantizer.observe(torch.tensor([1.0, poison]))
     with pytest.raises(ValueError, match="finite"):
         quantizer.finish()
@@ -150,12 +149,12 @@ def test_values_that_are_not_finite_are_refused(method, poison):
 @pytest.mark.parametrize("method", ["lsq", "uniform"])
 def test_a_quantizer_that_saw_nothing_says_so(method):
     with pytest.raises(ValueError, match="no "):
-        build_quantizer(QuantizerPlan(method=method, bits=4, step_shape=())).finish()
+        build_quantizer(quantizer_plan(method=method, bits=4, step_shape=())).finish()
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(QUANTIZERS.methods()))
 def test_rows_of_zeros_give_finite_values(method):
-    quantizer = build_quantizer(QuantizerPlan(method=method, bits=2, step_shape=(3, 1)))
+    quantizer = build_quantizer(quantizer_plan(method=method, bits=2, step_shape=(3, 1)))
     weight = torch.zeros(3, 4)
     quantizer.observe(weight)
     quantizer.finish()

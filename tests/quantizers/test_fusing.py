@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ofqctl.grids import UniformGrid
 from ofqctl.quantizers import build_quantizer, fused, fusing, saved_as_codes
 from ofqctl.quantizers.fake_quantize import fake_quantize
-from ofqctl.recipe.plan import QuantizerPlan
+from ofqctl.recipe.plan import quantizer_plan
 
 SHAPE, STEP, SHIFT = (4, 3, 50, 64), (50, 1), (64,)  # large enough to be compiled
 
@@ -94,7 +94,7 @@ def test_under_autocast_the_value_has_the_type_of_the_product():
     x = torch.randn(4, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         value = fake_quantize(x, torch.tensor(0.5), 0.0, UniformGrid(-2, 1))
-        relative = build_quantizer(QuantizerPlan(method="lsq", bits=4, step_shape=(), dynamic=True))(x.bfloat16())
+        relative = build_quantizer(quantizer_plan(method="lsq", bits=4, step_shape=(), dynamic=True))(x.bfloat16())
     assert value.dtype == relative.dtype == torch.bfloat16
     assert torch.equal(value, fake_quantize(x, torch.tensor(0.5), 0.0, UniformGrid(-2, 1)).bfloat16())
     value.sum().backward()

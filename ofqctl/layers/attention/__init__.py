@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from ofqctl.layers.attention.forms import AttentionForm, form_of, why_no_form, why_no_qkr
+from ofqctl.layers.attention.forms import AttentionForm, attention_form, form_of, why_no_form, why_no_qkr
 from ofqctl.layers.attention.products import AttentionProducts, QuantAttention, Redirected
 from ofqctl.layers.attention.qkr import FusedQKV, InputForEachHead, MergedQueryKey, QKRProducts
 from ofqctl.recipe import ModulePlan
@@ -59,6 +59,7 @@ __all__ = [
     "QKRProducts",
     "QuantAttention",
     "Redirected",
+    "attention_form",
     "form_of",
     "open_products",
     "quantize_attention",

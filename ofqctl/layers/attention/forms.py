@@ -4,11 +4,14 @@ A class that is not listed keeps its matrix products in float; its Linear and Co
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import nn
+
+from ofqctl.registry import load_plugins
 
 NO_FORM = "this attention class has no registered form"
 
@@ -154,9 +157,27 @@ WITHOUT_FORM: dict[str, str] = {
 """Classes that multiply activations, but not as attention does, and what they do instead."""
 
 
+_registered: dict[type[nn.Module], AttentionForm] = {}
+M = TypeVar("M", bound=type[nn.Module])
+
+
+def attention_form(form: AttentionForm) -> Callable[[M], M]:
+    """Decorate an attention class of another package: its products are quantized as ``form`` says.
+
+    The package names the module it is in under the entry point group ``ofqctl.methods``.
+    """
+
+    def enter(cls: M) -> M:
+        _registered[cls] = form
+        return cls
+
+    return enter
+
+
 @cache
 def _by_class() -> dict[type[nn.Module], AttentionForm]:
-    """The registered classes that the installed timm has."""
+    """The classes listed here that the installed timm has."""
+    load_plugins()
     found = {}
     for path, form in FORMS.items():
         module, _, name = f"timm.{path}".rpartition(".")
@@ -171,7 +192,7 @@ def _by_class() -> dict[type[nn.Module], AttentionForm]:
 
 def form_of(module: nn.Module) -> AttentionForm | None:
     """The form registered for exactly the class of ``module``, or None."""
-    return _by_class().get(type(module))
+    return _by_class().get(type(module)) or _registered.get(type(module))
 
 
 def why_no_form(module: nn.Module) -> str:

@@ -1,0 +1,162 @@
+"""Parts of a recipe whose keys depend on what is registered: pydantic fields that look in a registry.
+
+``ByName`` is a union told apart by one key, such as ``method``; ``WithKeys`` is a mapping with one optional key for
+each method, such as a phase with its remedies. Both look when they validate, so a method registered later counts too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from ofqctl.errors import closest
+from ofqctl.registry import Frozen, Method, Registry
+
+
+@dataclass(frozen=True)
+class _Dispatching:
+    """A field annotation that validates with a class chosen or composed when it is called."""
+
+    registry: Registry[Any]
+
+    def model_of(self, base: type[Frozen], values: Any) -> type[Frozen]:
+        """The class that ``values`` are for; ``base`` where they do not say."""
+        raise NotImplementedError
+
+    def models(self, base: type[Frozen]) -> list[type[Frozen]]:
+        """Every class that values may be for."""
+        raise NotImplementedError
+
+    def validate(self, base: type[Frozen], values: Any) -> Frozen:
+        """An object of the right class."""
+        if isinstance(values, base) and type(values) is not base:
+            return values
+        given = values.model_dump(exclude_unset=True) if isinstance(values, base) else values
+        return self.model_of(base, given).model_validate(given)
+
+    def __get_pydantic_core_schema__(self, source: type[Frozen], _handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda values: self.validate(source, values),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
+            ),
+            metadata={"base": source},
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        models = self.models(schema["metadata"]["base"])
+        schemas = [handler(model.__pydantic_core_schema__) for model in models]
+        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+@dataclass(frozen=True)
+class ByName(_Dispatching):
+    """One of the registered methods, chosen by the value of ``key``; without it, the default of the base class.
+
+    Attributes:
+        registry: Of the methods.
+        key: Names the method, and is a field of the base class.
+        role: What it is used for.
+    """
+
+    key: str = "method"
+    role: str = ""
+
+    def model_of(self, base: type[Frozen], values: Any) -> type[Frozen]:
+        """The fields of ``base`` and the settings of the method that ``values`` name."""
+        if not isinstance(values, Mapping):
+            return base
+        field = base.model_fields[self.key]
+        if self.key not in values and field.is_required():
+            raise _fault(base, self.key, f"is missing; it says which {self.registry.noun}", values)
+        name = values.get(self.key, field.default)
+        methods = self.registry.methods(self.role)
+        if name not in methods:
+            match = closest(str(name), methods)
+            hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(methods)}"
+            raise _fault(base, self.key, f"'{name}' is unknown; {hint}", name)
+        return self._composed(base, methods[name])
+
+    def models(self, base: type[Frozen]) -> list[type[Frozen]]:
+        """One for each method."""
+        return [self._composed(base, method) for method in self.registry.methods(self.role).values()]
+
+    def _composed(self, base: type[Frozen], method: Method[Any]) -> type[Frozen]:
+        return _compose(base, method.settings_in(self.role), self.key, method.name, tuple(method.traits))
+
+
+@cache
+def _compose(base: type[Frozen], settings: type[Frozen], key: str, name: str, _traits: tuple[str, ...]) -> type[Frozen]:
+    named: Any = Literal[name]
+    fields: dict[str, Any] = {key: (named, name)}
+    bases = (settings, base) if settings is not Frozen else (base,)
+    model: type[Frozen] = create_model(f"{name}_{base.__name__}", __base__=bases, **fields)
+    return model
+
+
+@dataclass(frozen=True)
+class WithKeys(_Dispatching):
+    """The fields of the base class and one optional key for each registered method, with its settings."""
+
+    def model_of(self, base: type[Frozen], values: Any) -> type[Frozen]:  # noqa: ARG002
+        """The same for all values."""
+        return _extend(base, tuple((m.name, m.settings) for m in self.registry.methods().values()))
+
+    def models(self, base: type[Frozen]) -> list[type[Frozen]]:
+        """The one class there is."""
+        return [self.model_of(base, {})]
+
+
+@cache
+def _extend(base: type[Frozen], keys: tuple[tuple[str, type[Frozen]], ...]) -> type[Frozen]:
+    fields: dict[str, Any] = {name: (settings | None, None) for name, settings in keys}
+    model: type[Frozen] = create_model(base.__name__, __base__=base, **fields)
+    return model
+
+
+def _fault(base: type[Frozen], key: str, message: str, seen: Any) -> ValidationError:
+    error = PydanticCustomError("registered", "{message}", {"message": message})
+    return ValidationError.from_exception_data(base.__name__, [InitErrorDetails(type=error, loc=(key,), input=seen)])
+
+
+def keys_at(model: type[BaseModel], values: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Keys that are known at a place of ``values``, which ``model`` describes.
+
+    Args:
+        model: Of the whole.
+        values: As in YAML.
+        location: Keys and positions that lead to the place.
+    """
+    annotation: Any = model
+    for part in location:
+        if isinstance(part, int):
+            values = values[part] if isinstance(values, list | tuple) and part < len(values) else None
+            continue
+        found = _model_in(annotation, values)
+        if found is None or part not in found.model_fields:
+            return []
+        field = found.model_fields[part]
+        annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        values = values.get(part) if isinstance(values, Mapping) else None
+    found = _model_in(annotation, values)
+    return [] if found is None else list(found.model_fields)
+
+
+def _model_in(annotation: Any, values: Any) -> type[BaseModel] | None:
+    """The model class that describes ``values`` in an annotation such as ``Weights | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is Annotated:
+        base, *metadata = get_args(annotation)
+        dispatching = next((m for m in metadata if isinstance(m, _Dispatching)), None)
+        if dispatching is not None:
+            try:
+                return dispatching.model_of(base, values)
+            except ValidationError:
+                return None
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner, values))), None)
