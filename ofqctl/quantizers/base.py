@@ -99,6 +99,10 @@ class Quantizer(nn.Module, ABC):
         """A tensor with these codes, once their steps are restored: here their values."""
         return codes.decode()
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the own parameters that are to get no weight decay, as timm's models tell it: here all of them."""
+        return {name for name, _ in self.named_parameters(recurse=False)}
+
     def describe(self) -> QuantizerPlan:
         """The plan that builds this very quantizer again, but for its tensors."""
         return self.plan.model_copy(update={"signed": self.grid.signed})

@@ -40,7 +40,12 @@ class Phase(Frozen):
         warmup_steps: Optimizer steps of linear warm-up, part of the phase.
         warmup_epochs: The same in epochs; both add up.
         warmup_lr: Where the warm-up starts.
-        trainable: Shell-style patterns of the parameters that are trained.
+        warmup_prefix: Whether the cosine starts behind the warm-up, at the peak; otherwise it starts with the phase,
+            and has come some way down when the warm-up ends. The phase is as long either way.
+        trainable: Shell-style patterns of the parameters that are trained; the running statistics of a BatchNorm stay
+            as they are where none of them matches.
+        optimizer: ``carried``: its state goes on for all parameters that an earlier phase has trained, such as the
+            moments of Adam and its count of steps; ``fresh``: it starts anew.
     """
 
     name: str = "train"
@@ -51,7 +56,9 @@ class Phase(Frozen):
     warmup_steps: int = Field(default=0, ge=0)
     warmup_epochs: int = Field(default=0, ge=0)
     warmup_lr: NotNegative = 1e-6
+    warmup_prefix: bool = False
     trainable: tuple[str, ...] = ("*",)
+    optimizer: Literal["carried", "fresh"] = "carried"
 
     @property
     def remedies(self) -> dict[str, Frozen]:

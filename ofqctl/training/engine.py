@@ -19,7 +19,13 @@ from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective
-from ofqctl.training.optimization import make_optimizer, make_schedule, select_trainable
+from ofqctl.training.optimization import (
+    frozen_batch_norms,
+    make_optimizer,
+    make_schedule,
+    restore_optimizer,
+    select_trainable,
+)
 from ofqctl.training.processes import Processes
 from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
 
@@ -85,6 +91,8 @@ class Engine:
             self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
         self._called = self.model
         self._all_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._frozen_norms: list[nn.Module] = []
         self._oscillating: Row = {}
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
@@ -126,19 +134,19 @@ class Engine:
                 self._run_phase(self.settings.phases[self.position.phase])
                 self.position.phase += 1
                 self.position.epoch = self.position.phase_step = 0
-                self._save(None, [])
+                self._save(self._optimizer, [])
         return self.history
 
     def _run_phase(self, phase: Phase) -> None:
-        steps = phase.epochs * self.batches.steps_per_epoch
-        if self.position.phase_step >= steps:
-            return
+        if self._optimizer is None or phase.optimizer == "fresh":
+            self._optimizer = make_optimizer(self.model, self.settings)
+        optimizer = self._optimizer
         select_trainable(self.model, phase)
+        self._frozen_norms = frozen_batch_norms(self.model, phase)
         self._called = self.processes.wrap(self.model)
-        optimizer = make_optimizer(self.model, self.settings.optimizer, phase)
-        schedule = make_schedule(optimizer, phase, self.batches.steps_per_epoch)
-        remedies = remedies_of(phase, self.model, steps)
-        self._continue(optimizer, remedies)
+        schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
+        remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
+        self._continue(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
                 self._run_epoch(phase, optimizer, schedule, remedies)
@@ -146,13 +154,15 @@ class Engine:
             for remedy in remedies:
                 remedy.close()
 
-    def _continue(self, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
-        """Take over what the checkpoint knows of the phase under way."""
+    def _continue(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
+        """Take over what the checkpoint knows of the phase under way, or of the optimizer of the one before."""
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is None:
             return
-        if checkpoint.optimizer:  # else it was written between two phases
-            optimizer.load_state_dict(checkpoint.optimizer)
+        begun = checkpoint.position["phase_step"] > 0
+        if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
+            restore_optimizer(optimizer, checkpoint.optimizer, self.model)
+        if begun:
             for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
                 remedy.load_state_dict(state)
         if self.processes.rank < len(checkpoint.random):
@@ -189,6 +199,8 @@ class Engine:
     def _step(self, step: list[Batch], optimizer: Any, remedies: list[Remedy]) -> float:
         """One optimizer step over its micro-batches; its loss, the mean over processes and micro-batches."""
         self._called.train()
+        for norm in self._frozen_norms:
+            norm.training = False  # of itself alone: an activation or dropout within goes on as in training
         optimizer.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
         progress = self.position.total_steps / self._all_steps
