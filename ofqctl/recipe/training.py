@@ -44,6 +44,8 @@ class Phase(Frozen):
             and has come some way down when the warm-up ends. The phase is as long either way.
         trainable: Shell-style patterns of the parameters that are trained; the running statistics of a BatchNorm stay
             as they are where none of them matches.
+        quantized: What is computed with quantized while it trains; the rest is in float. What is evaluated and written
+            is always quantized as planned.
         optimizer: ``carried``: its state goes on for all parameters that an earlier phase has trained, such as the
             moments of Adam and its count of steps; ``fresh``: it starts anew.
     """
@@ -58,6 +60,7 @@ class Phase(Frozen):
     warmup_lr: NotNegative = 1e-6
     warmup_prefix: bool = False
     trainable: tuple[str, ...] = ("*",)
+    quantized: Literal["all", "weights", "activations", "none"] = "all"
     optimizer: Literal["carried", "fresh"] = "carried"
 
     @property

@@ -3,17 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from ofqctl.convert import operands
 from ofqctl.data import Batch
 from ofqctl.distill import Teacher
 from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
+from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
@@ -25,6 +27,7 @@ from ofqctl.training.optimization import (
     make_schedule,
     restore_optimizer,
     select_trainable,
+    switched_off,
 )
 from ofqctl.training.processes import Processes
 from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
@@ -93,6 +96,7 @@ class Engine:
         self._all_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
         self._optimizer: torch.optim.Optimizer | None = None
         self._frozen_norms: list[nn.Module] = []
+        self._switched_off: list[Quantizer] = []
         self._oscillating: Row = {}
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
@@ -143,6 +147,7 @@ class Engine:
         optimizer = self._optimizer
         select_trainable(self.model, phase)
         self._frozen_norms = frozen_batch_norms(self.model, phase)
+        self._switched_off = switched_off(self.model, self.plan, phase)
         self._called = self.processes.wrap(self.model)
         schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
         remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
@@ -201,17 +206,10 @@ class Engine:
         self._called.train()
         for norm in self._frozen_norms:
             norm.training = False  # of itself alone: an activation or dropout within goes on as in training
-        optimizer.zero_grad()
-        seen = torch.zeros(3, dtype=torch.float64)
-        progress = self.position.total_steps / self._all_steps
-        for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
-            with self.processes.exchanging(self._called, number == len(step) - 1):
-                loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
-                (loss / len(step)).backward()  # type: ignore[no-untyped-call]
-            seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
-        for penalty in (remedy.penalty() for remedy in remedies):
-            if penalty is not None:
-                penalty.backward()  # type: ignore[no-untyped-call]
+        compute = partial(self._gradients, step, remedies)
+        for remedy in remedies:
+            compute = partial(remedy.gradients, compute)
+        seen = compute()
         for remedy in remedies:
             remedy.before_step()
         if self.settings.optimizer.clip_grad is not None:
@@ -230,6 +228,22 @@ class Engine:
         self.meter.images += int(images_seen)
         self.meter.steps += 1
         return loss_mean
+
+    def _gradients(self, step: list[Batch], remedies: list[Remedy]) -> Tensor:
+        """Put the gradients of a step in place; the sum of its losses, of right answers and of images."""
+        self.model.zero_grad()
+        seen = torch.zeros(3, dtype=torch.float64)
+        progress = self.position.total_steps / self._all_steps
+        with without(self._switched_off):
+            for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
+                with self.processes.exchanging(self._called, number == len(step) - 1):
+                    loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
+                    (loss / len(step)).backward()  # type: ignore[no-untyped-call]
+                seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
+        for penalty in (remedy.penalty() for remedy in remedies):
+            if penalty is not None:
+                penalty.backward()  # type: ignore[no-untyped-call]
+        return seen
 
     def _figures(self, phase: Phase, optimizer: Any) -> Row:
         meter = self.meter

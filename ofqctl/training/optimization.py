@@ -10,8 +10,10 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from ofqctl.convert import operands, weight_site
 from ofqctl.errors import RecipeError
 from ofqctl.quantizers import Quantizer
+from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Phase, Training
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -33,6 +35,20 @@ def select_trainable(model: nn.Module, *phases: Phase) -> None:
                 )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(_trains(phase, name) for phase in phases))
+
+
+def switched_off(model: nn.Module, plan: Plan, phase: Phase) -> list[Quantizer]:
+    """The quantizers that a phase trains without; their parameters learn nothing in it."""
+    off: list[Quantizer] = []
+    for module in map(model.get_submodule, plan.modules):
+        site = weight_site(module)
+        if phase.quantized in ("activations", "none") and site is not None and site.weight_quantizer is not None:
+            off.append(site.weight_quantizer)
+        if phase.quantized in ("weights", "none"):
+            off += operands(module).values()
+    for quantizer in off:
+        quantizer.requires_grad_(False)
+    return off
 
 
 def frozen_batch_norms(model: nn.Module, phase: Phase) -> list[nn.Module]:
