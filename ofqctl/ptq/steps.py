@@ -1,11 +1,11 @@
 """A recipe's post-training quantization from beginning to end: fold, convert, calibrate, then step by step."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ofqctl.convert import convert, describe, make_plan
 from ofqctl.progress import Progress, silent
@@ -63,7 +63,8 @@ def quantize_post_training(
             fold_layer_norms(model, images, strength=step.strength, can_take=can_take)
     original = copy.deepcopy(model) if any(type(step) in _STEPS for step in recipe.ptq) else model
     plan = convert(model, recipe, input_size)
-    calibrate(model, plan, _told(images, progress))
+    progress("calibrate", 0, images.images)
+    calibrate(model, plan, images, on_batch=lambda done: progress("calibrate", done, images.images))
     task = Task(model, original, describe(model, plan), images, progress, clock or Clock(), seed)
     for step in recipe.ptq:
         if type(step) in _STEPS:
@@ -81,13 +82,3 @@ def _can_take(step: LayerNormStep, plan: Plan, name: str) -> bool:
         return True
     inputs = module.operands.get("x") or module.operands.get("input")
     return inputs is not None and module.weight.bits >= inputs.bits
-
-
-def _told(images: Batches, progress: Progress) -> Iterator[Tensor]:
-    """The images, each batch told to ``progress`` once the model has seen it."""
-    done = 0
-    progress("calibrate", 0, images.images)
-    for batch in images:
-        yield batch
-        done += len(batch)
-        progress("calibrate", done, images.images)

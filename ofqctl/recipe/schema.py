@@ -69,8 +69,9 @@ class Activations(Frozen):
         symmetric: With ``uniform``: a grid around 0; otherwise each step has a zero point.
         range: With ``uniform``: how the range is chosen; ``auto`` is ``minmax`` at 8 bits and ``mse`` below.
         percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
-        start: With ``lsq``: learned steps start from the ``mean`` magnitude, or where the squared error is least
-            (``mse``; shifts then start with the grid centred on each mean).
+        start: With ``lsq``: learned steps start from the ``mean`` magnitude, each behind layers that are quantized
+            already, or where the squared error is least (``mse``; from activations in float, and shifts then start
+            with the grid centred on each mean).
     """
 
     bits: Bits = 8
@@ -125,7 +126,8 @@ class Calibration(Frozen):
 
     Attributes:
         images: Number of calibration images.
-        batch_size: Images in one forward pass.
+        batch_size: Images in one forward pass; bounds memory. Activations with ``lsq`` and ``start: mean`` need a pass
+            for each quantizer if it is less than ``images``.
     """
 
     images: int = Field(default=128, ge=1)
