@@ -76,6 +76,14 @@ class Quantizer(nn.Module, ABC):
         """Take ``x`` into account for the start values."""
         self._take_in(self.relative(x.detach())[0])
 
+    @property
+    def starts_in_turn(self) -> bool:
+        """Whether, for an activation, it starts behind quantizers that have their start values already.
+
+        Otherwise it starts from activations in float.
+        """
+        return False
+
     @abstractmethod
     def _take_in(self, x: Tensor) -> None:
         """Take into account what steps and shifts are for."""
