@@ -15,9 +15,10 @@ from ofqctl.recipe.training import Dampening as Settings
 class Dampening(Remedy):
     """Draws latent weights to the middle of their bins, away from the thresholds at which their codes change.
 
-    The penalty is ``lambda * sum over weights of mean((sg(w_q) - clip(w, grid))^2)``, with ``w`` the latent weight,
-    ``w_q`` its value and the grid's outermost values as bounds: a weight beyond them is left alone. Steps get no
-    gradient from it. Of a merged query-key product ``w`` is the product, and the penalty reaches both projections.
+    The penalty is ``lambda * sum over all weights of (sg(w_q) - clip(w, grid))^2``, with ``w`` the latent weight,
+    ``w_q`` its value and the grid's outermost values as bounds: a weight beyond them is left alone. With ``reduction:
+    mean`` it is the mean within each layer that is summed over the layers. Steps get no gradient from it. Of a merged
+    query-key product ``w`` is the product, and the penalty reaches both projections.
 
     Args:
         model: Quantized and calibrated.

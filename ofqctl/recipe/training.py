@@ -59,13 +59,13 @@ class Dampening(Frozen):
         start: Weight of the penalty in the loss, when it sets in.
         end: The same at the last step of the phase; a cosine leads there.
         delay: Share of the phase's steps ahead of the penalty.
-        reduction: Of the squared distances of a layer's weights: their ``mean`` or their ``sum``.
+        reduction: Of the squared distances of a layer's weights: their ``sum`` (as published) or their ``mean``.
     """
 
     start: NotNegative = 0.0
     end: float = Field(default=0.1, gt=0.0)
     delay: float = Field(default=0.25, ge=0.0, lt=1.0)
-    reduction: Literal["mean", "sum"] = "mean"
+    reduction: Literal["sum", "mean"] = "sum"
 
 
 class Phase(Frozen):
