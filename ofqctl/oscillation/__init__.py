@@ -1,7 +1,7 @@
 """Weights that oscillate between two codes: a tracker that counts them, and remedies that hold them still."""
 
 from ofqctl.oscillation.cga import ConfidentFreezing
-from ofqctl.oscillation.choosing import remedies_of
+from ofqctl.oscillation.choosing import check_targets, remedies_of
 from ofqctl.oscillation.dampening import Dampening
 from ofqctl.oscillation.flips import Flips, count_parts
 from ofqctl.oscillation.freezing import IterativeFreezing
@@ -24,6 +24,7 @@ __all__ = [
     "Remedy",
     "Role",
     "Trajectory",
+    "check_targets",
     "count_parts",
     "distance_to_threshold",
     "in_parts",

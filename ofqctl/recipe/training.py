@@ -31,9 +31,11 @@ class CGA(Frozen):
 
     Attributes:
         boundary_range: A weight this close to a rounding threshold, in steps, is not confident.
+        target: Shell-style patterns of the modules whose weights are held; None takes all weights of fewer than 8 bits.
     """
 
     boundary_range: float = Field(default=0.005, gt=0.0, lt=0.5)
+    target: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class Freezing(Frozen):

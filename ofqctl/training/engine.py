@@ -11,7 +11,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from ofqctl.distill import Teacher
-from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
+from ofqctl.oscillation import OscillationTracker, Remedy, check_targets, remedies_of
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
@@ -74,6 +74,8 @@ class Engine:
     def __post_init__(self) -> None:
         assert self.recipe.training is not None
         self.settings: Training = self.recipe.training
+        for phase in self.settings.phases:
+            check_targets(phase, self.model)
         self.position, self.meter = Position(), Meter()
         self.history: list[Row] = []
         self.ema = None if self.settings.ema is None else ModelEmaV3(self.model, decay=self.settings.ema)
