@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ofqctl.convert import operands
 from ofqctl.data import Batch
 from ofqctl.distill import Teacher
-from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
+from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
@@ -85,6 +85,8 @@ class Engine:
     def __post_init__(self) -> None:
         assert self.recipe.training is not None
         self.settings: Training = self.recipe.training
+        for phase in self.settings.phases:
+            check_remedies(phase, self.model)
         self.position, self.meter = Position(), Meter()
         self.history: list[Row] = []
         self.ema = None if self.settings.ema is None else ModelEmaV3(self.model, decay=self.settings.ema)
