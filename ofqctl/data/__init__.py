@@ -4,6 +4,7 @@ Read in this order: ``spec`` (what was asked for), ``sources`` (who reads which 
 (which class is which output of the model), ``images`` (the opened data), ``loader`` (batches).
 """
 
+from ofqctl.data.batch import Batch
 from ofqctl.data.imagenet import label_names
 from ofqctl.data.images import ImageData, UnusableImageError
 from ofqctl.data.loader import ImageLoader, image_loader
@@ -13,6 +14,7 @@ from ofqctl.data.spec import DataSpec, LabelSpace
 from ofqctl.data.synthetic import synthetic_images
 
 __all__ = [
+    "Batch",
     "DataSpec",
     "ImageData",
     "ImageLoader",

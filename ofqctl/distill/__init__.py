@@ -1,7 +1,9 @@
-"""Knowledge distillation: teachers and losses."""
+"""What training minimizes: teachers, and the terms of the objective, one file each."""
 
+from ofqctl.distill.answers import set_separate_heads
 from ofqctl.distill.features import FeatureDistillation
-from ofqctl.distill.loss import distillation_loss
 from ofqctl.distill.teacher import Teacher
+from ofqctl.distill.term import Pass, Term
+from ofqctl.recipe.methods import TERMS
 
-__all__ = ["FeatureDistillation", "Teacher", "distillation_loss"]
+__all__ = ["TERMS", "FeatureDistillation", "Pass", "Teacher", "Term", "set_separate_heads"]

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofqctl.distill.term import Pass, Term
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.hooks import attached
+from ofqctl.recipe.methods import TERMS
 from ofqctl.recipe.training import Features
 
 
-class FeatureDistillation:
+@TERMS.register("features", Features, traits=["needs_teacher"])
+class FeatureDistillation(Term):
     """Records the outputs of the modules that match a pattern, in student and teacher alike.
 
     A quantized model keeps timm's module names, so a name means the same in both.
@@ -27,7 +30,8 @@ class FeatureDistillation:
         RecipeError: Nothing matches, or the teacher has no module of a name.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, settings: Features) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module | None, settings: Features) -> None:
+        assert teacher is not None
         self.weight, target = settings.weight, settings.target
         self.names = [name for name, _ in student.named_modules() if name and _matches(name, target)]
         theirs = {name for name, _ in teacher.named_modules()}
@@ -42,7 +46,7 @@ class FeatureDistillation:
         self._seen: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Take note of what the modules give out within the block."""
         self._seen = ({}, {})
         hooks = (
@@ -53,8 +57,8 @@ class FeatureDistillation:
         with attached(hooks):
             yield
 
-    def loss(self) -> Tensor:
-        """What :meth:`recording` saw, compared: ``weight`` times the mean over the modules of the relative error.
+    def loss(self, seen: Pass) -> Tensor:  # noqa: ARG002
+        """What :meth:`watching` saw, compared: ``weight`` times the mean over the modules of the relative error.
 
         The squared error of a module is taken relative to the variance of the teacher's output, so 1 stands for a
         student that gives out the mean.

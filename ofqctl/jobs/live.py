@@ -21,7 +21,7 @@ from ofqctl.evaluation import open_subject
 from ofqctl.models import ModelRequest, build_architecture
 from ofqctl.oscillation import RemedySettings
 from ofqctl.recipe import Plan, Recipe
-from ofqctl.recipe.training import Distillation, Training
+from ofqctl.recipe.training import Distillation, Terms, Training
 from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
 from ofqctl.training.state import Meter, Position
 
@@ -69,6 +69,8 @@ def live_steps(
     share = Share(settings.batch_size)
     batches = TrainingBatches(data, config.data_config, settings, share, seed=request.seed, workers=request.workers)
     teacher, without = _teacher(settings.distillation, config)
+    if teacher is None:
+        settings = settings.model_copy(update={"distillation": None, "terms": Terms()})
     recipe = Recipe.model_validate(checkpoint.recipe).model_copy(update={"training": settings})
     engine = Engine(model, plan, recipe, batches, teacher and teacher.to(device), Processes(0, 1, device))
     engine.restore(_at_start(checkpoint))

@@ -53,7 +53,7 @@ class Start:
         """Quantize the model in place as ``recipe`` says.
 
         Quantizers that the run has too, of the same grid, go on as they are there; the others start from the weights
-        and from training images.
+        and from training images, behind those that go on.
 
         Args:
             recipe: What to do.

@@ -1,6 +1,6 @@
 """What a training phase may do beside optimizing, such as holding oscillating weights still."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from torch import Tensor
@@ -22,9 +22,16 @@ class Remedy:
     It is made at the start of a phase as ``Remedy(model, settings, steps)``: the quantized model on its device, the
     settings it was registered with, and the number of optimizer steps of the phase.
 
-    The order of a step is: forward, ``penalty`` added to the loss, backward (of every accumulated batch),
+    The order of a step is: ``gradients`` (forward and backward of every accumulated batch, then of ``penalty``),
     ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's ``update``.
     """
+
+    def gradients(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Call ``compute``, which puts the gradients of the step in place, and return what it returned.
+
+        A remedy that wants them at other weights (SAM), or more than once, overrides this.
+        """
+        return compute()
 
     def penalty(self) -> Tensor | None:
         """A scalar to add to the loss, differentiable, or None."""

@@ -1,9 +1,8 @@
 """A recipe's post-training quantization from beginning to end: prepare, convert, calibrate, then stage by stage."""
 
 import copy
-from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 
 from ofqctl.convert import convert, describe, make_plan
 from ofqctl.progress import Progress, silent
@@ -51,18 +50,9 @@ def quantize_post_training(
         stage.target(task, settings)
     task.original = copy.deepcopy(model) if behind else model
     plan = convert(model, recipe, input_size)
-    calibrate(model, plan, _told(images, progress))
+    progress("calibrate", 0, images.images)
+    calibrate(model, plan, images, on_batch=lambda done: progress("calibrate", done, images.images))
     task.plan = describe(model, plan)
     for stage, settings in behind:
         stage.target(task, settings)
     return task
-
-
-def _told(images: Batches, progress: Progress) -> Iterator[Tensor]:
-    """The images, each batch told to ``progress`` once the model has seen it."""
-    done = 0
-    progress("calibrate", 0, images.images)
-    for batch in images:
-        yield batch
-        done += len(batch)
-        progress("calibrate", done, images.images)

@@ -1,5 +1,9 @@
 """How a tensor becomes codes: one file a method, all against the contract in ``base``."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from ofqctl.hooks import shadowed
 from ofqctl.quantizers.base import Quantizer
 from ofqctl.quantizers.fake_quantize import saved_as_codes
 from ofqctl.quantizers.fusing import fused, set_fused
@@ -8,6 +12,15 @@ from ofqctl.quantizers.statsq import StatsQ
 from ofqctl.quantizers.uniform import Uniform
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan
+
+
+@contextmanager
+def without(quantizers: Iterable[Quantizer]) -> Iterator[None]:
+    """Within the block, tensors pass these quantizers as they are."""
+    with ExitStack() as stack:
+        for quantizer in quantizers:
+            stack.enter_context(shadowed(quantizer, "forward", lambda x: x))
+        yield
 
 
 def build_quantizer(plan: QuantizerPlan) -> Quantizer:
@@ -27,4 +40,5 @@ __all__ = [
     "fused",
     "saved_as_codes",
     "set_fused",
+    "without",
 ]

@@ -76,6 +76,14 @@ class Quantizer(nn.Module, ABC):
         """Take ``x`` into account for the start values."""
         self._take_in(self.relative(x.detach())[0])
 
+    @property
+    def starts_in_turn(self) -> bool:
+        """Whether, for an activation, it starts behind quantizers that have their start values already.
+
+        Otherwise it starts from activations in float.
+        """
+        return False
+
     @abstractmethod
     def _take_in(self, x: Tensor) -> None:
         """Take into account what steps and shifts are for."""
@@ -98,6 +106,10 @@ class Quantizer(nn.Module, ABC):
     def latent_of(self, codes: Encoded) -> Tensor:
         """A tensor with these codes, once their steps are restored: here their values."""
         return codes.decode()
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the own parameters that are to get no weight decay, as timm's models tell it: here all of them."""
+        return {name for name, _ in self.named_parameters(recurse=False)}
 
     def describe(self) -> QuantizerPlan:
         """The plan that builds this very quantizer again, but for its tensors."""

@@ -21,8 +21,9 @@ class LSQSettings(Frozen):
     """What a recipe may say about LSQ.
 
     Attributes:
-        start: Learned steps start from the ``mean`` magnitude (as published), or where the squared error is least
-            (``mse``; shifts then start with the grid centred on each mean).
+        start: Learned steps start from the ``mean`` magnitude, each behind layers that are quantized already (as
+            published), or where the squared error is least (``mse``; from activations in float, and shifts then start
+            with the grid centred on each mean).
     """
 
     start: Annotated[Literal["mean", "mse"], AT_START] = "mean"
@@ -39,8 +40,9 @@ class LSQ(Quantizer):
     """The step is a parameter, one for each group of elements that share it.
 
     Start values: with ``start: mean`` (as published) ``2 * mean|x| / sqrt(high)`` on a signed grid, ``4 * mean|x| /
-    sqrt(high)`` on an unsigned one, and no shifts. With ``start: mse`` the step of least squared error; a signed grid
-    with shifts is centred on the mean of the elements that share one, where codes and values lie symmetrically.
+    sqrt(high)`` on an unsigned one, and no shifts; those of activations in turn, layer after layer. With
+    ``start: mse`` the step of least squared error; a signed grid with shifts is centred on the mean of the elements
+    that share one, where codes and values lie symmetrically.
     A plan that leaves ``signed`` open gets a signed grid as soon as the data has negatives.
     """
 
@@ -54,6 +56,11 @@ class LSQ(Quantizer):
         self._sum: Tensor | None = None
         self._count = 0
         self._negative = False
+
+    @property
+    def starts_in_turn(self) -> bool:
+        """With ``start: mean``, as published: quantized layers change how large the inputs of the next ones are."""
+        return self.settings.start == "mean"
 
     def _take_in(self, x: Tensor) -> None:
         """Add the magnitudes of ``x`` to the running mean of each group."""

@@ -1,6 +1,6 @@
 """What to do: recipes (for any model) and plans (for one model). Free of torch until a method is looked up."""
 
-from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS, REMEDIES
+from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS, REMEDIES, TERMS
 from ofqctl.recipe.plan import LeftFloat, ModulePlan, Plan, QuantizerPlan, quantizer_plan
 from ofqctl.recipe.schema import FLOAT_BITS, Activations, Override, Recipe, Weights
 
@@ -9,6 +9,7 @@ __all__ = [
     "PTQ_STAGES",
     "QUANTIZERS",
     "REMEDIES",
+    "TERMS",
     "Activations",
     "LeftFloat",
     "ModulePlan",

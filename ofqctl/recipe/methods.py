@@ -16,6 +16,12 @@ PTQ_STAGES: Registry[Any] = Registry("stage of post-training quantization", "ofq
 Traits: ``prepares``: works on the float model, ahead of conversion and calibration.
 """
 
+TERMS: Registry[Any] = Registry("term of the objective", "ofqctl.distill")
+"""Classes derived from :class:`ofqctl.distill.Term`, of which training minimizes the sum.
+
+Traits: ``needs_teacher``: learns from a teacher, which ``distillation`` names.
+"""
+
 REMEDIES: Registry[Any] = Registry("remedy", "ofqctl.oscillation")
 """Classes derived from :class:`ofqctl.oscillation.Remedy`, made at the start of each phase that names them.
 

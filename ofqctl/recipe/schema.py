@@ -138,7 +138,8 @@ class Calibration(Frozen):
 
     Attributes:
         images: Number of calibration images.
-        batch_size: Images in one forward pass.
+        batch_size: Images in one forward pass; bounds memory. Activations with ``lsq`` and ``start: mean`` need a pass
+            for each quantizer if it is less than ``images``.
     """
 
     images: int = Field(default=128, ge=1)

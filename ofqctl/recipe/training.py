@@ -1,10 +1,10 @@
 """How a model is trained: the part of a recipe that ``train`` reads."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ofqctl.recipe.methods import REMEDIES
+from ofqctl.recipe.methods import REMEDIES, TERMS
 from ofqctl.recipe.registered import WithKeys
 from ofqctl.registry import Frozen
 
@@ -40,7 +40,14 @@ class Phase(Frozen):
         warmup_steps: Optimizer steps of linear warm-up, part of the phase.
         warmup_epochs: The same in epochs; both add up.
         warmup_lr: Where the warm-up starts.
-        trainable: Shell-style patterns of the parameters that are trained.
+        warmup_prefix: Whether the cosine starts behind the warm-up, at the peak; otherwise it starts with the phase,
+            and has come some way down when the warm-up ends. The phase is as long either way.
+        trainable: Shell-style patterns of the parameters that are trained; the running statistics of a BatchNorm stay
+            as they are where none of them matches.
+        quantized: What is computed with quantized while it trains; the rest is in float. What is evaluated and written
+            is always quantized as planned.
+        optimizer: ``carried``: its state goes on for all parameters that an earlier phase has trained, such as the
+            moments of Adam and its count of steps; ``fresh``: it starts anew.
     """
 
     name: str = "train"
@@ -51,7 +58,10 @@ class Phase(Frozen):
     warmup_steps: int = Field(default=0, ge=0)
     warmup_epochs: int = Field(default=0, ge=0)
     warmup_lr: NotNegative = 1e-6
+    warmup_prefix: bool = False
     trainable: tuple[str, ...] = ("*",)
+    quantized: Literal["all", "weights", "activations", "none"] = "all"
+    optimizer: Literal["carried", "fresh"] = "carried"
 
     @property
     def remedies(self) -> dict[str, Frozen]:
@@ -88,6 +98,7 @@ class Augmentation(Frozen):
         cutmix: Alpha of cutmix, 0 for none.
         label_smoothing: Of the hard labels.
         repeats: Copies of each image in a batch (repeated augmentation), 0 or 1 for none.
+        crops: Crops of each image in a forward pass, decoded once; each counts as an image of the batch.
         crop_pct: Share of the image that evaluation keeps; None keeps the model's own.
     """
 
@@ -101,6 +112,7 @@ class Augmentation(Frozen):
     cutmix: NotNegative = 0.0
     label_smoothing: Fraction = 0.0
     repeats: int = Field(default=0, ge=0)
+    crops: int = Field(default=1, ge=1)
     crop_pct: float | None = Field(default=None, gt=0.0, le=1.0)
 
 
@@ -114,6 +126,13 @@ class Features(Frozen):
 
     target: str = "blocks.*"
     weight: NotNegative = 1.0
+
+
+class Terms(Frozen):
+    """Terms of the objective beside those of ``distillation``: each registered one has a key of its name."""
+
+
+AnyTerms = Annotated[Terms, WithKeys(TERMS)]
 
 
 class Distillation(Frozen):
@@ -155,7 +174,8 @@ class Training(Frozen):
         optimizer: What moves the weights.
         phases: One after the other.
         augmentation: What is done to the training images.
-        distillation: Learning from a teacher, or None.
+        distillation: Learning from a teacher, or None: from the labels alone.
+        terms: What else is minimized, or terms with other settings than those of ``distillation``.
         drop_path: Rate of stochastic depth; None keeps the architecture's own.
         ema: Decay of the averaged weights that are evaluated, or None.
         tracking: The oscillation tracker, or None.
@@ -167,15 +187,36 @@ class Training(Frozen):
     phases: tuple[AnyPhase, ...] = Field(default_factory=lambda: (Phase(),), validate_default=True)
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
+    terms: AnyTerms = Field(default_factory=Terms, validate_default=True)
     drop_path: Fraction | None = None
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     tracking: Tracking | None = None
+
+    @property
+    def objective(self) -> dict[str, Frozen]:
+        """Settings of all terms that are minimized, by their names."""
+        wanted = self.distillation
+        values: dict[str, Any] = {"labels": {"smoothing": self.augmentation.label_smoothing}}
+        if wanted is not None:
+            values["labels"]["weight"] = wanted.hard
+            values["answers"] = {"weight": wanted.soft, "temperature": wanted.temperature}
+            values |= {"features": wanted.features.model_dump()} if wanted.features else {}
+        own = {name: getattr(self.terms, name, None) for name in TERMS.methods()}
+        every = {name: TERMS[name].settings.model_validate(settings) for name, settings in values.items()}
+        return every | {name: settings for name, settings in own.items() if settings is not None}
 
     def scaled(self, factor: float) -> "Training":
         """The same with every peak learning rate multiplied by ``factor``."""
         optimizer = self.optimizer.model_copy(update={"lr": self.optimizer.lr * factor})
         phases = tuple(p.model_copy(update={"lr": p.lr and p.lr * factor}) for p in self.phases)
         return self.model_copy(update={"optimizer": optimizer, "phases": phases})
+
+    @model_validator(mode="after")
+    def _has_the_teacher_it_needs(self) -> Self:
+        alone = [] if self.distillation else [n for n in self.objective if "needs_teacher" in TERMS[n].traits]
+        if alone:
+            raise ValueError(f"terms.{alone[0]} learns from a teacher; `distillation: {{teacher: self}}` names one")
+        return self
 
     @model_validator(mode="after")
     def _averaged_weights_hold_no_codes(self) -> Self:

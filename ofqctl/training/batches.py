@@ -7,7 +7,7 @@ the number of processes.
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any
@@ -20,7 +20,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from ofqctl.data import ImageData, UnusableImageError
+from ofqctl.data import Batch, ImageData, UnusableImageError
 from ofqctl.data.samples import forget_inherited_locks
 from ofqctl.data.sources.source import Record
 from ofqctl.errors import DataError
@@ -57,7 +57,7 @@ class Share:
 
 
 class TrainingBatches:
-    """Micro-batches (images (b, 3, H, W), labels (b,)) of an epoch, from any step on.
+    """Micro-batches of an epoch, from any step on.
 
     Images with an index are drawn in a new order every epoch. A stream is shuffled by file and within a buffer; each
     process reads its own part of it, and begins anew where that ends before the epoch does. To go on within an epoch,
@@ -70,6 +70,7 @@ class TrainingBatches:
         share: What this process takes.
         seed: Decides order and augmentation.
         workers: Processes that load.
+        targets: Gives what was made for a batch ahead of training, by name; None where there is nothing.
 
     Attributes:
         steps_per_epoch: Optimizer steps in an epoch.
@@ -79,16 +80,26 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, data: ImageData, config: dict[str, Any], training: Training, share: Share, *, seed: int, workers: int = 0
+        self,
+        data: ImageData,
+        config: dict[str, Any],
+        training: Training,
+        share: Share,
+        *,
+        seed: int,
+        workers: int = 0,
+        targets: Callable[[Batch], dict[str, Tensor]] | None = None,
     ) -> None:
         augmentation = training.augmentation
-        _check_share(share, mixed=augmentation.mixup > 0.0 or augmentation.cutmix > 0.0)
+        _check_share(share, augmentation.crops, mixed=augmentation.mixup > 0.0 or augmentation.cutmix > 0.0)
         self.data, self.share, self.seed, self.workers = data, share, seed, workers
         self.repeats = max(1, augmentation.repeats)
-        self.steps_per_epoch = _steps(data, share.batch_size, training.steps_per_epoch)
-        self._augmented = _Augmented(data, _transform(config, augmentation), seed)
+        self._decoded = replace(share, batch_size=share.batch_size // augmentation.crops)
+        self.steps_per_epoch = _steps(data, self._decoded.batch_size, training.steps_per_epoch)
+        self._augmented = _Augmented(data, _transform(config, augmentation), seed, augmentation.crops)
+        self._targets = targets
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of every step of an epoch from ``first_step`` on, ``share.micro_batches`` a step.
 
         Raises:
@@ -97,10 +108,10 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         source: dict[str, Any] = {}
         if self.data.streaming:
-            batches = self.share.micro_batches
-            places = range(*(step * batches * self.share.images for step in (first_step, self.steps_per_epoch)))
-            source["dataset"] = _Streamed(self._augmented, self.share, self.repeats, epoch, places)
-            source["batch_size"] = self.share.images
+            each = self._decoded.micro_batches * self._decoded.images
+            places = range(first_step * each, self.steps_per_epoch * each)
+            source["dataset"] = _Streamed(self._augmented, self._decoded, self.repeats, epoch, places)
+            source["batch_size"] = self._decoded.images
         else:
             source["dataset"] = self._augmented
             source["batch_sampler"] = self._drawn(epoch, first_step, generator)
@@ -108,15 +119,16 @@ class TrainingBatches:
         for batch in DataLoader(**source, num_workers=self.workers, generator=generator, collate_fn=_collate):
             if isinstance(batch, DataError):
                 raise batch
-            yield batch
+            yield batch if self._targets is None else replace(batch, targets=self._targets(batch))
 
     def _drawn(self, epoch: int, first_step: int, generator: torch.Generator) -> list[list[Place]]:
         """What is in each of this process's micro-batches, of images with an index."""
         order = torch.randperm(len(self.data), generator=generator)
         order = order.repeat_interleave(self.repeats)[: len(self.data)]
-        used = order[: self.steps_per_epoch * self.share.batch_size]
-        steps = used.view(self.steps_per_epoch, self.share.micro_batches, self.share.world, self.share.images)
-        positions, rank = torch.arange(len(used)).view_as(steps), self.share.rank
+        share = self._decoded
+        used = order[: self.steps_per_epoch * share.batch_size]
+        steps = used.view(self.steps_per_epoch, share.micro_batches, share.world, share.images)
+        positions, rank = torch.arange(len(used)).view_as(steps), share.rank
         return [
             [(epoch, int(p), int(i)) for p, i in zip(places, indices, strict=True)]
             for step in range(first_step, self.steps_per_epoch)
@@ -124,9 +136,15 @@ class TrainingBatches:
         ]
 
 
-def _check_share(share: Share, *, mixed: bool) -> None:
+def _check_share(share: Share, crops: int, *, mixed: bool) -> None:
     if share.batch_size % share.passes:
         raise DataError(f"batch size {share.batch_size}: cannot be shared by {share.passes} forward passes evenly")
+    if share.images % crops:
+        raise DataError(
+            f"batch size {share.batch_size}: {share.images} images in a forward pass are not crops of whole images, "
+            f"{crops} of each",
+            hint="--set training.batch_size=N, a multiple of augmentation.crops in every forward pass",
+        )
     if mixed and share.images % 2:
         raise DataError(
             f"batch size {share.batch_size}: {share.images} images in a forward pass cannot be mixed in pairs",
@@ -154,29 +172,35 @@ def _steps(data: ImageData, batch_size: int, wanted: int | None) -> int:
     return wanted or (there or 0) // batch_size
 
 
-Item = tuple[Tensor, int] | DataError  # a fault travels as a value: a worker would bury its message in a traceback
+# crops (crops, 3, H, W), label, number of the image; a fault is a value: a worker buries its message in a traceback
+Item = tuple[Tensor, int, int] | DataError
 
 
 class _Augmented(Dataset[Item]):
     """Augmented images by their place."""
 
-    def __init__(self, data: ImageData, transform: Any, seed: int) -> None:
-        self.data, self.transform, self.seed = data, transform, seed
+    def __init__(self, data: ImageData, transform: Any, seed: int, crops: int) -> None:
+        self.data, self.transform, self.seed, self.crops = data, transform, seed, crops
 
     def __getitem__(self, place: Place) -> Item:
         epoch, position, index = place
-        return self.item(epoch, position, lambda: self.data[index])
+        return self.item(epoch, position, index, lambda: self.data[index])
 
-    def item(self, epoch: int, position: int, load: Callable[[], tuple[Image.Image, int]]) -> Item:
-        """The image that ``load`` gives, as it looks at a position of an epoch."""
+    def item(self, epoch: int, position: int, number: int, load: Callable[[], tuple[Image.Image, int]]) -> Item:
+        """The image that ``load`` gives, decoded once, in the crops that it has at a position of an epoch."""
         try:
             image, label = load()
         except UnusableImageError as error:
             return DataError(f"{self.data.name}: {error.name} {error.reason}", hint="remove it and resume")
         except DataError as error:
             return error
-        with _seeded((self.seed * 1_000_003 + epoch) * 10_000_019 + position):
-            return self.transform(image), label
+        first = (self.seed * 1_000_003 + epoch) * 10_000_019 + position * self.crops
+        return torch.stack([self._crop(image, first + own) for own in range(self.crops)]), label, number
+
+    def _crop(self, image: Image.Image, seed: int) -> Tensor:
+        with _seeded(seed):
+            augmented: Tensor = self.transform(image)
+        return augmented
 
 
 class _Streamed(IterableDataset[Item]):
@@ -205,7 +229,7 @@ class _Streamed(IterableDataset[Item]):
             for number, (place, record) in enumerate(zip(self.places, records, strict=True)):
                 if number // share.images % count == mine:
                     position = place * share.world + share.rank
-                    yield self.augmented.item(self.epoch, position, partial(data.load, record))
+                    yield self.augmented.item(self.epoch, position, position, partial(data.load, record))
         except DataError as error:
             yield error
 
@@ -221,9 +245,13 @@ class _Streamed(IterableDataset[Item]):
                 raise DataError(f"{data.name}: there are no images in the part of process {share.rank}")
 
 
-def _collate(items: list[Item]) -> Any:
+def _collate(items: list[Item]) -> Batch | DataError:
     fault = next((item for item in items if isinstance(item, DataError)), None)
-    return fault or default_collate(items)
+    if fault is not None:
+        return fault
+    images, labels, ids = default_collate(items)
+    crops = images.shape[1]
+    return Batch(images.flatten(0, 1), labels.repeat_interleave(crops), ids.repeat_interleave(crops), crops)
 
 
 class _seeded:  # noqa: N801

@@ -1,8 +1,9 @@
 """The training loop: phases of epochs of steps, from any position on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,14 +12,23 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from ofqctl.convert import operands
+from ofqctl.data import Batch
 from ofqctl.distill import Teacher
 from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
+from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.training.batches import TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective
-from ofqctl.training.optimization import make_optimizer, make_schedule, select_trainable
+from ofqctl.training.optimization import (
+    frozen_batch_norms,
+    make_optimizer,
+    make_schedule,
+    restore_optimizer,
+    select_trainable,
+    switched_off,
+)
 from ofqctl.training.processes import Processes
 from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
 
@@ -83,6 +93,10 @@ class Engine:
         if tracking is not None:
             self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
         self._called = self.model
+        self._all_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._frozen_norms: list[nn.Module] = []
+        self._switched_off: list[Quantizer] = []
         self._oscillating: Row = {}
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
@@ -124,19 +138,20 @@ class Engine:
                 self._run_phase(self.settings.phases[self.position.phase])
                 self.position.phase += 1
                 self.position.epoch = self.position.phase_step = 0
-                self._save(None, [])
+                self._save(self._optimizer, [])
         return self.history
 
     def _run_phase(self, phase: Phase) -> None:
-        steps = phase.epochs * self.batches.steps_per_epoch
-        if self.position.phase_step >= steps:
-            return
+        if self._optimizer is None or phase.optimizer == "fresh":
+            self._optimizer = make_optimizer(self.model, self.settings)
+        optimizer = self._optimizer
         select_trainable(self.model, phase)
+        self._frozen_norms = frozen_batch_norms(self.model, phase)
+        self._switched_off = switched_off(self.model, self.plan, phase)
         self._called = self.processes.wrap(self.model)
-        optimizer = make_optimizer(self.model, self.settings.optimizer, phase)
-        schedule = make_schedule(optimizer, phase, self.batches.steps_per_epoch)
-        remedies = remedies_of(phase, self.model, steps)
-        self._continue(optimizer, remedies)
+        schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
+        remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
+        self._continue(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
                 self._run_epoch(phase, optimizer, schedule, remedies)
@@ -144,13 +159,15 @@ class Engine:
             for remedy in remedies:
                 remedy.close()
 
-    def _continue(self, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
-        """Take over what the checkpoint knows of the phase under way."""
+    def _continue(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
+        """Take over what the checkpoint knows of the phase under way, or of the optimizer of the one before."""
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is None:
             return
-        if checkpoint.optimizer:  # else it was written between two phases
-            optimizer.load_state_dict(checkpoint.optimizer)
+        begun = checkpoint.position["phase_step"] > 0
+        if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
+            restore_optimizer(optimizer, checkpoint.optimizer, self.model)
+        if begun:
             for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
                 remedy.load_state_dict(state)
         if self.processes.rank < len(checkpoint.random):
@@ -184,19 +201,15 @@ class Engine:
             self.hooks.epoch(row)
         self._save(optimizer, remedies)
 
-    def _step(self, step: list[tuple[Tensor, Tensor]], optimizer: Any, remedies: list[Remedy]) -> float:
+    def _step(self, step: list[Batch], optimizer: Any, remedies: list[Remedy]) -> float:
         """One optimizer step over its micro-batches; its loss, the mean over processes and micro-batches."""
         self._called.train()
-        optimizer.zero_grad()
-        seen = torch.zeros(3, dtype=torch.float64)
-        for number, (images, labels) in enumerate(self._on_device(step)):
-            with self.processes.exchanging(self._called, number == len(step) - 1):
-                loss, correct = self._objective(self._called, images, labels, self.position.total_steps)
-                (loss / len(step)).backward()  # type: ignore[no-untyped-call]
-            seen += torch.tensor([loss.item() / len(step), correct, len(labels)], dtype=torch.float64)
-        for penalty in (remedy.penalty() for remedy in remedies):
-            if penalty is not None:
-                penalty.backward()  # type: ignore[no-untyped-call]
+        for norm in self._frozen_norms:
+            norm.training = False  # of itself alone: an activation or dropout within goes on as in training
+        compute = partial(self._gradients, step, remedies)
+        for remedy in remedies:
+            compute = partial(remedy.gradients, compute)
+        seen = compute()
         for remedy in remedies:
             remedy.before_step()
         if self.settings.optimizer.clip_grad is not None:
@@ -216,10 +229,21 @@ class Engine:
         self.meter.steps += 1
         return loss_mean
 
-    def _on_device(self, step: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.processes.device
-        for images, labels in step:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    def _gradients(self, step: list[Batch], remedies: list[Remedy]) -> Tensor:
+        """Put the gradients of a step in place; the sum of its losses, of right answers and of images."""
+        self.model.zero_grad()
+        seen = torch.zeros(3, dtype=torch.float64)
+        progress = self.position.total_steps / self._all_steps
+        with without(self._switched_off):
+            for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
+                with self.processes.exchanging(self._called, number == len(step) - 1):
+                    loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
+                    (loss / len(step)).backward()  # type: ignore[no-untyped-call]
+                seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
+        for penalty in (remedy.penalty() for remedy in remedies):
+            if penalty is not None:
+                penalty.backward()  # type: ignore[no-untyped-call]
+        return seen
 
     def _figures(self, phase: Phase, optimizer: Any) -> Row:
         meter = self.meter

@@ -1,22 +1,24 @@
-"""What training minimizes: labels, and a teacher's answers and features, on images that may be mixed."""
+"""What training minimizes: a sum of terms, on images that may be mixed."""
 
-import contextlib
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
-from ofqctl.distill import FeatureDistillation, Teacher, distillation_loss
-from ofqctl.distill.loss import Logits, hard_loss, heads_of, set_separate_heads
+from ofqctl.data import Batch
+from ofqctl.distill import Pass, Teacher, Term, set_separate_heads
 from ofqctl.errors import ModelError
 from ofqctl.hooks import attached
+from ofqctl.recipe.methods import TERMS
 from ofqctl.recipe.training import Training
 
 
 class Objective:
-    """The loss of one micro-batch.
+    """The loss of one forward pass.
 
     With a teacher, a model that has a distillation head trains each of its two heads apart: the class head on the
     labels, the other on the teacher's answers. Without one there is nothing that only one of them would learn, so it
@@ -30,22 +32,22 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, settings: Training, teacher: Teacher | None, *, amp: bool) -> None:
-        self._model, self._settings, self._teacher, self._amp = model, settings, teacher, amp
+        self._model, self._teacher, self._amp = model, teacher, amp
         set_separate_heads(model, teacher is not None)
         self._mixup = _mixup(settings, int(getattr(model, "num_classes", 0)))
-        wanted = None if settings.distillation is None else settings.distillation.features
-        self._features = None
-        if teacher is not None and wanted is not None:
-            self._features = FeatureDistillation(model, teacher.model, wanted)
+        float_model = None if teacher is None else teacher.model
+        self._terms: list[Term] = [
+            TERMS[name].target(model, float_model, own) for name, own in settings.objective.items()
+        ]
 
-    def __call__(self, called: nn.Module, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, int]:
+    def __call__(self, called: nn.Module, batch: Batch, step: int, progress: float) -> tuple[Tensor, int]:
         """Run the model.
 
         Args:
             called: The model, or what many processes wrap it in.
-            images: Normalized, (B, 3, H, W), on the model's device.
-            labels: (B,).
+            batch: On the model's device.
             step: Number of the optimizer step, told where it fails.
+            progress: Share of all optimizer steps that are done, 0 to 1.
 
         Returns:
             The loss, a scalar, and how many of the labels came first.
@@ -53,29 +55,26 @@ class Objective:
         Raises:
             ModelError: The loss is not finite; names the first layer.
         """
-        target = labels
+        target = batch.labels
         if self._mixup is not None:
-            images, target = self._mixup(images, labels)
-        recording = contextlib.nullcontext() if self._features is None else self._features.recording()
-        with recording, torch.autocast(images.device.type, torch.bfloat16, enabled=self._amp):
-            answers = None if self._teacher is None else self._teacher(images)
-            logits = called(images)
-        loss = self._loss(logits, target, answers)
+            images, target = self._mixup(batch.images, batch.labels)
+            batch = replace(batch, images=images)
+        with ExitStack() as running:
+            for term in self._terms:
+                running.enter_context(term.watching())
+            running.enter_context(torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._amp))
+            answers = None if self._teacher is None else self._teacher(batch.images)
+            logits = called(batch.images)
+        seen = Pass(batch, target, logits, answers, progress)
+        loss = torch.stack([term.loss(seen) for term in self._terms]).sum()
         if not bool(torch.isfinite(loss)):
             raise ModelError(
                 f"training: the loss is {loss.item()} at step {step}; the first output that is not finite is that of "
-                f"{_first_not_finite(self._model, images)}",
+                f"{_first_not_finite(self._model, batch.images)}",
                 hint="the last checkpoint is good; a lower learning rate, --set training.optimizer.clip_grad=1",
             )
-        mean = torch.stack(heads_of(logits)).mean(0)  # what is evaluated
-        return loss, int((mean.argmax(1) == labels).sum())
-
-    def _loss(self, logits: Logits, target: Tensor, answers: Tensor | None) -> Tensor:
-        smoothing, distillation = self._settings.augmentation.label_smoothing, self._settings.distillation
-        if answers is not None and distillation is not None:
-            loss = distillation_loss(logits, target, answers, distillation, smoothing)
-            return loss if self._features is None else loss + self._features.loss()
-        return hard_loss(heads_of(logits)[0], target, smoothing)
+        mean = torch.stack(seen.heads).mean(0)  # what is evaluated
+        return loss, int((mean.argmax(1) == batch.labels).sum())
 
 
 def _mixup(settings: Training, classes: int) -> Mixup | None:

@@ -1,64 +1,150 @@
-"""timm's optimizer and schedule for a phase."""
+"""timm's optimizer, its schedule in a phase, and what a phase trains."""
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
-from timm.optim._optim_factory import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from ofqctl.convert import operands, weight_site
 from ofqctl.errors import RecipeError
 from ofqctl.quantizers import Quantizer
-from ofqctl.recipe.training import Optimizer as OptimizerSettings
-from ofqctl.recipe.training import Phase
+from ofqctl.recipe import Plan
+from ofqctl.recipe.training import Phase, Training
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def select_trainable(model: nn.Module, phase: Phase) -> None:
-    """Let exactly the parameters that match the phase's patterns learn.
+def select_trainable(model: nn.Module, *phases: Phase) -> None:
+    """Let exactly the parameters learn that match a pattern of one of ``phases``.
 
     Raises:
         RecipeError: A pattern matches nothing.
     """
     names = [name for name, _ in model.named_parameters()]
-    for pattern in phase.trainable:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise RecipeError(
-                f"training phase '{phase.name}': trainable '{pattern}' matches no parameter",
-                hint=f"parameters are named like '{names[0]}'",
-            )
+    for phase in phases:
+        for pattern in phase.trainable:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise RecipeError(
+                    f"training phase '{phase.name}': trainable '{pattern}' matches no parameter",
+                    hint=f"parameters are named like '{names[0]}'",
+                )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in phase.trainable))
+        parameter.requires_grad_(any(_trains(phase, name) for phase in phases))
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings, phase: Phase) -> Optimizer:
-    """The optimizer from timm; biases, norms, steps and learned shifts get no weight decay."""
-    quantizers = {
-        f"{name}.{own}"
-        for name, module in model.named_modules()
-        if isinstance(module, Quantizer)
-        for own, _ in module.named_parameters(recurse=False)
-    }
-    listed = set(cast("Any", model).no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    lr = phase.lr or settings.lr
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    spared = {name for name, p in learning.items() if name in quantizers | listed or p.dim() < 2}
-    undecayed = [p for name, p in learning.items() if name in spared]
-    decayed = [p for name, p in learning.items() if name not in spared]
-    groups = [{"params": undecayed, "weight_decay": 0.0}, {"params": decayed, "weight_decay": settings.weight_decay}]
-    optimizer: Optimizer = create_optimizer_v2(groups, opt=settings.name, lr=lr, weight_decay=settings.weight_decay)
+def switched_off(model: nn.Module, plan: Plan, phase: Phase) -> list[Quantizer]:
+    """The quantizers that a phase trains without; their parameters learn nothing in it."""
+    off: list[Quantizer] = []
+    for module in map(model.get_submodule, plan.modules):
+        site = weight_site(module)
+        if phase.quantized in ("activations", "none") and site is not None and site.weight_quantizer is not None:
+            off.append(site.weight_quantizer)
+        if phase.quantized in ("weights", "none"):
+            off += operands(module).values()
+    for quantizer in off:
+        quantizer.requires_grad_(False)
+    return off
+
+
+def frozen_batch_norms(model: nn.Module, phase: Phase) -> list[nn.Module]:
+    """The BatchNorm modules of which a phase trains nothing, so that their running statistics have to stay too."""
+    found: list[nn.Module] = []
+    for name, module in model.named_modules():
+        if isinstance(module, _BATCH_NORMS):
+            own = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+            if not any(_trains(phase, f"{name}.{tensor}") for tensor, _ in own):
+                found.append(module)
+    return found
+
+
+def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
+    """The optimizer of timm for all that any phase trains; what a phase does not train has no gradient in it.
+
+    Biases, vectors, and what a module lists in its ``no_weight_decay()`` get no weight decay. The state of the
+    optimizer names the parameters.
+    """
+    settings = training.optimizer
+    select_trainable(model, *training.phases)
+    groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=set(_undecayed(model)))
+    optimizer: Optimizer = create_optimizer_v2(
+        groups, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay
+    )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["param_names"] = [names[parameter] for parameter in group["params"]]
     return optimizer
 
 
-def make_schedule(optimizer: Optimizer, phase: Phase, steps_per_epoch: int) -> CosineLRScheduler:
-    """Warm-up and cosine over the optimizer steps of a phase; a constant rate is a flat cosine."""
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Module) -> None:
+    """Go on from a state that was saved, parameter by parameter; those it does not know start anew.
+
+    Args:
+        optimizer: Of :func:`make_optimizer`.
+        saved: Its state dict, or one from before parameters were named in it, which knows those that ``model`` trains.
+        model: With the parameters of the phase under way selected.
+    """
+    if any("param_names" not in group for group in saved["param_groups"]):
+        saved = _with_names(saved, model)
+    known = {name: (number, group) for group in saved["param_groups"] for name, number in _numbered(group)}
+    state: dict[int, Any] = {}
+    groups = []
+    for group in optimizer.state_dict()["param_groups"]:
+        found = {number: known[name] for name, number in _numbered(group) if name in known}
+        state |= {number: saved["state"][old] for number, (old, _) in found.items() if old in saved["state"]}
+        counts = next((theirs for _, theirs in found.values()), group)  # some optimizers count steps by group
+        groups.append(counts | {key: group[key] for key in ("params", "param_names", "weight_decay")})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def make_schedule(optimizer: Optimizer, training: Training, phase: Phase, steps_per_epoch: int) -> CosineLRScheduler:
+    """Warm-up and cosine over the optimizer steps of a phase; a constant rate is a flat cosine.
+
+    With ``warmup_prefix`` the cosine takes the steps that the warm-up leaves, so that it ends with the phase too.
+    """
+    steps = phase.epochs * steps_per_epoch
     warmup = phase.warmup_steps + phase.warmup_epochs * steps_per_epoch
-    peak = optimizer.param_groups[0]["lr"]
+    peak = phase.lr or training.optimizer.lr
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = peak
     return CosineLRScheduler(
         optimizer,
-        t_initial=phase.epochs * steps_per_epoch,
+        t_initial=max(1, steps - warmup) if phase.warmup_prefix else steps,
         lr_min=peak if phase.schedule == "constant" else min(phase.min_lr, peak),
         warmup_t=warmup,
         warmup_lr_init=phase.warmup_lr if warmup else 0.0,
+        warmup_prefix=phase.warmup_prefix,
         t_in_epochs=False,
     )
+
+
+def _trains(phase: Phase, name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in phase.trainable)
+
+
+def _numbered(group: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Names and numbers of the parameters of a group in a state dict."""
+    return zip(group["param_names"], group["params"], strict=True)
+
+
+def _undecayed(model: nn.Module) -> Iterator[str]:
+    """Names, or patterns of names, of the parameters that modules say get no weight decay, as timm's models do."""
+    for name, module in model.named_modules():
+        yield from (f"{name}.{own}" if name else own for own in getattr(module, "no_weight_decay", set)())
+
+
+def _with_names(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A state from before parameters were named in it: two groups, in the order of the model, undecayed ones first."""
+    quantizers = {parameter for m in model.modules() if isinstance(m, Quantizer) for parameter in m.parameters()}
+    listed = set(getattr(model, "no_weight_decay", set)())
+    groups: list[list[str]] = [[], []]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter in quantizers or name in listed or parameter.dim() < 2
+            groups[0 if spared else 1].append(name)
+    named = [group | {"param_names": names} for group, names in zip(saved["param_groups"], groups, strict=True)]
+    return saved | {"param_groups": named}

@@ -37,7 +37,7 @@ def first_step(folder, tmp_path, monkeypatch):
         seen = {}
 
         def noted(batch):
-            seen["batch"] = [tensor.clone() for tensor in batch]  # mixing overwrites it
+            seen["batch"] = batch.images.clone(), batch.labels.clone()  # mixing overwrites them
             return batch
 
         class Watched(job.Engine):

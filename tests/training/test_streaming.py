@@ -67,7 +67,7 @@ def batches_of(spec, share, workers=0, **training):
 
 
 def epoch(batches, number=0, first_step=0):
-    return [(images.clone(), labels.clone()) for images, labels in batches.epoch(number, first_step)]
+    return [(batch.images.clone(), batch.labels.clone()) for batch in batches.epoch(number, first_step)]
 
 
 def same(one, other):

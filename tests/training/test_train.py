@@ -271,3 +271,28 @@ def test_data_that_cannot_be_read_leaves_the_old_run(request_for, tmp_path):
     with pytest.raises(DataError):
         train(replace(request, overwrite=True, data=DataSpec(str(tmp_path / "nowhere"))))
     assert weights_of(request.output) == before
+
+
+@pytest.mark.parametrize("quantized", ["all", "weights", "activations", "none"])
+def test_a_phase_computes_with_what_it_says_quantized_and_is_evaluated_whole(quantized, request_for, monkeypatch):
+    from ofqctl.jobs import train as job
+
+    used = set()
+
+    class Watched(job.Engine):
+        def _gradients(self, *args):
+            before = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            seen = super()._gradients(*args)
+            for name, module in self.model.named_modules():
+                for own, parameter in module.named_parameters(recurse=False):
+                    if own == "step" and parameter.grad is not None and f"{name}.{own}" in before:
+                        used.add("weights" if name.endswith("weight_quantizer") else "activations")
+            return seen
+
+    monkeypatch.setattr(job, "Engine", Watched)
+    sets = [f"training.phases.{n}.quantized={quantized}" for n in (0, 1)]
+    result = job.train(
+        request_for(recipe="demo/digits_ofq_w2a2", sets=[*sets, "weights.method=lsq", "training.phases.1.cga=null"])
+    )
+    assert used == {"all": {"weights", "activations"}, "none": set()}.get(quantized, {quantized})
+    assert result["quantized_modules"] > 0

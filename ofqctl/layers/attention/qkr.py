@@ -132,6 +132,10 @@ class QKRProducts(AttentionProducts):
                 per_head = _in_heads(key, self.heads), _in_heads(query_bias, self.heads)
                 self.key_term = nn.Parameter(torch.einsum("hdc,hd->hc", *per_head))
 
+    def no_weight_decay(self) -> set[str]:
+        """The term of the query bias, as biases get none."""
+        return {"key_term"}
+
     def attend(
         self,
         query: Tensor,

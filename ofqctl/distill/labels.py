@@ -1,0 +1,35 @@
+"""Learning from labels: cross entropy of the class head."""
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofqctl.distill.term import Pass, Term
+from ofqctl.recipe.methods import TERMS
+from ofqctl.registry import Frozen
+
+
+class Labels(Frozen):
+    """Cross entropy with the labels, or with the mixed ones.
+
+    Attributes:
+        weight: Of this term.
+        smoothing: Share of the probability that is spread over all classes; mixed labels are smoothed where they are
+            mixed.
+    """
+
+    weight: float = Field(default=1.0, ge=0.0)
+    smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
+@TERMS.register("labels", Labels)
+class LabelTerm(Term):
+    """``weight * CE(class head, target)``, in nats."""
+
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: Labels) -> None:  # noqa: ARG002
+        self._settings = settings
+
+    def loss(self, seen: Pass) -> Tensor:
+        """The mean over the images."""
+        smoothing = self._settings.smoothing if seen.target.dim() == 1 else 0.0
+        return self._settings.weight * F.cross_entropy(seen.heads[0].float(), seen.target, label_smoothing=smoothing)
