@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint docs format clean
+.PHONY: demo test test-slow test-gpu lint docs format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu -rs tests/devices
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

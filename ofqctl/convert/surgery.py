@@ -14,12 +14,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Swap the modules that ``plan`` names for quantized ones that hold the same parameters.
 
     Args:
-        model: The float model the plan was made for; changed in place.
+        model: The float model the plan was made for; changed in place, and left on its device.
         plan: What to do.
 
     Raises:
         KeyError: The plan names a module that the model does not have.
     """
+    device = next(model.parameters()).device
     for name, module_plan in plan.modules.items():
         try:
             module = model.get_submodule(name)
@@ -32,6 +33,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
         swapped.train(module.training)
         for parent, child in list(_places(model, module)):
             setattr(parent, child, swapped)
+    model.to(device)
 
 
 def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:

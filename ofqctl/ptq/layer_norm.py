@@ -209,5 +209,6 @@ def _fold(model: nn.Module, pair: Pair, factor: Tensor, shift: Tensor) -> None:
             reader = model.get_submodule(name)
             assert isinstance(reader, nn.Linear)
             if pair.shifts:
-                reader.bias.add_((reader.weight.double() @ shift.double()).to(reader.bias.dtype))
+                moved = reader.weight.cpu().double() @ shift.cpu().double()  # not every device has float64
+                reader.bias.add_(moved.to(reader.bias))
             reader.weight.mul_(factor)

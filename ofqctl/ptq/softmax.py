@@ -63,7 +63,7 @@ class _Search:
         self.products = products
         self._quantizer = cast(Quantizer, products.softmax)
         self._shape = self._quantizer.plan.step_shape
-        self._widest = torch.zeros(self._shape)
+        self._widest = torch.zeros_like(self._quantizer.step)
         self._errors: dict[float, Tensor] = {}
 
     def multiply(self, finding: "_Finding", weights: Tensor, value: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class _Search:
         """Take the largest outputs into account."""
         rows, _ = self._quantizer.relative(weights)
         widest = by_group(rows, self._shape).amax(dim=1).reshape(self._shape)
-        self._widest = torch.maximum(self._widest.to(widest.device), widest)
+        self._widest = torch.maximum(self._widest, widest)
 
     def add_errors(self, weights: Tensor, value: Tensor, quantized: Tensor) -> None:
         """Take the errors of all steps into account."""

@@ -43,7 +43,7 @@ class Batches:
 
     def append(self, batch: Tensor) -> None:
         """Write one more."""
-        torch.save(batch.detach().clone(), self._path(self._count))
+        torch.save(batch.detach().to("cpu", copy=True), self._path(self._count))
         self._count += 1
         self.images += len(batch)
 
@@ -53,8 +53,8 @@ class Batches:
     def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        batch: Tensor = torch.load(self._path(index), map_location=self._device, weights_only=True)
-        return batch
+        batch: Tensor = torch.load(self._path(index), weights_only=True)
+        return batch.to(self._device)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(self._count))

@@ -66,7 +66,7 @@ class LSQ(Quantizer):
         """Add the magnitudes of ``x`` to the running mean of each group."""
         self._keep(x)
         rows = by_group(x.float(), self.plan.step_shape)
-        total = rows.abs().sum(dim=1, dtype=torch.float64)
+        total = rows.abs().sum(dim=1).cpu().double()
         self._sum = total if self._sum is None else self._sum + total
         self._count += rows.shape[1]
         self._negative = self._negative or bool((rows < 0).any())
