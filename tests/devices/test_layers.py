@@ -1,4 +1,4 @@
-"""Quantized models of each kind of layer on a device: convolutions, linears, attention by timm's ways, merged products."""
+"""Quantized models of each kind of layer on a device: convolutions, linears, attention as timm has it, merged products."""
 
 import pytest
 import timm
