@@ -78,7 +78,9 @@ def test_a_model_goes_there_learns_is_copied_saved_and_comes_back(device):
             model(images.to(place)).square().mean().backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        assert all(p.device.type == place.type and isinstance(p, nn.Parameter) for p in copy.deepcopy(model).parameters())
+        assert all(
+            p.device.type == place.type and isinstance(p, nn.Parameter) for p in copy.deepcopy(model).parameters()
+        )
     file = io.BytesIO()
     torch.save(models[device].state_dict(), file)
     file.seek(0)
