@@ -88,7 +88,7 @@ def _train(
         return _finished(output)
     if checkpoint is None and processes.first:
         _check_free(output, start, overwrite=request.overwrite)
-    run = TrainedRun.open(request, start, output, progress)
+    run = TrainedRun.open(request, processes, start, output, progress)
     share = Share(settings.batch_size, request.grad_accum, processes.rank, processes.world)
     batches = TrainingBatches(run.data, loaded.data_config, settings, share, seed=request.seed, workers=request.workers)
     teacher = _teacher(request, start, processes)

@@ -44,7 +44,7 @@ class Hooks:
     Attributes:
         step: After every optimizer step, with figures of the epoch so far and the loss of the step, ``step_loss``.
         epoch: After every epoch, with its row of the summary, on the first process.
-        validate: Figures of a model on the validation images.
+        validate: Figures of a model on the validation images, called on every process, which share them.
         save: Write a checkpoint, on the first process.
     """
 
@@ -191,9 +191,8 @@ class Engine:
                 self._oscillating = self._oscillation()
             self.hooks.step(self._figures(phase, optimizer) | {"step_loss": loss} | self._oscillating)
             self._maybe_save(optimizer, remedies)
-        row = self._figures(phase, optimizer) | self._oscillation()
-        if self.processes.first:
-            row |= self.hooks.validate(self.trained)
+        self.processes.share_buffers(self.trained)
+        row = self._figures(phase, optimizer) | self._oscillation() | self.hooks.validate(self.trained)
         self.history.append(row)
         position.epoch += 1
         position.total_epochs += 1
