@@ -95,7 +95,7 @@ class Engine:
         if tracking is not None:
             self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
         self._called = self.model
-        self._all_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
+        self.planned_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
         self._optimizer: torch.optim.Optimizer | None = None
         self._frozen_norms: list[nn.Module] = []
         self._switched_off: list[Quantizer] = []
@@ -234,7 +234,7 @@ class Engine:
         """Put the gradients of a step in place; the sum of its losses, of right answers and of images."""
         self.model.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
-        progress = self.position.total_steps / self._all_steps
+        progress = self.position.total_steps / self.planned_steps
         with without(self._switched_off):
             for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
                 with self.processes.exchanging(self._called, number == len(step) - 1):

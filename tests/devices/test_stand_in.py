@@ -18,7 +18,7 @@ MIXED = {
     "chosen": lambda here, there: torch.where(there > 0, there, here),
     "indices of the device": lambda here, there: here[(there > 0)],
     "written at": lambda here, there: there.index_put_((torch.tensor([0]),), here[:1]),
-    "compared": lambda here, there: torch.equal(here, there),
+    "compared": torch.equal,
     "layer": lambda here, there: nn.Linear(4, 2)(there),
     "generator": lambda _here, there: torch.multinomial(there.softmax(1), 1, generator=torch.Generator()),
     "drawn": lambda _here, there: torch.rand(3, device=there.device, generator=torch.Generator()),
