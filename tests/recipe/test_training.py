@@ -51,3 +51,10 @@ def test_learning_rates_scale_together():
 def test_averaged_weights_and_annealing_exclude_each_other():
     with pytest.raises(RecipeError, match="ema averages weights"):
         load("demo/digits_ofq_w2a2", ["training.ema=0.999"])
+
+
+def test_the_benchmark_alone_starts_its_cosine_behind_the_warm_up():
+    trained = {name: load(name).training for name in names() if load(name).training is not None}
+    warmed = {name for name, training in trained.items() if any(p.warmup_steps for p in training.phases)}
+    found = {name for name, training in trained.items() if any(p.warmup_prefix for p in training.phases)}
+    assert found == {name for name in warmed if name.startswith("bench/")}
