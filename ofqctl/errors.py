@@ -43,7 +43,7 @@ class DeviceError(OfqctlError):
 
 
 class ProcessError(OfqctlError):
-    """One of several processes that train together is gone."""
+    """One of several processes that work together is gone."""
 
 
 class PackageError(OfqctlError):

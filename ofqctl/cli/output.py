@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,7 @@ class Sink:
 
     On a terminal, tables have frames and progress is a bar. In a pipe or a file, tables are aligned text, nothing is
     cut off, and progress is a line when a stage starts and ends, and every ten seconds in between, with the time left.
+    Of several processes that torchrun started, the first speaks.
 
     Args:
         as_json: Print the result as one JSON document.
@@ -50,6 +52,7 @@ class Sink:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
+        self._speaks = os.environ.get("RANK", "0") == "0"
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
@@ -65,6 +68,8 @@ class Sink:
 
     def progress(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
         """Tell how far a stage is, see `ofqctl.progress.Progress`, and figures of it in a few words."""
+        if not self._speaks:
+            return
         if sys.stderr.isatty():
             self._move_bar(stage, done, total, detail)
             return
@@ -88,6 +93,8 @@ class Sink:
             result: Able to be written as JSON; its ``notes`` go to stderr too.
             render: Makes the tables and lines that a person reads.
         """
+        if not self._speaks:
+            return
         self._stop_bars()
         if self.as_json:
             print(json.dumps(_finite(result), indent=2, ensure_ascii=False))

@@ -1,6 +1,5 @@
 """``ofqctl train``."""
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -195,8 +194,7 @@ def train(
             command = f"ofqctl train --resume {shlex.quote(str(interruption.directory))}"
             print(f"\ninterrupted; the state is saved, `{command}` goes on", file=sys.stderr)
             raise typer.Exit(128 + interruption.signum) from None
-        if int(os.environ.get("RANK", "0")) == 0:
-            sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
+        sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
 
 
 def _check_usage(given: dict[str, str | None], needs: dict[str, dict[str, Any]], *, resumed: bool) -> None:
@@ -245,9 +243,7 @@ def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe
 
 
 def _tell(sink: Sink, row: dict[str, Any], total: int) -> None:
-    """Tell one optimizer step; the first process does."""
-    if int(os.environ.get("RANK", "0")) != 0:
-        return
+    """Tell one optimizer step."""
     figures = f"loss {row['loss']:.3f}, top-1 {row['train_top1']:.1f} %, lr {row['lr']:.2g}"
     if "oscillating" in row:
         figures += f", {100 * row['oscillating']:.2f} % oscillating"

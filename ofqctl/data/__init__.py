@@ -7,7 +7,7 @@ Read in this order: ``spec`` (what was asked for), ``sources`` (who reads which 
 from ofqctl.data.batch import Batch
 from ofqctl.data.imagenet import label_names
 from ofqctl.data.images import ImageData, UnusableImageError
-from ofqctl.data.loader import ImageLoader, image_loader
+from ofqctl.data.loader import ImageLoader, image_loader, none_usable
 from ofqctl.data.opening import open_data
 from ofqctl.data.samples import Skipped
 from ofqctl.data.spec import DataSpec, LabelSpace
@@ -23,6 +23,7 @@ __all__ = [
     "UnusableImageError",
     "image_loader",
     "label_names",
+    "none_usable",
     "open_data",
     "synthetic_images",
 ]

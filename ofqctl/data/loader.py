@@ -32,6 +32,8 @@ class ImageLoader:
         shuffle: A new order each epoch; limited streams keep theirs.
         seed: Decides the draw and the orders.
         pin_memory: Copy batches to page-locked memory.
+        rank: Of this process among those that share the images.
+        world: Number of these processes; they take turns at the batches, which are the same for any number.
 
     Attributes:
         transform_text: The preprocessing, its steps in order.
@@ -48,6 +50,8 @@ class ImageLoader:
         shuffle: bool = False,
         seed: int = 0,
         pin_memory: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         _check_counts({"batch size": (batch_size, 1), "workers": (workers, 0), "limit": (limit, 1)})
         self.data = data
@@ -61,6 +65,7 @@ class ImageLoader:
         self.epoch = 0
         self.workers = workers
         self.pin_memory = pin_memory
+        self.rank, self.world = rank, world
         self._skipped: dict[str, str] = {}
 
     @property
@@ -70,9 +75,10 @@ class ImageLoader:
 
     @property
     def image_count(self) -> int | None:
-        """Number of images an epoch visits, decodable or not; None if unknown."""
-        known = [count for count in (self.data.image_count, self.limit) if count is not None]
-        return None if self.data.image_count is None else min(known)
+        """Number of images an epoch visits in this process, decodable or not; None if unknown."""
+        if self.data.image_count is None:
+            return None
+        return len(self._share(range(min(count for count in (self.data.image_count, self.limit) if count is not None))))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order the next iteration takes."""
@@ -84,18 +90,16 @@ class ImageLoader:
         return math.ceil(self.image_count / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        visited = decoded = 0
+        decoded = 0
         for batch in self._batches():
             if batch.fault is not None:
                 raise batch.fault
             self._skipped.update(batch.skipped)
-            visited += len(batch.labels) + len(batch.skipped)
             decoded += len(batch.labels)
             if len(batch.labels):
                 yield batch.images, batch.labels
-        if not decoded:
-            first = f"; the first, {self.skipped[0].name}, {self.skipped[0].reason}" if visited else ""
-            raise DataError(f"{self.data.name}: none of its {visited} images can be used{first}")
+        if not decoded and self.world == 1:
+            raise none_usable(self.data, self.skipped)
 
     def _batches(self) -> Iterable[Batch]:
         # It seeds augmentation in worker processes; without workers, the global generators decide.
@@ -103,7 +107,8 @@ class ImageLoader:
         samples: Dataset[Item]
         order: Sequence[int] | None = None
         if self.data.streaming:
-            samples = StreamedSamples(self.data, self.transform, self.batch_size, self.limit, self._stream_seed())
+            shape = (self.batch_size, self.limit, self._stream_seed(), self.rank, self.world)
+            samples = StreamedSamples(self.data, self.transform, *shape)
         else:
             samples, order = Samples(self.data, self.transform), self._order()
         return DataLoader(
@@ -117,12 +122,18 @@ class ImageLoader:
         )
 
     def _order(self) -> list[int]:
-        """Indices of this epoch's images in the order they are read."""
+        """Indices of this epoch's images in the order they are read by this process."""
         count = len(self.data)
         chosen = list(range(count))
         if self.limit is not None and self.limit < count:
             chosen = _permuted(chosen, self.seed)[: self.limit]
-        return _permuted(chosen, self.seed + self.epoch) if self.shuffle else chosen
+        return self._share(_permuted(chosen, self.seed + self.epoch) if self.shuffle else chosen)
+
+    def _share(self, order: Sequence[int]) -> list[int]:
+        """What this process takes of the images in ``order``: every ``world``-th batch."""
+        size = self.batch_size
+        starts = range(self.rank * size, len(order), self.world * size)
+        return [index for start in starts for index in order[start : start + size]]
 
     def _stream_seed(self) -> int | None:
         if self.limit is not None:
@@ -141,6 +152,8 @@ def image_loader(
     seed: int = 0,
     pin_memory: bool = False,
     augmentation: Mapping[str, Any] | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> ImageLoader:
     """Batches of ``data``, preprocessed as the model's data config says.
 
@@ -155,6 +168,8 @@ def image_loader(
         pin_memory: Copy batches to page-locked memory.
         augmentation: Options of `timm.data.create_transform` for training, e.g.
             ``{"auto_augment": "rand-m9"}``; None preprocesses for evaluation.
+        rank: Of this process among those that share the images.
+        world: Number of these processes, which take turns at the batches.
 
     Raises:
         DataError: A count is out of range, or the model takes other than 3 channels.
@@ -168,7 +183,15 @@ def image_loader(
         shuffle=shuffle,
         seed=seed,
         pin_memory=pin_memory,
+        rank=rank,
+        world=world,
     )
+
+
+def none_usable(data: ImageData, skipped: Sequence[Skipped]) -> DataError:
+    """The error that says that all images were left out, and why the first of ``skipped`` was."""
+    first = f"; the first, {skipped[0].name}, {skipped[0].reason}" if skipped else ""
+    return DataError(f"{data.name}: none of its {len(skipped)} images can be used{first}")
 
 
 def _transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None) -> Transform:

@@ -60,13 +60,25 @@ class Samples(Dataset[Item]):
 
 
 class StreamedSamples(IterableDataset[Item]):
-    """Preprocessed images of a stream; each worker reads all and decodes every ``workers``-th batch."""
+    """Preprocessed images of a stream.
+
+    Each worker of each process reads all and decodes its own batches: the processes take turns at batches, and the
+    workers at those of their process.
+    """
 
     def __init__(
-        self, data: ImageData, transform: Transform, batch_size: int, limit: int | None, seed: int | None
+        self,
+        data: ImageData,
+        transform: Transform,
+        batch_size: int,
+        limit: int | None,
+        seed: int | None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.data, self.transform = data, transform
         self.batch_size, self.limit, self.seed = batch_size, limit, seed
+        self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
@@ -76,7 +88,7 @@ class StreamedSamples(IterableDataset[Item]):
         records = islice(self.data.stream(self.seed), self.limit)
         try:
             for number, record in enumerate(records):
-                if number // self.batch_size % count == mine:
+                if number // self.batch_size % (count * self.world) == mine * self.world + self.rank:
                     yield self._item(record)
         except DataError as error:
             yield error

@@ -1,6 +1,6 @@
 """One way to compute logits and figures over float models, quantized models and artifacts."""
 
-from ofqctl.evaluation.metrics import Metrics, evaluate, paired, predict
+from ofqctl.evaluation.metrics import Metrics, evaluate, merged, paired, predict
 from ofqctl.evaluation.subject import (
     Normalization,
     Subject,
@@ -18,6 +18,7 @@ __all__ = [
     "Subject",
     "evaluate",
     "holds_run",
+    "merged",
     "of_model",
     "of_onnx",
     "of_run",

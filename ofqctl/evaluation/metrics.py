@@ -1,7 +1,8 @@
 """Accuracy, loss and speed of models on the same images."""
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,16 +20,16 @@ class Metrics:
         images: Number of images.
         correct1: Images whose label came first.
         correct5: Images whose label was among the first five.
-        loss_sum: Sum of the cross entropies, in nats.
-        timings: Seconds and images of each forward pass.
+        losses: Sum of the cross entropies of each batch, in nats.
+        timings: Seconds and images of each forward pass, of each process.
         hits: Of each batch, which labels came first; bool, (B,), on the CPU.
     """
 
     images: int = 0
     correct1: int = 0
     correct5: int = 0
-    loss_sum: float = 0.0
-    timings: list[tuple[float, int]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    timings: list[list[tuple[float, int]]] = field(default_factory=lambda: [[]])
     hits: list[Tensor] = field(default_factory=list)
 
     def add(self, logits: Tensor, labels: Tensor, seconds: float) -> None:
@@ -37,25 +38,44 @@ class Metrics:
         self.images += len(labels)
         self.correct1 += int(ranked[:, 0].sum())
         self.correct5 += int(ranked.any(dim=1).sum())
-        self.loss_sum += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+        self.losses.append(float(F.cross_entropy(logits.float(), labels, reduction="sum")))
         self.hits.append(ranked[:, 0].cpu())
-        self.timings.append((seconds, len(labels)))
+        self.timings[0].append((seconds, len(labels)))
 
     @property
     def images_per_second(self) -> float:
-        """Of the forward passes alone; the first one, which warms up, does not count if there are more."""
-        counted = self.timings[1:] or self.timings
-        return sum(n for _, n in counted) / max(sum(s for s, _ in counted), 1e-9)
+        """Of the forward passes alone, of all processes together.
+
+        The first pass of a process, which warms up, does not count if there are more.
+        """
+        counted = [passes[1:] or passes for passes in self.timings]
+        return sum(sum(n for _, n in passes) / max(sum(s for s, _ in passes), 1e-9) for passes in counted)
 
     def as_dict(self) -> dict[str, float | int]:
         """Figures for people and JSON: percentages, mean loss, images per second."""
         return {
             "top1": round(100.0 * self.correct1 / self.images, 4),
             "top5": round(100.0 * self.correct5 / self.images, 4),
-            "loss": self.loss_sum / self.images,
+            "loss": math.fsum(self.losses) / self.images,
             "images": self.images,
             "images_per_second": round(self.images_per_second, 2),
         }
+
+
+def merged(shares: Sequence[Metrics]) -> Metrics:
+    """What one model did on the images that several processes shared.
+
+    Every figure but the speed is that of one process which takes the same batches: counts are whole numbers, and losses
+    are added without rounding, in any order.
+    """
+    return Metrics(
+        images=sum(share.images for share in shares),
+        correct1=sum(share.correct1 for share in shares),
+        correct5=sum(share.correct5 for share in shares),
+        losses=[loss for share in shares for loss in share.losses],
+        timings=[passes for share in shares for passes in share.timings],
+        hits=[hit for share in shares for hit in share.hits],
+    )
 
 
 def paired(before: Metrics, after: Metrics) -> dict[str, float | int]:

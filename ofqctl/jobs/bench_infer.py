@@ -20,6 +20,7 @@ from ofqctl.jobs.export import describe
 from ofqctl.jobs.measuring import measure, open_labelled
 from ofqctl.models import build_architecture
 from ofqctl.progress import Progress, silent
+from ofqctl.training import Processes
 
 FLOAT = "float"
 _WARM_UP = 3  # passes that are not timed
@@ -94,13 +95,13 @@ def _accuracy(files: dict[str, Path], request: BenchInferRequest, progress: Prog
     """Top-1 in percent of each file; none of random weights."""
     if request.data is None:
         return {}
-    found = {}
+    found, alone = {}, Processes(0, 1, torch.device("cpu"))
     for name, path in files.items():
         if name == "against" and request.against == FLOAT:
             continue
         subject = of_onnx(path)
         loader = open_labelled(request.data, subject, batch_size=64, workers=0)
-        found[name] = measure({name: subject.model}, loader, torch.device("cpu"), progress)[name]["top1"]
+        found[name] = measure({name: subject.model}, loader, alone, progress)[name]["top1"]
     return found
 
 

@@ -9,6 +9,7 @@ from ofqctl.evaluation import Normalization, open_subject
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
+from ofqctl.training import Processes, joined
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,16 @@ class EvaluateRequest:
 def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str, Any]:
     """Top-1 and top-5 in percent, mean loss in nats and images a second, with what they were measured on.
 
+    Processes that ``torchrun`` started share the images; each of them returns the figures of all.
+
     Raises:
         OfqctlError: The model or the data cannot be used, or they do not fit each other.
     """
-    device = pick_device(request.device)
+    with joined(pick_device(request.device)) as processes:
+        return _evaluate(request, processes, progress)
+
+
+def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress) -> dict[str, Any]:
     progress("load the model", 0, None)
     subject = open_subject(request.model, request.normalization)
     loader = open_labelled(
@@ -49,15 +56,20 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str,
         batch_size=request.batch_size,
         workers=request.workers,
         limit=request.limit,
+        rank=processes.rank,
+        world=processes.world,
     )
-    figures = measure({"model": subject.model.to(device)}, loader, device, progress)["model"]
+    figures = measure({"model": subject.model.to(processes.device)}, loader, processes, progress)["model"]
+    about = about_data(loader, subject)
+    about["skipped"] = [image for share in processes.gather(about["skipped"]) for image in share]
     return {
         "model": subject.name,
         "kind": subject.kind,
         "recipe": subject.about.get("recipe"),
         **figures,
-        **about_data(loader, subject),
+        **about,
         "notes": subject.notes,
-        "device": str(device),
+        "device": str(processes.device),
+        "processes": processes.world,
         "batch_size": request.batch_size,
     }

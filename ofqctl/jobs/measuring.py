@@ -3,17 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from ofqctl.data import DataSpec, ImageLoader, image_loader, open_data
+from ofqctl.data import DataSpec, ImageLoader, image_loader, none_usable, open_data
 from ofqctl.errors import DataError
-from ofqctl.evaluation import Subject, evaluate
+from ofqctl.evaluation import Subject, evaluate, merged
 from ofqctl.progress import Progress
+from ofqctl.training import Processes
 
 
 def open_labelled(
-    spec: DataSpec, subject: Subject, *, batch_size: int, workers: int, limit: int | None = None
+    spec: DataSpec,
+    subject: Subject,
+    *,
+    batch_size: int,
+    workers: int,
+    limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> ImageLoader:
     """Images with labels in the model's order, preprocessed as the model wants them.
 
@@ -26,15 +33,31 @@ def open_labelled(
             f"{data.name}: its images have no labels, so there is no accuracy to measure",
             hint="put the images into one folder a class",
         )
-    return image_loader(data, subject.data_config, batch_size=batch_size, workers=workers, limit=limit)
+    return image_loader(
+        data, subject.data_config, batch_size=batch_size, workers=workers, limit=limit, rank=rank, world=world
+    )
 
 
 def measure(
-    models: Mapping[str, nn.Module], loader: ImageLoader, device: torch.device, progress: Progress
+    models: Mapping[str, nn.Module], loader: ImageLoader, processes: Processes, progress: Progress
 ) -> dict[str, dict[str, float | int]]:
-    """Figures of each model on the same images."""
-    measured = evaluate(models, loader, device=device, total=loader.image_count, progress=progress)
-    return {name: metrics.as_dict() for name, metrics in measured.items()}
+    """Figures of each model on the same images, of which every process reads its share.
+
+    Args:
+        models: By name; on the device of ``processes``, in evaluation mode.
+        loader: The share of this process.
+        processes: Each calls this and gets the figures of all images.
+        progress: Told about this process's share.
+
+    Raises:
+        DataError: No image can be used.
+    """
+    measured = evaluate(models, loader, device=processes.device, total=loader.image_count, progress=progress)
+    shares = processes.gather((measured, loader.skipped))
+    together = {name: merged([metrics[name] for metrics, _ in shares]) for name in models}
+    if not all(metrics.images for metrics in together.values()):
+        raise none_usable(loader.data, [image for _, skipped in shares for image in skipped])
+    return {name: metrics.as_dict() for name, metrics in together.items()}
 
 
 def about_data(loader: ImageLoader, subject: Subject) -> dict[str, Any]:

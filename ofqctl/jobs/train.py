@@ -3,6 +3,7 @@
 import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ofqctl.models import LoadedModel, ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.training import Training
 from ofqctl.training import (
     FILE,
     Checkpoint,
@@ -69,6 +71,54 @@ def train(
 def _train(
     request: TrainRequest, processes: Processes, progress: Progress, on_step: Callable[[Row, int], None]
 ) -> dict[str, Any]:
+    job = _open(request, processes, progress)
+    if job.is_finished:
+        return _finished(job.output)
+    if job.checkpoint is None and processes.first:
+        _check_free(job.output, job.start, overwrite=request.overwrite)
+    run = TrainedRun.open(request, processes, job.start, job.output, progress)
+    engine = _engine(job, run.data, progress)
+    if job.checkpoint is not None:
+        engine.restore(job.checkpoint)
+    elif processes.first:
+        _make_empty(job.output)
+    # of dropout and mixing, which differ from process to process
+    random_seed(request.seed, processes.rank)  # type: ignore[no-untyped-call]
+    _fit(job, engine, run, on_step)
+    if processes.first and not run.results:  # resumed after the last epoch
+        run.publish(engine)
+    return {"output": str(job.output)} | run.results
+
+
+@dataclass
+class _Job:
+    """What is open while a model is trained.
+
+    Attributes:
+        request: What was asked for.
+        settings: The training part of its recipe.
+        processes: One or many.
+        start: The model, float or of a run.
+        output: The run directory.
+        checkpoint: The state to continue from, or None to start anew.
+    """
+
+    request: TrainRequest
+    settings: Training
+    processes: Processes
+    start: Start
+    output: Path
+    checkpoint: Checkpoint | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        done = self.checkpoint is not None and self.checkpoint.position["phase"] >= len(self.settings.phases)
+        return done and holds_run(self.output)
+
+
+def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _Job:
+    """Open the model, and find out where the result goes and whether something is to be continued."""
     settings = request.recipe.training
     if settings is None:
         raise RecipeError(
@@ -78,23 +128,21 @@ def _train(
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
     start = open_start(request.model, settings.drop_path)
-    loaded = start.loaded
-    _check_model(request.recipe, loaded)
+    _check_model(request.recipe, start.loaded)
     if settings.augmentation.crop_pct is not None:
-        loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
-    output = _output(request, loaded)
-    checkpoint = _resumable(request, output, processes)
-    if checkpoint is not None and checkpoint.position["phase"] >= len(settings.phases) and holds_run(output):
-        return _finished(output)
-    if checkpoint is None and processes.first:
-        _check_free(output, start, overwrite=request.overwrite)
-    run = TrainedRun.open(request, start, output, progress)
-    share = Share(settings.batch_size, request.grad_accum, processes.rank, processes.world)
-    batches = TrainingBatches(run.data, loaded.data_config, settings, share, seed=request.seed, workers=request.workers)
-    teacher = _teacher(request, start, processes)
-    plan = _quantized(request, start, run.data, checkpoint, processes, progress)
-    total = batches.steps_per_epoch * sum(phase.epochs for phase in settings.phases)
-    engine = Engine(
+        start.loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
+    output = _output(request, start.loaded)
+    return _Job(request, settings, processes, start, output, _resumable(request, output, processes))
+
+
+def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
+    """Batches, teacher and quantized model, put together."""
+    request, processes, loaded = job.request, job.processes, job.start.loaded
+    share = Share(job.settings.batch_size, request.grad_accum, processes.rank, processes.world)
+    batches = TrainingBatches(data, loaded.data_config, job.settings, share, seed=request.seed, workers=request.workers)
+    teacher = _teacher(request, job.start, processes)
+    plan = _quantized(request, job.start, data, job.checkpoint, processes, progress)
+    return Engine(
         loaded.model,
         plan,
         request.recipe,
@@ -105,32 +153,27 @@ def _train(
         checkpoint_every=request.checkpoint_every,
         request=request.recorded(),
     )
-    if checkpoint is not None:
-        engine.restore(checkpoint)
-    elif processes.first:
-        _make_empty(output)
-    # of dropout and mixing, which differ from process to process
-    random_seed(request.seed, processes.rank)  # type: ignore[no-untyped-call]
-    names = request.logs if processes.first else ()
-    with open_logs(names, output, request.recorded(), engine.position.total_steps) as logs:
+
+
+def _fit(job: _Job, engine: Engine, run: TrainedRun, on_step: Callable[[Row, int], None]) -> None:
+    """Train to the end, with every epoch published and logged."""
+    names = job.request.logs if job.processes.first else ()
+    with open_logs(names, job.output, job.request.recorded(), engine.position.total_steps) as logs:
 
         def step(row: Row) -> None:
             logs.add(row | {"loss": row["step_loss"]})
-            on_step(row, total)
+            on_step(row, engine.planned_steps)
 
         def epoch(row: Row) -> None:
             run.publish(engine)
             logs.add({name: value for name, value in row.items() if name not in ("loss", "train_top1")})
 
-        engine.hooks = Hooks(step, epoch, run.validate, save=lambda state: state.save(output))
+        engine.hooks = Hooks(step, epoch, run.validate, save=lambda state: state.save(job.output))
         try:
             engine.fit()
         except Interrupted as interruption:
-            interruption.directory = output
+            interruption.directory = job.output
             raise
-    if processes.first and not run.results:  # resumed after the last epoch
-        run.publish(engine)
-    return {"output": str(output)} | run.results
 
 
 def _check_model(recipe: Recipe, loaded: LoadedModel) -> None:

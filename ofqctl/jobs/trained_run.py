@@ -15,13 +15,14 @@ from ofqctl.artifact.run import write_files
 from ofqctl.convert import describe
 from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
 from ofqctl.errors import DataError
-from ofqctl.evaluation import evaluate, of_model
+from ofqctl.evaluation import of_model
+from ofqctl.jobs.measuring import measure
 from ofqctl.jobs.starting import Start
 from ofqctl.jobs.train_request import TrainRequest
 from ofqctl.jobs.writing import about_run, float_model_bytes, run_config
 from ofqctl.models import LoadedModel
 from ofqctl.progress import Progress
-from ofqctl.training import Engine, Row
+from ofqctl.training import Engine, Processes, Row
 
 
 @dataclass
@@ -33,6 +34,7 @@ class TrainedRun:
     """
 
     request: TrainRequest
+    processes: Processes
     loaded: LoadedModel
     output: Path
     data: ImageData
@@ -42,7 +44,9 @@ class TrainedRun:
     results: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, request: TrainRequest, start: Start, output: Path, progress: Progress) -> "TrainedRun":
+    def open(
+        cls, request: TrainRequest, processes: Processes, start: Start, output: Path, progress: Progress
+    ) -> "TrainedRun":
         """Open training and validation images; a model whose classes have no names takes those of the images."""
         loaded = start.loaded
         data = _open_labelled(_train_split(request.data), of_model(loaded).labels, same_names=start.run is not None)
@@ -51,20 +55,23 @@ class TrainedRun:
         val_data = None
         if request.val_data is not None:
             val_data = _open_labelled(request.val_data, data.label_space, same_names=True)
-        return cls(request, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
+        return cls(request, processes, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
 
     def validate(self, model: nn.Module) -> Row:
-        """Top-1 and loss on the validation images."""
+        """Top-1 and loss on the validation images, of which every process measures its share."""
         if self.val_data is None:
             return {}
-        loader = image_loader(self.val_data, self.loaded.data_config, batch_size=64, workers=self.request.workers)
-        device = next(model.parameters()).device
-        was_training = model.training
-        measured = evaluate(
-            {"model": model.eval()}, loader, device=device, total=loader.image_count, progress=self.progress
+        loader = image_loader(
+            self.val_data,
+            self.loaded.data_config,
+            batch_size=64,
+            workers=self.request.workers,
+            rank=self.processes.rank,
+            world=self.processes.world,
         )
+        was_training = model.training
+        figures = measure({"model": model.eval()}, loader, self.processes, self.progress)["model"]
         model.train(was_training)
-        figures = measured["model"].as_dict()
         return {"val_top1": figures["top1"], "val_loss": figures["loss"]}
 
     def publish(self, engine: Engine) -> None:

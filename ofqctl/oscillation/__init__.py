@@ -1,7 +1,7 @@
 """Weights that oscillate between two codes: a tracker that counts them, and remedies that hold them still."""
 
 from ofqctl.oscillation.cga import CGA, ConfidentFreezing
-from ofqctl.oscillation.choosing import remedies_of
+from ofqctl.oscillation.choosing import check_remedies, remedies_of
 from ofqctl.oscillation.dampening import Dampening, DampeningPenalty
 from ofqctl.oscillation.flips import Flips, count_parts
 from ofqctl.oscillation.freezing import Freezing, IterativeFreezing
@@ -28,6 +28,7 @@ __all__ = [
     "RemedySettings",
     "Role",
     "Trajectory",
+    "check_remedies",
     "count_parts",
     "distance_to_threshold",
     "in_parts",

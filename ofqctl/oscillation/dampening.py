@@ -21,13 +21,13 @@ class Dampening(RemedySettings):
         start: Weight of the penalty in the loss, when it sets in.
         end: The same at the last step of the phase; a cosine leads there.
         delay: Share of the phase's steps ahead of the penalty.
-        reduction: Of the squared distances of a layer's weights: their ``mean`` or their ``sum``.
+        reduction: Of the squared distances of a layer's weights: their ``sum`` (as published) or their ``mean``.
     """
 
     start: float = Field(default=0.0, ge=0.0)
     end: float = Field(default=0.1, gt=0.0)
     delay: float = Field(default=0.25, ge=0.0, lt=1.0)
-    reduction: Literal["mean", "sum"] = "mean"
+    reduction: Literal["sum", "mean"] = "sum"
 
     def at_end(self) -> Self:
         """The end's value from the first step on."""
@@ -38,9 +38,10 @@ class Dampening(RemedySettings):
 class DampeningPenalty(Remedy):
     """Draws latent weights to the middle of their bins, away from the thresholds at which their codes change.
 
-    The penalty is ``lambda * sum over weights of mean((sg(w_q) - clip(w, grid))^2)``, with ``w`` the latent weight,
-    ``w_q`` its value and the grid's outermost values as bounds: a weight beyond them is left alone. Steps get no
-    gradient from it. Of a merged query-key product ``w`` is the product, and the penalty reaches both projections.
+    The penalty is ``lambda * sum over all weights of (sg(w_q) - clip(w, grid))^2``, with ``w`` the latent weight,
+    ``w_q`` its value and the grid's outermost values as bounds: a weight beyond them is left alone. With ``reduction:
+    mean`` it is the mean within each layer that is summed over the layers. Steps get no gradient from it. Of a merged
+    query-key product ``w`` is the product, and the penalty reaches both projections.
 
     Args:
         model: Quantized and calibrated.

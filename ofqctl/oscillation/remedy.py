@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ofqctl.registry import Frozen
 
@@ -25,6 +25,14 @@ class Remedy:
     The order of a step is: ``gradients`` (forward and backward of every accumulated batch, then of ``penalty``),
     ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's ``update``.
     """
+
+    @classmethod
+    def check(cls, model: nn.Module, settings: RemedySettings) -> None:
+        """Find out ahead of all training whether ``model`` has what the remedy is for.
+
+        Raises:
+            RecipeError: It has not.
+        """
 
     def gradients(self, compute: Callable[[], Tensor]) -> Tensor:
         """Call ``compute``, which puts the gradients of the step in place, and return what it returned.

@@ -3,6 +3,16 @@
 from ofqctl.ptq.calibration import calibrate, calibrate_weights
 from ofqctl.ptq.steps import quantize_post_training
 from ofqctl.ptq.task import Clock, Task
-from ofqctl.ptq.units import Batches, on_disk
+from ofqctl.ptq.units import Batches, Piece, on_disk, walk
 
-__all__ = ["Batches", "Clock", "Task", "calibrate", "calibrate_weights", "on_disk", "quantize_post_training"]
+__all__ = [
+    "Batches",
+    "Clock",
+    "Piece",
+    "Task",
+    "calibrate",
+    "calibrate_weights",
+    "on_disk",
+    "quantize_post_training",
+    "walk",
+]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from ofqctl.hooks import shadowed
-from ofqctl.quantizers.base import Quantizer
-from ofqctl.quantizers.fake_quantize import saved_as_codes
+from ofqctl.quantizers.base import Quantizer, by_group
+from ofqctl.quantizers.fake_quantize import saved_as_codes, straight_through
 from ofqctl.quantizers.fusing import fused, set_fused
 from ofqctl.quantizers.lsq import LSQ
 from ofqctl.quantizers.statsq import StatsQ
@@ -37,8 +37,10 @@ __all__ = [
     "StatsQ",
     "Uniform",
     "build_quantizer",
+    "by_group",
     "fused",
     "saved_as_codes",
     "set_fused",
+    "straight_through",
     "without",
 ]

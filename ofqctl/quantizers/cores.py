@@ -165,6 +165,16 @@ def gradients(
         inside = low.sub_(layout.zero).mul_(1.0 / layout.per_step)
         slope = torch.where(beyond, codes if is_zero(offset) else codes.add_(offset), inside)
         shared = passes * grad.numel() / max(1, of_step.numel())
-        scale = (max(1, layout.grid.high) * shared) ** -0.5
+        scale = step_gradient_scale(layout.grid.high, shared)
         grad_step = slope.mul_(grad).sum_to_size(of_step).mul_(scale)
     return grad_x, grad_step, grad_before, grad_after
+
+
+def step_gradient_scale(high: int, shared: float) -> float:
+    """What the gradient of a learned step is multiplied by (Esser et al. 2020, section 2.2).
+
+    Args:
+        high: The largest code.
+        shared: How many elements share the step.
+    """
+    return float((max(1, high) * shared) ** -0.5)

@@ -22,22 +22,22 @@ class _Dispatching:
 
     registry: Registry[Any]
 
-    def model_of(self, base: type[Frozen], values: Any) -> type[Frozen]:
+    def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:
         """The class that ``values`` are for; ``base`` where they do not say."""
         raise NotImplementedError
 
-    def models(self, base: type[Frozen]) -> list[type[Frozen]]:
+    def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
         """Every class that values may be for."""
         raise NotImplementedError
 
-    def validate(self, base: type[Frozen], values: Any) -> Frozen:
+    def validate(self, base: type[BaseModel], values: Any) -> BaseModel:
         """An object of the right class."""
         if isinstance(values, base) and type(values) is not base:
             return values
         given = values.model_dump(exclude_unset=True) if isinstance(values, base) else values
         return self.model_of(base, given).model_validate(given)
 
-    def __get_pydantic_core_schema__(self, source: type[Frozen], _handler: Any) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: type[BaseModel], _handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             lambda values: self.validate(source, values),
             serialization=core_schema.plain_serializer_function_ser_schema(
@@ -67,7 +67,7 @@ class ByName(_Dispatching):
     key: str = "method"
     role: str = ""
 
-    def model_of(self, base: type[Frozen], values: Any) -> type[Frozen]:
+    def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:
         """The fields of ``base`` and the settings of the method that ``values`` name."""
         if not isinstance(values, Mapping):
             return base
@@ -82,20 +82,24 @@ class ByName(_Dispatching):
             raise _fault(base, self.key, f"'{name}' is unknown; {hint}", name)
         return self._composed(base, methods[name])
 
-    def models(self, base: type[Frozen]) -> list[type[Frozen]]:
+    def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
         """One for each method."""
         return [self._composed(base, method) for method in self.registry.methods(self.role).values()]
 
-    def _composed(self, base: type[Frozen], method: Method[Any]) -> type[Frozen]:
+    def _composed(self, base: type[BaseModel], method: Method[Any]) -> type[BaseModel]:
         return _compose(base, method.settings_in(self.role), self.key, method.name, tuple(method.traits))
 
 
 @cache
-def _compose(base: type[Frozen], settings: type[Frozen], key: str, name: str, _traits: tuple[str, ...]) -> type[Frozen]:
+def _compose(
+    base: type[BaseModel], settings: type[Frozen], key: str, name: str, _traits: tuple[str, ...]
+) -> type[BaseModel]:
     named: Any = Literal[name]
     fields: dict[str, Any] = {key: (named, name)}
     bases = (settings, base) if settings is not Frozen else (base,)
-    model: type[Frozen] = create_model(f"{name}_{base.__name__}", __base__=bases, **fields)
+    model: type[BaseModel] = create_model(
+        f"{name}_{base.__name__}", __base__=bases, __cls_kwargs__={"extra": "forbid"}, **fields
+    )
     return model
 
 
@@ -103,23 +107,23 @@ def _compose(base: type[Frozen], settings: type[Frozen], key: str, name: str, _t
 class WithKeys(_Dispatching):
     """The fields of the base class and one optional key for each registered method, with its settings."""
 
-    def model_of(self, base: type[Frozen], values: Any) -> type[Frozen]:  # noqa: ARG002
+    def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:  # noqa: ARG002
         """The same for all values."""
         return _extend(base, tuple((m.name, m.settings) for m in self.registry.methods().values()))
 
-    def models(self, base: type[Frozen]) -> list[type[Frozen]]:
+    def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
         """The one class there is."""
         return [self.model_of(base, {})]
 
 
 @cache
-def _extend(base: type[Frozen], keys: tuple[tuple[str, type[Frozen]], ...]) -> type[Frozen]:
+def _extend(base: type[BaseModel], keys: tuple[tuple[str, type[Frozen]], ...]) -> type[BaseModel]:
     fields: dict[str, Any] = {name: (settings | None, None) for name, settings in keys}
-    model: type[Frozen] = create_model(base.__name__, __base__=base, **fields)
+    model: type[BaseModel] = create_model(base.__name__, __base__=base, **fields)
     return model
 
 
-def _fault(base: type[Frozen], key: str, message: str, seen: Any) -> ValidationError:
+def _fault(base: type[BaseModel], key: str, message: str, seen: Any) -> ValidationError:
     error = PydanticCustomError("registered", "{message}", {"message": message})
     return ValidationError.from_exception_data(base.__name__, [InitErrorDetails(type=error, loc=(key,), input=seen)])
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan, quantizer_plan
@@ -23,7 +23,13 @@ def _known_width(bits: int) -> int:
 Bits = Annotated[int, Field(strict=True), AfterValidator(_known_width)]
 
 
-class Weights(Frozen):
+class _Method(BaseModel):
+    """What names a method. Its settings are taken as they come and checked where this becomes part of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Weights(_Method):
     """How weights are quantized; beside these keys there are the settings of the method.
 
     Attributes:
@@ -37,7 +43,7 @@ class Weights(Frozen):
     granularity: Literal["channel", "tensor"] = "channel"
 
 
-class Activations(Frozen):
+class Activations(_Method):
     """How the inputs of layers and the operands of attention are quantized; beside these keys there are the settings
     of the method.
 
@@ -60,8 +66,9 @@ class Activations(Frozen):
     shifts: bool = False
 
 
-AnyWeights = Annotated[Weights, ByName(QUANTIZERS, key="method", role="weights")]
-AnyActivations = Annotated[Activations, ByName(QUANTIZERS, key="method", role="activations")]
+_ANY_WEIGHTS, _ANY_ACTIVATIONS = (ByName(QUANTIZERS, role=role) for role in ("weights", "activations"))
+AnyWeights = Annotated[Weights, _ANY_WEIGHTS]
+AnyActivations = Annotated[Activations, _ANY_ACTIVATIONS]
 
 
 def plan_for(
@@ -74,17 +81,22 @@ def plan_for(
     """The plan of a quantizer for one tensor: method, bits and settings as ``spec`` has them.
 
     Args:
-        spec: Validated as part of a recipe.
+        spec: What a recipe says.
         step_shape: Of the step.
         shape: Of a weight.
         **fields: Others of :class:`QuantizerPlan`.
     """
+    whole = (
+        _ANY_WEIGHTS.validate(Weights, spec)
+        if isinstance(spec, Weights)
+        else _ANY_ACTIVATIONS.validate(Activations, spec)
+    )
     own = QUANTIZERS[spec.method].settings.model_fields
     shapes = {"step_shape": step_shape, "shape": shape}
-    return quantizer_plan(spec.method, bits=spec.bits, **shapes, **fields, **spec.model_dump(include=set(own)))
+    return quantizer_plan(spec.method, bits=spec.bits, **shapes, **fields, **whole.model_dump(include=set(own)))
 
 
-class Stage(Frozen):
+class Stage(_Method):
     """One stage of post-training quantization; beside this key there are its settings.
 
     Attributes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ofqctl.convert import operands
 from ofqctl.data import Batch
 from ofqctl.distill import Teacher
-from ofqctl.oscillation import OscillationTracker, Remedy, remedies_of
+from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
@@ -44,7 +44,7 @@ class Hooks:
     Attributes:
         step: After every optimizer step, with figures of the epoch so far and the loss of the step, ``step_loss``.
         epoch: After every epoch, with its row of the summary, on the first process.
-        validate: Figures of a model on the validation images.
+        validate: Figures of a model on the validation images, called on every process, which share them.
         save: Write a checkpoint, on the first process.
     """
 
@@ -85,6 +85,8 @@ class Engine:
     def __post_init__(self) -> None:
         assert self.recipe.training is not None
         self.settings: Training = self.recipe.training
+        for phase in self.settings.phases:
+            check_remedies(phase, self.model)
         self.position, self.meter = Position(), Meter()
         self.history: list[Row] = []
         self.ema = None if self.settings.ema is None else ModelEmaV3(self.model, decay=self.settings.ema)
@@ -93,7 +95,7 @@ class Engine:
         if tracking is not None:
             self.tracker = OscillationTracker(self.model, tracking.momentum, threshold=tracking.threshold)
         self._called = self.model
-        self._all_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
+        self.planned_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
         self._optimizer: torch.optim.Optimizer | None = None
         self._frozen_norms: list[nn.Module] = []
         self._switched_off: list[Quantizer] = []
@@ -191,9 +193,8 @@ class Engine:
                 self._oscillating = self._oscillation()
             self.hooks.step(self._figures(phase, optimizer) | {"step_loss": loss} | self._oscillating)
             self._maybe_save(optimizer, remedies)
-        row = self._figures(phase, optimizer) | self._oscillation()
-        if self.processes.first:
-            row |= self.hooks.validate(self.trained)
+        self.processes.share_buffers(self.trained)
+        row = self._figures(phase, optimizer) | self._oscillation() | self.hooks.validate(self.trained)
         self.history.append(row)
         position.epoch += 1
         position.total_epochs += 1
@@ -235,7 +236,7 @@ class Engine:
         """Put the gradients of a step in place; the sum of its losses, of right answers and of images."""
         self.model.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
-        progress = self.position.total_steps / self._all_steps
+        progress = self.position.total_steps / self.planned_steps
         with without(self._switched_off):
             for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
                 with self.processes.exchanging(self._called, number == len(step) - 1):

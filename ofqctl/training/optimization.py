@@ -16,6 +16,7 @@ from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Phase, Training
 
+_OF_THE_PHASE = ("params", "param_names", "weight_decay", "lr", "initial_lr")  # keys of a group that are not restored
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -97,7 +98,7 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
         found = {number: known[name] for name, number in _numbered(group) if name in known}
         state |= {number: saved["state"][old] for number, (old, _) in found.items() if old in saved["state"]}
         counts = next((theirs for _, theirs in found.values()), group)  # some optimizers count steps by group
-        groups.append(counts | {key: group[key] for key in ("params", "param_names", "weight_decay")})
+        groups.append(counts | {key: group[key] for key in _OF_THE_PHASE if key in group})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

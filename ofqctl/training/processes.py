@@ -20,7 +20,7 @@ _TIMEOUT = timedelta(minutes=30)  # after that a process that waits for a dead o
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among those that train or measure together.
 
     Attributes:
         rank: Of this process.
@@ -60,6 +60,14 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give the buffers of ``model`` the values of the first process: batch norms see other images in each."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                values = buffer.contiguous()
+                dist.broadcast(values, src=0)
+                buffer.copy_(values)
+
     def total(self, values: Tensor) -> Tensor:
         """The sum of ``values`` over the processes."""
         if self.world == 1:
@@ -95,7 +103,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
             raise
         raise ProcessError(
             f"process {rank} of {world}: another one has ended or cannot be reached: {str(error).splitlines()[0]}",
-            hint="its own message says why; the same command with --resume auto goes on",
+            hint="its own message says why; training goes on with --resume auto",
         ) from error
     finally:
         dist.destroy_process_group()

@@ -374,3 +374,34 @@ def test_a_path_that_is_not_there_is_told_as_a_path(ofqctl):
     ended = ofqctl("evaluate", "runs/nosuch", "--data", "digits")
     assert ended.code == 1
     assert "there is no such run directory or file" in ended.err
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_images_measure_what_one_does(ofqctl, torchrun, run, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (34, 20, 20, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        path = tmp_path / "images" / f"class{number % 10}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    command = ("evaluate", run, "--data", tmp_path / "images", "--batch-size", 4, "--device", "cpu", "--json")
+    alone = ofqctl(*command).json
+    shared = torchrun(2, "-m", "ofqctl", *command)
+    assert shared.returncode == 0, shared.stderr
+    together = json.loads(shared.stdout)  # only one of them prints
+    assert (alone["images"], alone["processes"], together["processes"]) == (33, 1, 2)
+    assert len(together["skipped"]) == 1
+    for result in (alone, together):
+        del result["images_per_second"], result["processes"]
+    assert together == alone
+
+
+@pytest.mark.slow
+def test_an_error_ends_all_processes(torchrun, run, tmp_path):
+    for number in range(10):
+        (tmp_path / "images" / f"class{number}").mkdir(parents=True)
+        (tmp_path / "images" / f"class{number}" / "0.png").write_bytes(b"nothing")
+    ended = torchrun(2, "-m", "ofqctl", "evaluate", run, "--data", tmp_path / "images")
+    assert ended.returncode != 0
+    assert "none of its 10 images can be used; the first" in ended.stderr
+    assert ended.stdout == ""

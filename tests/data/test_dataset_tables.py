@@ -182,6 +182,16 @@ class TestStreaming:
         labels = [label for batch in batches[0] for label in batch]
         assert len(labels) == len(set(labels)) == (limit or 9)
 
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_gives_processes_the_batches_of_one_in_turn(self, make_table, config, workers, nine_images):
+        root = make_table({"image": nine_images, "y": (Value("int64"), range(9))}, ("test",))
+        data = open_table(root, LabelSpace(9), streaming=True)
+        shares = []
+        for rank in range(3):
+            loader = image_loader(data, config, batch_size=2, workers=workers, rank=rank, world=3)
+            shares.append([labels.tolist() for _, labels in loader])
+        assert shares == [[[0, 1], [6, 7]], [[2, 3], [8]], [[4, 5]]]
+
     def test_shuffles_anew_each_epoch(self, make_table, config, nine_images):
         root = make_table({"image": nine_images, "y": (Value("int64"), range(9))}, ("test",))
         loader = image_loader(open_table(root, LabelSpace(9), streaming=True), config, batch_size=9, shuffle=True)

@@ -45,6 +45,18 @@ def test_workers_change_nothing(data, config):
         assert torch.equal(labels, same_labels)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_processes_take_turns_at_the_batches_of_one(data, config, world, workers):
+    options = {"batch_size": 3, "shuffle": True, "seed": 5}
+    alone = [labels.tolist() for _, labels in image_loader(data, config, **options)]
+    for rank in range(world):
+        loader = image_loader(data, config, workers=workers, rank=rank, world=world, **options)
+        assert [labels.tolist() for _, labels in loader] == alone[rank::world]
+        assert loader.image_count == sum(map(len, alone[rank::world]))
+        assert len(loader) == len(alone[rank::world])
+
+
 def test_a_limit_draws_from_the_whole_set_whatever_the_batch_size(data, config):
     drawn = [labels_of(image_loader(data, config, batch_size=size, limit=4)) for size in (1, 3)]
     assert drawn[0] == drawn[1]

@@ -1,9 +1,9 @@
 """A device that every machine has, for the faults that code shows only on a GPU.
 
-Its tensors lie in the CPU's memory and are computed there, so they hold data, take every branch and must give the CPU's
+Its tensors lie in the CPU's memory and are computed there, so they hold data, take every branch and must give its
 results. But they say that they are on a device of their own, and refuse what real ones refuse: operands on two devices
-and generators of another device (CUDA), and float64 (MPS). Fake tensors of torch refuse only the first of these, have no
-data to branch on, and no backward pass on a "cuda" device without a CUDA driver.
+and generators of another device (CUDA), and float64 (MPS). Fake tensors of torch refuse only the first of these, have
+no data to branch on, and no backward pass on a "cuda" device without a CUDA driver.
 
 The device goes by the name of ``lazy``, which every build of torch knows and nothing else here uses.
 """

@@ -1,4 +1,4 @@
-"""Quantized models of each kind of layer on a device: convolutions, linears, attention by timm's ways, merged products."""
+"""Quantized models of each kind of layer on a device: convolutions, linears, attention, merged products."""
 
 import pytest
 import timm
@@ -29,7 +29,9 @@ def built(name: str, kwargs: dict) -> nn.Module:
     return timm.create_model(name, num_classes=10, **kwargs).eval()
 
 
-def everything(model: nn.Module, size: int, recipe: str, sets: tuple[str, ...], device: torch.device) -> dict[str, Tensor]:
+def everything(
+    model: nn.Module, size: int, recipe: str, sets: tuple[str, ...], device: torch.device
+) -> dict[str, Tensor]:
     """Logits, loss and gradients of a model that was converted and calibrated on ``device``."""
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
     labels = torch.arange(4, device=device)

@@ -18,7 +18,7 @@ MIXED = {
     "chosen": lambda here, there: torch.where(there > 0, there, here),
     "indices of the device": lambda here, there: here[(there > 0)],
     "written at": lambda here, there: there.index_put_((torch.tensor([0]),), here[:1]),
-    "compared": lambda here, there: torch.equal(here, there),
+    "compared": torch.equal,
     "layer": lambda here, there: nn.Linear(4, 2)(there),
     "generator": lambda _here, there: torch.multinomial(there.softmax(1), 1, generator=torch.Generator()),
     "drawn": lambda _here, there: torch.rand(3, device=there.device, generator=torch.Generator()),
@@ -80,7 +80,9 @@ def test_a_model_goes_there_learns_is_copied_saved_and_comes_back(device):
             model(images.to(place)).square().mean().backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        assert all(p.device.type == place.type and isinstance(p, nn.Parameter) for p in copy.deepcopy(model).parameters())
+        assert all(
+            p.device.type == place.type and isinstance(p, nn.Parameter) for p in copy.deepcopy(model).parameters()
+        )
     file = io.BytesIO()
     torch.save(models[device].state_dict(), file)
     file.seek(0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ofqctl.evaluation import Metrics, paired
+from ofqctl.evaluation import Metrics, evaluate, merged, paired
 
 
 def measured(hits):
@@ -27,3 +27,23 @@ def test_a_paired_difference_counts_images_and_has_the_error_of_their_difference
 def test_a_model_differs_from_itself_by_nothing():
     model = measured([True, False, True, True])
     assert paired(model, model) == {"difference": 0.0, "standard_error": 0.0, "gained": 0, "lost": 0}
+
+
+@pytest.mark.parametrize("processes", [2, 3, 9])
+def test_figures_of_shared_images_are_those_of_one_process(tiny_vit, processes):
+    torch.manual_seed(0)
+    images, labels = torch.randn(33, 3, 32, 32), torch.randint(0, 10, (33,))
+    batches = list(zip(images.split(5), labels.split(5), strict=True))
+    models = {"before": tiny_vit, "after": torch.nn.Sequential(tiny_vit, torch.nn.Linear(10, 10).eval())}
+    alone, *shares = (
+        evaluate(models, part, device=torch.device("cpu"))
+        for part in (batches, *(batches[rank::processes] for rank in range(processes)))
+    )
+    together = {name: merged([share[name] for share in shares]) for name in models}
+    for name in models:
+        one, other = alone[name].as_dict(), together[name].as_dict()
+        speeds = [share[name].images_per_second for share in shares]
+        assert other.pop("images_per_second") == pytest.approx(sum(speeds), abs=0.01)
+        assert other == {key: one[key] for key in other}
+        assert other["images"] == 33
+    assert paired(together["before"], together["after"]) == paired(alone["before"], alone["after"])

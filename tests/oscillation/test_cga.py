@@ -7,12 +7,18 @@ import torch
 from torch import nn
 
 from ofqctl.artifact.tensors import to_tensors
+from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
-from ofqctl.oscillation import ConfidentFreezing, OscillationTracker, distance_to_threshold
-from ofqctl.quantizers import StatsQ
+from ofqctl.oscillation import CGA, ConfidentFreezing, OscillationTracker, distance_to_threshold
+from ofqctl.quantizers import Quantizer, StatsQ
 
 RANGE = 0.005
 QK = "blocks.0.attn.products.qk"
+
+
+def cga(model, boundary_range=RANGE, target=("*",)):
+    """Of all layers unless told otherwise."""
+    return ConfidentFreezing(model, CGA(boundary_range=boundary_range, target=target), steps=1)
 
 
 def look(model, boundary_range=RANGE):
@@ -68,19 +74,19 @@ def test_distance_is_that_to_the_nearest_threshold_inside_the_grid(quantized):
 )
 def test_no_confident_code_changes(quantized, backward, recipe, lr):
     model = quantized(*recipe)
-    assert anneal(model, backward, adamw(model, lr), ConfidentFreezing(model, RANGE)) == 0
+    assert anneal(model, backward, adamw(model, lr), cga(model)) == 0
 
 
 def test_momentum_from_the_time_before_moves_no_confident_code(quantized, backward):
     model = quantized()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9, weight_decay=0.05)
     assert anneal(model, backward, optimizer, None) > 0  # without CGA confident codes do change
-    assert anneal(model, backward, optimizer, ConfidentFreezing(model, RANGE)) == 0
+    assert anneal(model, backward, optimizer, cga(model)) == 0
 
 
 def test_confident_weights_keep_their_value_and_the_others_move(quantized, backward):
     model = quantized()
-    remedy, optimizer = ConfidentFreezing(model, RANGE), adamw(model, 1e-5)
+    remedy, optimizer = cga(model), adamw(model, 1e-5)
     for step in range(3):
         backward(model, step)
         before = look(model)
@@ -102,7 +108,7 @@ def test_confident_weights_keep_their_value_and_the_others_move(quantized, backw
 
 def test_a_learned_step_goes_back_where_a_confident_code_would_change_with_it(quantized, backward):
     model = quantized()
-    remedy, optimizer = ConfidentFreezing(model, RANGE), adamw(model, 1e-3)
+    remedy, optimizer = cga(model), adamw(model, 1e-3)
     backward(model, 0)
     codes, latent, confident = look(model)["head.weight"]
     step = model.head.weight_quantizer.step.detach().clone()
@@ -120,7 +126,7 @@ def test_a_learned_step_goes_back_where_a_confident_code_would_change_with_it(qu
 
 def test_rows_of_many_bits_do_not_drift_with_their_learned_step(quantized, backward):
     model = quantized("lsq", "weights.bits=8")
-    remedy, optimizer = ConfidentFreezing(model, RANGE), adamw(model, 1e-3)
+    remedy, optimizer = cga(model), adamw(model, 1e-3)
     before = {name: site.quantized_weight().detach() for name, site in weight_sites(model)}
     for step in range(20):
         backward(model, step)
@@ -142,7 +148,7 @@ def test_only_unconfident_entries_of_the_product_reach_the_projections(quantized
     _, _, confident = look(model, 0.1)[f"{QK}.weight"]
     expected = torch.autograd.grad(site.latent(), (site.q, site.k), leaf.grad.masked_fill(confident, 0.0))
     tracker = OscillationTracker(model, samples=200)
-    remedy = ConfidentFreezing(model, 0.1)
+    remedy = cga(model, 0.1)
     backward(model, 0)
     remedy.before_step()
     torch.testing.assert_close((site.q.grad, site.k.grad), expected)
@@ -157,7 +163,7 @@ def test_closing_lets_all_gradients_through_and_leaves_the_weights_alone(quantiz
     model = quantized()
     backward(model, 0)
     free = model.get_submodule(QK).q.grad.clone()
-    remedy = ConfidentFreezing(model, RANGE)
+    remedy = cga(model)
     backward(model, 0)
     assert not torch.equal(model.get_submodule(QK).q.grad, free)
     remedy.close()
@@ -173,7 +179,7 @@ def test_the_correction_is_in_the_state_once_something_was_held_and_comes_back(q
     model = quantized()
     plain, fresh = {k: t.clone() for k, t in model.state_dict().items()}, copy.deepcopy(model)
     assert f"{QK}.correction" not in plain
-    remedy = ConfidentFreezing(model, RANGE)
+    remedy = cga(model)
     held = model.state_dict().keys()
     assert f"{QK}.correction" in held
     anneal(model, backward, adamw(model, 1e-3), remedy, steps=2)
@@ -190,14 +196,14 @@ def test_the_correction_is_in_the_state_once_something_was_held_and_comes_back(q
 def test_a_run_on_disk_holds_codes_and_no_correction(quantized, backward):
     model = quantized()
     names = to_tensors(model).keys()
-    remedy = ConfidentFreezing(model, RANGE)
+    remedy = cga(model)
     anneal(model, backward, adamw(model, 1e-3), remedy, steps=2)
     assert to_tensors(model).keys() == names
 
 
 def test_a_change_of_the_correction_is_seen_in_evaluation(quantized):
     model = quantized().eval()
-    ConfidentFreezing(model, RANGE)
+    cga(model)
     site = model.get_submodule(QK)
     with torch.no_grad():
         before = site.quantized_weight()
@@ -209,7 +215,7 @@ def test_a_change_of_the_correction_is_seen_in_evaluation(quantized):
 
 def test_the_codes_that_are_held_are_those_that_autocast_computes_with(quantized):
     model = quantized()
-    ConfidentFreezing(model, RANGE)
+    cga(model)
     for _, site in weight_sites(model):
         with torch.autocast("cpu", torch.bfloat16):
             value = site.quantized_weight().float()
@@ -222,5 +228,74 @@ def test_weights_that_are_not_trained_are_left_alone(quantized, backward):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("head"))
     before = look(model)
-    anneal(model, backward, adamw(model.head, 1e-3), ConfidentFreezing(model, RANGE), steps=2)
+    anneal(model, backward, adamw(model.head, 1e-3), cga(model), steps=2)
     assert all(torch.equal(latent, before[n][1]) for n, (_, latent, _) in look(model).items() if n != "head.weight")
+
+
+def moved_codes(model, backward, remedy, steps=8):
+    """Names of the modules in which a confident code changed within some steps with a large learning rate."""
+    optimizer, moved = adamw(model, 1e-3), set()
+    for step in range(steps):
+        backward(model, step)
+        before = look(model)
+        remedy.before_step()
+        optimizer.step()
+        remedy.after_step()
+        now = look(model)
+        moved |= {name.removesuffix(".weight") for name in before if broken({name: before[name]}, now)}
+    return moved
+
+
+@pytest.mark.parametrize(
+    "target", [None, ("blocks.*",), ("blocks.*.attn.*", "blocks.*.mlp.fc?"), ("*.attn.*", "*.mlp.*")]
+)
+def test_the_layers_of_the_blocks_are_held_and_the_first_and_the_last_train_on(quantized, backward, target):
+    model = quantized()
+    assert moved_codes(model, backward, cga(model, target=target)) == {"patch_embed.proj", "head"}
+
+
+def test_a_layer_that_is_no_target_takes_the_steps_it_takes_without_annealing(quantized, backward):
+    model = quantized()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("head", "patch_embed")))
+    free = copy.deepcopy(model)
+    anneal(model, backward, adamw(model, 1e-3), cga(model, target=None), steps=3)
+    anneal(free, backward, adamw(free, 1e-3), None, steps=3)
+    held, plain = model.state_dict(), free.state_dict()
+    for name in plain:
+        if name.startswith(("head", "patch_embed")):
+            assert torch.equal(held[name], plain[name]), name
+
+
+def test_a_product_that_is_no_target_gets_no_correction_and_all_of_its_gradient(quantized):
+    model = quantized()
+    cga(model, target=("*.mlp.*",))
+    assert model.get_submodule(QK).correction is None
+    assert not model.get_submodule(QK).weight_quantizer._forward_pre_hooks
+
+
+def test_a_pattern_that_matches_nothing_is_told_with_the_name_that_is_nearest(quantized):
+    with pytest.raises(RecipeError, match=r"cga\.target: 'blocks.0.mlp.fc3' matches no module") as told:
+        cga(quantized(), target=("head", "blocks.0.mlp.fc3"))
+    assert told.value.hint in ("did you mean 'blocks.0.mlp.fc1'?", "did you mean 'blocks.0.mlp.fc2'?")
+
+
+def test_where_no_weight_has_few_bits_annealing_must_be_told_what_to_hold(quantized):
+    with pytest.raises(RecipeError, match="fewer than 8 bits unless it says otherwise, and there are none") as told:
+        cga(quantized("ofq/vit_w2a2", "weights.bits=8"), target=None)
+    assert "cga: {target: ['*']}" in told.value.hint
+
+
+def test_each_weight_is_encoded_twice_in_an_optimizer_step_of_several_micro_batches(quantized, backward, monkeypatch):
+    model = quantized()
+    remedy, optimizer = cga(model), adamw(model, 1e-5)
+    weights, encoded = {site.weight_quantizer for _, site in weight_sites(model)}, []
+    for kind in (StatsQ, Quantizer):
+        plain = kind.encode
+        monkeypatch.setattr(kind, "encode", lambda self, x, plain=plain: encoded.append(self) or plain(self, x))
+    backward(model, 0)
+    backward(model, 1)
+    remedy.before_step()
+    optimizer.step()
+    remedy.after_step()
+    assert sorted(map(id, encoded)) == sorted(map(id, [*weights, *weights]))

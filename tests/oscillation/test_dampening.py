@@ -10,7 +10,7 @@ from ofqctl.oscillation import CGA, Dampening, DampeningPenalty, Freezing, dista
 from ofqctl.oscillation.schedule import Schedule
 from ofqctl.recipe.training import Training
 
-FULL = Dampening(start=1.0, end=1.0, delay=0.0)
+FULL = Dampening(start=1.0, end=1.0, delay=0.0, reduction="mean")
 
 
 def by_definition(model, reduction):
@@ -103,6 +103,19 @@ def test_the_penalty_follows_the_schedule_and_the_saved_step(quantized):
 def test_weights_that_are_not_trained_ask_for_nothing(quantized):
     model = quantized("lsq").requires_grad_(False)
     assert DampeningPenalty(model, FULL, steps=1).penalty() is None
+
+
+def test_the_default_is_the_sum_as_published_since_a_mean_does_next_to_nothing(quantized):
+    """One weight of many: with the mean its gradient is divided by their number."""
+    model = quantized("lsq")
+    assert Dampening().reduction == "sum"
+    site = model.blocks[0].mlp.fc1
+    DampeningPenalty(model, Dampening(start=0.1, end=0.1, delay=0.0), steps=1).penalty().backward()
+    encoded = site.encode_weight()
+    position = site.weight.detach() / encoded.step
+    inside = (position > encoded.grid.low) & (position < encoded.grid.high)
+    expected = 2 * 0.1 * (site.weight.detach() - encoded.decode())
+    torch.testing.assert_close(site.weight.grad[inside], expected[inside])
 
 
 def test_a_phase_makes_its_remedies(quantized):

@@ -4,11 +4,14 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from ofqctl.artifact.tensors import to_tensors
 from ofqctl.errors import RecipeError
-from ofqctl.layers import weight_sites
+from ofqctl.layers import QuantLinear, weight_sites
+from ofqctl.layers.attention.qkr import MergedQueryKey
 from ofqctl.oscillation import Freezing, IterativeFreezing
+from ofqctl.recipe import ModulePlan, quantizer_plan
 from ofqctl.recipe.catalogue import load
 
 QK = "blocks.0.attn.products.qk"
@@ -138,7 +141,7 @@ def test_a_remedy_that_was_saved_and_read_goes_on_as_one_that_was_not(quantized,
     list(shake(model, backward, remedy, 5))
     other = copy.deepcopy(model)
     for _, site in weight_sites(other):  # a copy has the hooks of the remedy it was copied with
-        site.weight_quantizer._forward_pre_hooks.clear()
+        site.weight_quantizer._forward_hooks.clear()
     again = IterativeFreezing(other, EAGER, steps=12)
     again.load_state_dict(remedy.state_dict())
     list(shake(model, backward, remedy, 5, first=5))
@@ -156,3 +159,168 @@ def test_freezing_shares_no_phase_with_cga_and_no_training_with_averages():
     with pytest.raises(RecipeError, match="codes that freezing freezes"):
         load("lsq", [freezing, "training.ema=0.99"])
     assert load("lsq", [freezing]).training.phases[0].freezing == Freezing()
+
+
+def layer(method, bits):
+    """A small layer with such weights, as a model."""
+    torch.manual_seed(bits)
+    plan = quantizer_plan(method=method, bits=bits, step_shape=(8, 1))
+    linear = QuantLinear(nn.Linear(16, 8), ModulePlan(kind="linear", weight=plan))
+    return started(linear)
+
+
+def merged(method, bits):
+    """A small merged query-key product of two heads with such weights, as a model."""
+    torch.manual_seed(bits)
+    plan = quantizer_plan(method=method, bits=bits, step_shape=(2, 8, 1))
+    return started(MergedQueryKey(torch.randn(8, 8), torch.randn(8, 8), 2, ModulePlan(kind="qkr", weight=plan)))
+
+
+def started(site):
+    site.weight_quantizer.observe(site.latent().detach())
+    site.weight_quantizer.finish()
+    return nn.ModuleDict({"site": site}).train()
+
+
+KINDS = [(layer, "lsq", 2), (layer, "lsq", 4), (layer, "lsq", 8), (layer, "statsq", 2), (layer, "statsq", 8)]
+KINDS += [(layer, "uniform", 4), (merged, "statsq", 2), (merged, "statsq", 8), (merged, "lsq", 4)]
+OPTIMIZERS = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=0.1),
+}
+NEVER = Freezing(start=1.0, end=1.0, delay=0.0)  # holds what is frozen and freezes nothing more
+
+
+def mark(model, share=0.5):
+    """Freeze a share of the weights of each row at random; the marks."""
+    site = model["site"]
+    latent = site.latent().detach()
+    marks = torch.rand(latent.shape, generator=torch.Generator().manual_seed(7)) < share
+    site.weight_quantizer.frozen = marks
+    return marks
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("make", "method", "bits"), KINDS)
+def test_no_optimizer_changes_a_frozen_code(make, method, bits, optimizer):
+    model = make(method, bits)
+    site, marks = model["site"], mark(model)
+    codes, start = site.encode_weight().codes, site.latent().detach().clone()
+    remedy, optimizer = IterativeFreezing(model, NEVER, steps=200), OPTIMIZERS[optimizer](model.parameters())
+    random = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        target = start * (1.5 + torch.randn(start.shape, generator=random))
+        optimizer.zero_grad()
+        (site.quantized_weight() - target).square().sum().backward()
+        remedy.before_step()
+        optimizer.step()
+        remedy.after_step()
+        assert torch.equal(site.encode_weight().codes[marks], codes[marks])
+    assert (site.latent() != start)[~marks].float().mean() > 0.5  # the others have been trained
+    assert torch.equal(site.eval().quantized_weight(), site.encode_weight().decode())
+
+
+@pytest.mark.parametrize(("make", "bits"), [(layer, 2), (layer, 4), (layer, 8), (merged, 4)])
+def test_a_learned_step_goes_wherever_its_gradient_takes_it(make, bits):
+    model = make("lsq", bits)
+    site, marks = model["site"], mark(model)
+    step = site.weight_quantizer.step
+    codes, start = site.encode_weight().codes, step.detach().clone()
+    remedy, optimizer = IterativeFreezing(model, NEVER, steps=50), torch.optim.SGD([step], lr=1.0)
+    for _ in range(50):  # half of it away, by 1 % at a time
+        step.grad = start / 100
+        remedy.before_step()
+        optimizer.step()
+        remedy.after_step()
+    torch.testing.assert_close(step.detach(), start / 2)
+    encoded = site.encode_weight()
+    assert torch.equal(encoded.codes[marks], codes[marks])
+    middle = (encoded.codes.float() + encoded.offset) * encoded.step
+    torch.testing.assert_close(site.latent().detach()[marks], middle[marks])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_gradient_of_a_step_is_that_of_frozen_integers_times_the_step(bits):
+    model = layer("lsq", bits)
+    site, marks = model["site"], mark(model)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    codes, upstream = site.encode_weight().codes.float(), torch.randn(2, 8, 16)
+    latent, step = (t.detach().clone().requires_grad_() for t in (site.weight, site.weight_quantizer.step))
+    scale = (high * 16) ** -0.5
+    scaled = step * scale + (step - step * scale).detach()
+    inside = (latent / scaled).clamp(low, high)
+    integers = torch.where(marks, codes, inside + (inside.round() - inside).detach())
+    (integers * scaled * upstream.sum(0)).sum().backward()
+    remedy = IterativeFreezing(model, NEVER, steps=1)
+    for part in upstream:  # two micro-batches
+        (site.quantized_weight() * part).sum().backward()
+    remedy.before_step()
+    torch.testing.assert_close(site.weight_quantizer.step.grad, step.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(site.weight.grad, latent.grad)
+    assert bool((site.weight.grad[marks] == 0).all())
+
+
+@pytest.mark.parametrize(("method", "bits"), [("lsq", 4), ("statsq", 2)])
+def test_only_the_free_entries_of_a_product_reach_the_projections_and_the_frozen_ones_its_step(method, bits):
+    model = merged(method, bits)
+    site, marks = model["site"], mark(model)
+    upstream = torch.randn(marks.shape)
+    free = copy.deepcopy(model)["site"]
+    free.weight_quantizer(leaf := free.latent().detach().requires_grad_()).backward(upstream)
+    expected = torch.autograd.grad(free.latent(), (free.q, free.k), leaf.grad.masked_fill(marks, 0.0))
+    remedy = IterativeFreezing(model, NEVER, steps=1)
+    site.quantized_weight().backward(upstream)
+    torch.testing.assert_close((site.q.grad, site.k.grad), expected)
+    if method == "lsq":
+        unfrozen = torch.autograd.grad(
+            free.weight_quantizer(leaf), free.weight_quantizer.step, upstream.masked_fill(marks, 0.0)
+        )[0]
+        of_codes = (upstream * marks * site.encode_weight().codes).sum(-1, keepdim=True) * (7 * 8) ** -0.5
+        torch.testing.assert_close(site.weight_quantizer.step.grad, unfrozen + of_codes)
+    remedy.close()
+    site.q.grad = None
+    site.quantized_weight().backward(upstream)
+    assert not torch.equal(site.q.grad, expected[0])  # after the phase all gradients pass
+
+
+@pytest.mark.parametrize("method", ["lsq", "statsq"])
+def test_freezing_leaves_the_value_as_it_is_under_autocast_too(method):
+    model = layer(method, 4)
+    site, _ = model["site"], mark(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = site.quantized_weight().detach()
+        IterativeFreezing(model, NEVER, steps=1)
+        value = site.quantized_weight()
+    assert value.dtype == plain.dtype and torch.equal(value, plain)
+    value.float().sum().backward()
+    assert bool(torch.isfinite(site.weight.grad).all())
+
+
+def test_rows_whose_step_follows_from_the_weights_go_on_training_under_frozen_codes():
+    """StatsQ at 8 bits, where a few percent change an outer code: the others grow, and the step with them."""
+    model = layer("statsq", 8)
+    site, marks = model["site"], mark(model)
+    before = site.encode_weight()
+    remedy, optimizer = IterativeFreezing(model, NEVER, steps=100), torch.optim.SGD([site.weight], lr=1.0)
+    for _ in range(100):
+        site.weight.grad = -0.002 * site.weight.detach().sign()
+        remedy.before_step()
+        optimizer.step()
+        remedy.after_step()
+    now = site.encode_weight()
+    assert torch.equal(now.codes[marks], before.codes[marks])
+    assert bool((now.step > 1.5 * before.step).all())
+
+
+def test_a_row_that_is_frozen_whole_stays_what_it_is():
+    model = layer("statsq", 2)
+    site, _ = model["site"], mark(model, 1.0)
+    before = site.encode_weight()
+    remedy, optimizer = IterativeFreezing(model, NEVER, steps=50), OPTIMIZERS["adamw"]([site.weight])
+    for _ in range(50):
+        site.weight.grad = torch.randn(8, 16)
+        remedy.before_step()
+        optimizer.step()
+        remedy.after_step()
+    assert torch.equal(site.encode_weight().decode(), before.decode())

@@ -136,9 +136,9 @@ def test_inputs_that_are_always_zero_cost_nothing():
 
     from ofqctl.layers import QuantLinear
     from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
-    from ofqctl.recipe import ModulePlan, QuantizerPlan
+    from ofqctl.recipe import ModulePlan, quantizer_plan
 
-    plan = QuantizerPlan(method="uniform", bits=3, step_shape=(5, 1), range="mse")
+    plan = quantizer_plan(method="uniform", bits=3, step_shape=(5, 1), range="mse")
     layer = QuantLinear(nn.Linear(6, 5, bias=False), ModulePlan(kind="linear", weight=plan))
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     rows[:, -2:] = 0.0

@@ -22,17 +22,26 @@ BASE = [
 ]
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
-    """48 images of 3 classes, each with a colour of its own."""
-    root = tmp_path_factory.mktemp("colours")
+def _coloured(root: Path, counts: tuple[int, int, int]) -> Path:
     random = np.random.default_rng(0)
     for label, colour in enumerate(((200, 40, 40), (40, 200, 40), (40, 40, 200))):
         (root / f"class{label}").mkdir()
-        for number in range(16):
+        for number in range(counts[label]):
             pixels = np.clip(np.array(colour) + random.normal(0, 40, (36, 36, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / f"class{label}" / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """48 images of 3 classes, each with a colour of its own."""
+    return _coloured(tmp_path_factory.mktemp("colours"), (16, 16, 16))
+
+
+@pytest.fixture(scope="session")
+def validation_folder(tmp_path_factory) -> Path:
+    """97 such images: two batches of validation, of 64 and 33 images."""
+    return _coloured(tmp_path_factory.mktemp("validation"), (33, 32, 32))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Several processes that train together, started by torchrun as a person would."""
 
+import json
 import pickle
 import time
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ofqctl.data import DataSpec
 from ofqctl.errors import RecipeError
 from ofqctl.jobs.train import train
 from ofqctl.training import read_checkpoint_state
@@ -17,7 +19,10 @@ from ofqctl.cli.app import _report
 from ofqctl.errors import OfqctlError
 from ofqctl.jobs.train import train
 rank, dies = int(os.environ.get("RANK", "0")), int(sys.argv[3])
-if len(sys.argv) > 4 and rank == 1:
+if sys.argv[4:] == ["dies in validation"] and rank == 1:
+    import ofqctl.jobs.measuring as measuring
+    measuring.evaluate = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+elif len(sys.argv) > 4 and rank == 1:
     import ofqctl.jobs.train as job
     job.pick_device = lambda name: torch.device(sys.argv[4])
 request = pickle.load(open(sys.argv[1], "rb"))
@@ -56,13 +61,26 @@ def counts_of(directory):
     return {name: tensor for name, tensor in state.items() if not name.endswith(".trajectory")}
 
 
+def validated(directory):
+    """Top-1 and loss of every epoch on the validation images."""
+    rows = json.loads((directory / "results.json").read_text())["training"]["epochs"]
+    return [(row["val_top1"], row["val_loss"]) for row in rows]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["demo/digits_ofq_w2a2", "demo/digits_float"])
-def test_two_processes_take_the_same_steps_as_one(request_for, together, recipe):
-    sets = ["training.phases.0.epochs=4"]
+@pytest.mark.parametrize(
+    ("recipe", "sets"),
+    [
+        ("demo/digits_ofq_w2a2", ["training.phases.0.epochs=4"]),
+        ("demo/digits_float", ["training.phases.0.epochs=4", "training.ema=0.9"]),
+    ],
+    ids=["quantized", "averaged"],
+)
+def test_two_processes_take_the_same_steps_as_one(request_for, together, validation_folder, recipe, sets):
     # one process takes the two halves of a batch in turn, as two do at once: sums in the same order, so the same bits
-    one = request_for("one", recipe, sets, grad_accum=2)
-    two = request_for("two", recipe, sets)
+    validation = DataSpec(str(validation_folder))
+    one = request_for("one", recipe, sets, val_data=validation, grad_accum=2)
+    two = request_for("two", recipe, sets, val_data=validation)
     (_, alone), (ended, shared) = together(one, 1), together(two, 2)
     assert ended.returncode == 0, ended.stderr
     assert len(alone) >= 24
@@ -73,6 +91,7 @@ def test_two_processes_take_the_same_steps_as_one(request_for, together, recipe)
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
         assert sum(int(t.sum()) for name, t in first.items() if name.endswith(".flips")) > 0
     assert (one.output / "model.safetensors").read_bytes() == (two.output / "model.safetensors").read_bytes()
+    assert validated(one.output) == validated(two.output)
 
 
 @pytest.mark.slow
@@ -91,6 +110,38 @@ def test_a_process_that_dies_ends_the_others_with_an_error(request_for, together
     assert losses == []
     assert "error: process 0 of 2: another one has ended or cannot be reached" in ended.stderr
     assert time.monotonic() - started < 120
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_in_validation_ends_the_others_with_an_error(request_for, together, validation_folder):
+    request = request_for("two", val_data=DataSpec(str(validation_folder)), checkpoint_every=1)
+    ended, losses = together(request, 2, 0, "dies in validation")
+    assert ended.returncode != 0
+    assert losses == []
+    assert "error: process 0 of 2: another one has ended or cannot be reached" in ended.stderr
+    assert read_checkpoint_state(request.output).position["step"] == 6  # what was trained is not lost
+
+
+BATCH_NORM = """
+import torch
+from ofqctl.training import joined
+with joined(torch.device("cpu")) as processes:
+    norm = torch.nn.BatchNorm2d(3)
+    norm(torch.full((2, 3, 4, 4), 1.0 + processes.rank))
+    own = norm.running_mean.clone()
+    processes.share_buffers(norm)
+    first, *others = processes.gather((own, norm.running_mean, norm.num_batches_tracked))
+    assert not torch.equal(first[0], others[0][0])
+    assert all(torch.equal(first[0], mean) and count == 1 for _, mean, count in (first, *others))
+"""
+
+
+@pytest.mark.slow
+def test_the_statistics_of_batch_norms_are_those_of_the_first_process(torchrun, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(BATCH_NORM)
+    ended = torchrun(2, script)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow

@@ -16,12 +16,10 @@ from ofqctl.jobs.train import train
 from ofqctl.quantizers import Quantizer
 
 STEPS = 5
-ALIKE = (
-    3  # steps that have to be compared; all 5 are, unless a processor rounds a code to the other side of a threshold
-)
+ALIKE = 3  # steps that must be compared; all 5 are, unless a processor rounds a value across a threshold
 SETS = [
     "training.optimizer={name: momentum, lr: 0.05, weight_decay: 0.05, clip_grad: 1.0}",
-    "training.phases=[{epochs: 1, schedule: constant, dampening: {start: 0.1, delay: 0.0}}]",
+    "training.phases=[{epochs: 1, schedule: constant, dampening: {start: 0.1, delay: 0.0, reduction: sum}}]",
     f"training.steps_per_epoch={STEPS}",
 ]
 

@@ -14,7 +14,7 @@ import torch
 from ofqctl.artifact import load_run
 from ofqctl.data import DataSpec
 from ofqctl.errors import ArtifactError, DataError, ModelError, RecipeError
-from ofqctl.jobs.train import train
+from ofqctl.jobs.train import recorded_request, train
 from ofqctl.models import ModelRequest
 from ofqctl.training import FILE, Interrupted, read_checkpoint_state
 
@@ -183,6 +183,7 @@ def test_resuming_with_another_recipe_lists_what_differs(request_for):
         ),
         (["training.steps_per_epoch=7"], {}, DataError, "7 steps of 8 images are more than its 48"),
         (["training.phases.0.trainable=[nothing.*]"], {}, RecipeError, "matches no parameter"),
+        (["training.phases.1.cga.target=[nothing.*]"], {}, RecipeError, r"cga\.target: 'nothing\.\*' matches no"),
         ([], {"resume": "must"}, ArtifactError, "nothing to resume"),
         (["training=null"], {}, RecipeError, "no training part"),
     ],
@@ -296,3 +297,34 @@ def test_a_phase_computes_with_what_it_says_quantized_and_is_evaluated_whole(qua
     )
     assert used == {"all": {"weights", "activations"}, "none": set()}.get(quantized, {quantized})
     assert result["quantized_modules"] > 0
+
+
+def test_a_target_that_a_late_phase_cannot_find_leaves_the_old_run(request_for):
+    request = request_for()
+    train(request)
+    before = weights_of(request.output)
+    with pytest.raises(RecipeError, match="matches no module"):
+        train(replace(request_for(sets=["training.phases.1.cga.target=[blocks]"]), overwrite=True))
+    assert weights_of(request.output) == before
+
+
+def test_a_run_that_stopped_while_annealing_goes_on_under_a_recipe_without_the_target(request_for):
+    """As runs were written before there was one."""
+    request = request_for(checkpoint_every=1)
+    whole = request_for("whole")
+    train(whole)
+
+    def stop(row, _total):
+        if row["step"] == 15:  # in the phase with CGA
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop)
+    state = read_checkpoint_state(request.output)
+    del state.recipe["training"]["phases"][1]["cga"]["target"]
+    state.save(request.output)
+    train(recorded_request(request.output))
+    assert weights_of(request.output) == weights_of(whole.output)
+    state.save(request.output)
+    train(replace(request, resume="auto"))
+    assert weights_of(request.output) == weights_of(whole.output)
