@@ -110,10 +110,12 @@ class Engine:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue exactly where ``checkpoint`` was written."""
         self.model.load_state_dict(checkpoint.model)
+        self.model.to(self.processes.device)  # frozen codes are where the state had them
         self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
         self.history = checkpoint.history
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.load_state_dict(checkpoint.ema)
+            self.ema.to(self.processes.device)
         if self.tracker is not None and checkpoint.tracker is not None:
             self.tracker.load_state_dict(checkpoint.tracker)
         self._resumed = checkpoint

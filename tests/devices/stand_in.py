@@ -26,6 +26,7 @@ _READS_AT = {aten.index.Tensor}
 _WRITES_AT = {aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 _TAKES_NUMBERS = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 _NOT_THERE = {torch.float64, torch.complex128}
+_generators: dict[int, Any] = {}  # those of the stand-in, by what identifies them in C++
 
 
 class Elsewhere(Tensor):
@@ -60,11 +61,24 @@ class Elsewhere(Tensor):
         return f"elsewhere({self.held!r})"
 
 
+class _Generator:
+    """Makes what ``torch.Generator`` does, and for the stand-in a generator of the CPU that is told apart."""
+
+    def __new__(cls, device: Any = CPU) -> Any:
+        made = torch._C.Generator(CPU)
+        if torch.device(device) == DEVICE:
+            _generators[made._cdata] = made
+        return made
+
+
 class _Intercepted(TorchDispatchMode):
     """Also sees calls that have no tensor of the stand-in yet: factories, and copies to it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        return _compute(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if Elsewhere not in types and not kwargs.keys() & {"device", "generator"}:
+            return func(*args, **kwargs)
+        return _compute(func, args, kwargs)
 
 
 @contextmanager
@@ -78,6 +92,8 @@ def stand_in() -> Iterator[torch.device]:
     with ExitStack() as stack:
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) makes it on the CPU, then copies
         stack.callback(torch._C._set_only_lift_cpu_tensors, False)
+        stack.callback(_generators.clear)
+        stack.enter_context(patch.object(torch, "Generator", _Generator))
         stack.enter_context(patch.object(torch, "autocast", no_autocast))
         stack.enter_context(
             patch.object(torch, "is_autocast_enabled", lambda *kind: DEVICE.type not in kind and enabled(*kind))
@@ -103,8 +119,9 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         there = any(isinstance(tensor, Elsewhere) for tensor in tensors)
     if func not in _COPIES:
         _check_devices(func, args, tensors)
-    if there and len(seen) > len(tensors):
-        raise RuntimeError(f"{func}: expected a generator of '{DEVICE}', found one of 'cpu'")
+    for generator in (one for one in seen if isinstance(one, torch._C.Generator)):
+        if (generator._cdata in _generators) != there:
+            raise RuntimeError(f"{func}: expected a generator of the device that draws")
     if func is aten._fused_sdp_choice.default:
         return 0  # the choice for the CPU is no kernel of another device
     result = func(*held_args, **held_kwargs)
@@ -118,7 +135,7 @@ def _held(value: Any, seen: list[Any]) -> Any:
     """``value`` with the CPU's tensors in place of the stand-in's; tensors and generators are added to ``seen``."""
     if isinstance(value, list | tuple):
         return [_held(one, seen) for one in value]
-    if isinstance(value, Tensor | torch.Generator):
+    if isinstance(value, Tensor | torch._C.Generator):
         seen.append(value)
     return value.held if isinstance(value, Elsewhere) else value
 

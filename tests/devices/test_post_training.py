@@ -23,7 +23,7 @@ RECIPES = {"products": ("ptq/minmax", ["weights.bits=4", "activations.bits=4"]),
 @pytest.fixture
 def vit() -> nn.Module:
     torch.manual_seed(0)
-    kwargs = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    kwargs = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **kwargs).eval()
     with torch.no_grad():
         for module in model.modules():

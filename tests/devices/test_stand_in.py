@@ -22,6 +22,7 @@ MIXED = {
     "layer": lambda here, there: nn.Linear(4, 2)(there),
     "generator": lambda _here, there: torch.multinomial(there.softmax(1), 1, generator=torch.Generator()),
     "drawn": lambda _here, there: torch.rand(3, device=there.device, generator=torch.Generator()),
+    "generator of the device": lambda here, there: torch.rand(3, generator=torch.Generator(there.device)),
     "numpy": lambda _here, there: there.numpy(),
 }
 ALLOWED = {
@@ -32,6 +33,7 @@ ALLOWED = {
     "filled": lambda here, there: there.masked_fill(there > 0, torch.tensor(0.0)),
     "read": lambda here, there: (float(there.sum()), bool((there > 0).any()), there.tolist(), int(there.argmax())),
     "drawn": lambda _here, there: torch.rand(3, device=there.device) + there[:, 0],
+    "generator": lambda _here, there: torch.multinomial(there.exp(), 1, generator=torch.Generator(there.device)),
     "made": lambda _here, there: torch.tensor([1.0, 2.0, 3.0], device=there.device) + there[:, 0],
 }
 
