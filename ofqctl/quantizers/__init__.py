@@ -1,5 +1,7 @@
 """How a tensor becomes codes: one file a method, all against the contract in ``base``."""
 
+import torch
+
 from ofqctl.quantizers.base import Quantizer
 from ofqctl.quantizers.fake_quantize import saved_as_codes
 from ofqctl.quantizers.fusing import fused, set_fused
@@ -12,8 +14,12 @@ METHODS: dict[str, type[Quantizer]] = {quantizer.method: quantizer for quantizer
 
 
 def build_quantizer(plan: QuantizerPlan) -> Quantizer:
-    """The quantizer that ``plan`` describes, with start values still to be set."""
-    return METHODS[plan.method](plan)
+    """The quantizer that ``plan`` describes, with start values still to be set.
+
+    Its steps can be trained, even if it is built under ``torch.inference_mode``.
+    """
+    with torch.inference_mode(False):
+        return METHODS[plan.method](plan)
 
 
 __all__ = [
