@@ -38,10 +38,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
 
 def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Where ``module`` hangs: every parent and the child's name there; more than one if blocks share it."""
-    for parent in model.modules():
-        for child, held in parent._modules.items():
-            if held is module:
-                yield parent, child
+    for name, held in model.named_modules(remove_duplicate=False):
+        if held is module:
+            parent, _, child = name.rpartition(".")
+            yield model.get_submodule(parent), child
 
 
 def describe(model: nn.Module, plan: Plan) -> Plan:

@@ -346,9 +346,11 @@ def _window(module: QuantConv2d, x: Tensor) -> Window:
             int(get_same_padding(int(size), k, s, d))
             for size, k, s, d in zip(x.shape[-2:], module.kernel_size, stride, dilation, strict=True)
         ]
-        before = [amount // 2 for amount in total]
-        pads = (before[0], before[1], total[0] - before[0], total[1] - before[1])
+    elif isinstance(module.padding, str):
+        same = module.padding == "same"  # the other one is "valid": none
+        total = [d * (k - 1) if same else 0 for k, d in zip(module.kernel_size, dilation, strict=True)]
     else:
-        left, right, top, bottom = module._reversed_padding_repeated_twice
-        pads = (top, left, bottom, right)
+        total = [2 * amount for amount in module.padding]
+    before = [amount // 2 for amount in total]
+    pads = (before[0], before[1], total[0] - before[0], total[1] - before[1])
     return Window(stride, pads, dilation, module.groups, (int(x.shape[1]), int(x.shape[2]), int(x.shape[3])))

@@ -154,10 +154,9 @@ def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Trai
         changed["lr"] = checkpoint.optimizer["param_groups"][-1]["lr"]
     else:
         changed["lr"] = checkpoint.history[-1]["lr"] if checkpoint.history else phase.lr or training.optimizer.lr
+        notes.append("live: the checkpoint has no state of the optimizer, which starts without memory of earlier steps")
+    if not checkpoint.position["phase_step"]:  # between phases
         changed |= {n: s.at_end() for n, s in phase.remedies.items() if isinstance(s, RemedySettings)}
-        notes.append(
-            "live: the checkpoint lies between phases, so the optimizer starts without memory of earlier steps"
-        )
     changed["epochs"] = max(phase.epochs, steps)  # of at least one step
     batch = min(training.batch_size, len(data))
     if batch < training.batch_size:
@@ -168,7 +167,7 @@ def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Trai
 
 def _at_start(checkpoint: Checkpoint) -> Checkpoint:
     """The same state at the start of a training with one phase."""
-    position = Position(total_epochs=checkpoint.position["total_epochs"])
+    position = Position(**{key: checkpoint.position[key] for key in ("total_epochs", "phase_step")})
     return replace(checkpoint, position=vars(position), meter=vars(Meter()), history=[], ema=None, tracker=None)
 
 

@@ -1,10 +1,14 @@
 """Conv2d with a quantized weight and a quantized input."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ofqctl.layers.weight import WeightSite
 from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
+
+_GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
 class QuantConv2d(nn.Conv2d, WeightSite):
@@ -18,11 +22,8 @@ class QuantConv2d(nn.Conv2d, WeightSite):
     def __init__(self, conv: nn.Conv2d, plan: ModulePlan) -> None:
         from timm.layers.conv2d_same import Conv2dSame
 
-        nn.Module.__init__(self)
-        for name in nn.Conv2d.__constants__:
-            setattr(self, name, getattr(conv, name))
-        self.transposed = False
-        self._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
+        geometry: dict[str, Any] = {name: getattr(conv, name) for name in _GEOMETRY}
+        super().__init__(**geometry, bias=conv.bias is not None, device="meta")  # parameters follow
         self.weight, self.bias = conv.weight, conv.bias
         self.pads_same = isinstance(conv, Conv2dSame)
         self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)

@@ -1,9 +1,8 @@
-"""A weight that is quantized: latent while it is trained, decoded once when it only runs."""
+"""A weight that is quantized: computed from its latent weight, or fixed codes that were decoded once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from itertools import chain
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,10 @@ from ofqctl.quantizers import Quantizer
 class WeightSite(nn.Module, ABC):
     """Mix-in for a module with one quantized weight.
 
-    In training the value is computed from the latent weight at every call. In evaluation it is computed once and kept
-    until the latent weight or the quantizer changes. A module read from an artifact has no latent weight any more:
-    its codes are fixed and their value is decoded once for good.
+    The value is computed from the latent weight at every call, in training and in evaluation: what a latent weight or a
+    quantizer was changed to through ``.data`` or NumPy leaves no trace by which a stored value could be known to be
+    out of date, and comparing the values takes about as long as quantizing them. A module read from an artifact has no
+    latent weight any more: its codes are fixed and their value is decoded once for good.
 
     Attributes:
         weight_quantizer: None keeps the weight in float.
@@ -54,14 +54,8 @@ class WeightSite(nn.Module, ABC):
         """The weight to compute with, differentiable with respect to the latent weight."""
         if self.weight_quantizer is None or self.fixed_codes is not None:
             return self.latent()
-        if self.training or torch.is_grad_enabled():
-            return self.weight_quantizer(self.latent())  # type: ignore[no-any-return]
-        tag = [(t.data_ptr(), t._version, t.device) for t in chain(self.parameters(), self.buffers())]
-        if self.__dict__.get("_decoded_from") != tag:
-            self.__dict__["_decoded"] = self.weight_quantizer(self.latent())
-            self.__dict__["_decoded_from"] = tag
-        decoded: Tensor = self.__dict__["_decoded"]
-        return decoded
+        value: Tensor = self.weight_quantizer(self.latent())
+        return value
 
     def encode_weight(self) -> Encoded | None:
         """Codes, steps and grid of the weight; None if it is float."""
@@ -79,8 +73,8 @@ class WeightSite(nn.Module, ABC):
 
     def fix_codes(self, codes: Encoded) -> None:
         """Run on these codes from now on, without a latent weight."""
-        with torch.no_grad():
-            self.install_value(codes.decode())
+        with torch.inference_mode(False), torch.no_grad():
+            self.install_value(codes.decode().to(self.latent()))
         self.__dict__["_fixed_codes"] = codes
 
     def release_codes(self, *, for_this_quantizer: bool) -> None:
@@ -91,12 +85,9 @@ class WeightSite(nn.Module, ABC):
         """
         codes = self.__dict__.pop("_fixed_codes")
         assert self.weight_quantizer is not None
-        with torch.no_grad():
-            self.install_latent(self.weight_quantizer.latent_of(codes) if for_this_quantizer else codes.decode())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the decoded weight: a copy decodes its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_decoded", "_decoded_from")}
+        with torch.inference_mode(False), torch.no_grad():
+            value = self.weight_quantizer.latent_of(codes) if for_this_quantizer else codes.decode()
+            self.install_latent(value.to(self.latent()))
 
 
 def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:

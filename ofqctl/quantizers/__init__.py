@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
+
 from ofqctl.hooks import shadowed
 from ofqctl.quantizers.base import Quantizer, by_group
 from ofqctl.quantizers.fake_quantize import saved_as_codes, straight_through
@@ -24,8 +26,12 @@ def without(quantizers: Iterable[Quantizer]) -> Iterator[None]:
 
 
 def build_quantizer(plan: QuantizerPlan) -> Quantizer:
-    """The quantizer that ``plan`` describes, with start values still to be set."""
-    quantizer: Quantizer = QUANTIZERS[plan.method].target(plan)
+    """The quantizer that ``plan`` describes, with start values still to be set.
+
+    Its steps can be trained, even if it is built under ``torch.inference_mode``.
+    """
+    with torch.inference_mode(False):
+        quantizer: Quantizer = QUANTIZERS[plan.method].target(plan)
     return quantizer
 
 

@@ -54,10 +54,12 @@ class Quantizer(nn.Module, ABC):
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x`` and what they mean."""
         x, largest = self.relative(x)
-        moved = x.float() if self.before is None else x + self.before
-        step = self.step.clamp(min=MIN_STEP)
-        codes = snap(moved, step, self.offset, self.grid).to(code_dtype(self.grid))
-        return Encoded(codes, step, self.offset, self.grid, self.after, largest)
+        moved = x.float() if self.before is None else x.float() + self.before.float()
+        step = self.step.float().clamp(min=MIN_STEP)
+        offset = self.offset.float() if isinstance(self.offset, Tensor) else self.offset
+        codes = snap(moved, step, offset, self.grid).to(code_dtype(self.grid))
+        after = None if self.after is None else self.after.float()
+        return Encoded(codes, step, offset, self.grid, after, largest)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` snapped to the grid."""
@@ -70,7 +72,7 @@ class Quantizer(nn.Module, ABC):
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What steps and shifts are for: ``x``, or if ``dynamic`` each row over its largest magnitude, and that."""
-        return over_largest(x.to(torch.promote_types(x.dtype, torch.float32))) if self.plan.dynamic else (x, None)
+        return over_largest(x.float()) if self.plan.dynamic else (x, None)
 
     def observe(self, x: Tensor) -> None:
         """Take ``x`` into account for the start values."""

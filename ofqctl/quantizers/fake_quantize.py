@@ -60,10 +60,14 @@ def fake_quantize(
         passes: Forward passes that share an optimizer step, each with as many elements as ``x``.
 
     Returns:
-        The shape of ``x``; float32, or what autocast makes of it for the product that follows.
+        The shape of ``x``; of the type of ``step``, or that of autocast for the product that follows. It is computed
+        in float32 in any case.
     """
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else step.dtype
+    x = x.float() if x.dtype == torch.float64 else x
+    step, offset = step.float(), offset.float() if isinstance(offset, Tensor) else offset
+    before, after = (None if shift is None else shift.float() for shift in (before, after))
     tensors = (x, step, before, after)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid, dtype, passes)
@@ -108,7 +112,8 @@ def saved_as_codes(*values: Tensor) -> Iterator[None]:
 
 
 def _keeps_codes(value: Tensor) -> bool:
-    return isinstance(value.grad_fn, _FakeQuantize._backward_cls) and not torch.compiler.is_compiling()
+    layout = getattr(value.grad_fn, "layout", None)  # a node of the graph has what its function set on ``ctx``
+    return isinstance(layout, Layout) and not torch.compiler.is_compiling()
 
 
 def _decode(node: Any) -> Tensor:

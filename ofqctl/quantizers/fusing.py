@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from ofqctl.internals import allow_recompiling, without_function_modes
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,7 +49,7 @@ def run(elements: int, core: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
     if not _state["fused"] or elements < _WORTH_COMPILING or torch.compiler.is_compiling():
         return core(*args, **kwargs)
     try:
-        with torch._C.DisableTorchFunction():  # the cores have nothing that an attention block redirects
+        with without_function_modes():  # the cores have nothing that an attention block redirects
             result: R = _compiled(core)(*args, **kwargs)
             return result
     except Exception as error:  # noqa: BLE001
@@ -59,8 +61,5 @@ def run(elements: int, core: Callable[P, R], *args: P.args, **kwargs: P.kwargs) 
 
 @cache
 def _compiled(core: Callable[P, R]) -> Callable[P, R]:
-    from torch._dynamo import config
-
-    config.recompile_limit = max(config.recompile_limit, _SHAPES)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * _SHAPES)
+    allow_recompiling(_SHAPES)
     return torch.compile(core, dynamic=False, fullgraph=True)

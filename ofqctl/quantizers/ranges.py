@@ -29,7 +29,8 @@ class RangeEstimator:
 
     Args:
         method: How the range is chosen.
-        percentile: Share of the values, in percent, that the range covers with method ``percentile``.
+        percentile: Share of the values, in percent, that the range covers with method ``percentile``. The rest is cut
+            off where it lies farthest out for a symmetric grid, and otherwise in equal parts from both sides.
     """
 
     def __init__(self, method: RangeMethod, percentile: float) -> None:
@@ -77,8 +78,10 @@ class RangeEstimator:
         if not bool(torch.isfinite(self._low).all() and torch.isfinite(self._high).all()):
             raise ValueError("values that are not finite")
         to_grid = _symmetric if symmetric else (_asymmetric if whole else _between)
+        if self.method == "percentile" and symmetric:
+            return self._step_of_percentile(grid)
         if self.method == "percentile":
-            return to_grid(*self._percentiles(), grid)
+            return to_grid(*self._percentiles(with_zero=whole), grid)
         if self.method == "mse":
             return self._least_error(to_grid, grid, both_ends=not symmetric)
         return to_grid(self._low, self._high, grid)
@@ -97,12 +100,34 @@ class RangeEstimator:
             sample, self._rate = sample[:, half.to(rows.device)], self._rate * budget / 2 / sample.shape[1]
         self._sample = sample
 
-    def _percentiles(self) -> tuple[Tensor, Tensor]:
+    def _step_of_percentile(self, grid: UniformGrid) -> Fit:
+        """The step with which a symmetric grid reaches all but the outermost values."""
+        assert self._sample is not None
+        needed, _ = _symmetric(self._sample, self._sample, grid)
+        step = needed.sort(dim=1).values[:, -1 - self._left_out, None]
+        return step, torch.zeros_like(step)
+
+    def _percentiles(self, *, with_zero: bool) -> tuple[Tensor, Tensor]:
+        """Both ends of the range, which leaves out as many values below it as above it.
+
+        Where it has to hold 0 and one side has fewer values than that to leave out, more are left out on the other.
+        """
         assert self._sample is not None
         ordered = self._sample.sort(dim=1).values
-        tail = (100.0 - self.percentile) / 100.0
-        last = ordered.shape[1] - 1
-        return ordered[:, round(tail * last), None], ordered[:, round((1.0 - tail) * last), None]
+        last, left_out = ordered.shape[1] - 1, self._left_out
+        below = torch.full_like(ordered[:, :1], left_out // 2, dtype=torch.int64)
+        above = left_out - below
+        if with_zero:
+            negatives, positives = ((side > 0).sum(dim=1, keepdim=True) for side in (-ordered, ordered))
+            above = torch.minimum(left_out - torch.minimum(below, negatives), positives)
+            below = torch.minimum(left_out - above, negatives)
+        return ordered.gather(1, below), ordered.gather(1, last - above)
+
+    @property
+    def _left_out(self) -> int:
+        """How many values of each group the range leaves out."""
+        assert self._sample is not None
+        return round((1.0 - self.percentile / 100.0) * (self._sample.shape[1] - 1))
 
     def _least_error(self, to_grid: "ToGrid", grid: UniformGrid, *, both_ends: bool) -> Fit:
         """Shrink both ends together, then (asymmetric grids) each by itself, to the least squared error."""

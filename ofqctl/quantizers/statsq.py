@@ -37,7 +37,7 @@ class StatsQ(Quantizer):
         """``x`` snapped to the grid; gradient of the identity."""
         step = self.step_of(x)
         codes = snap(x.detach().float(), step, self.offset, self.grid)
-        return straight_through(x, codes.add_(self.offset).mul_(step))
+        return straight_through(x, codes.add_(self.offset).mul_(step).to(x.dtype))
 
     def restore(self, codes: Encoded) -> None:
         """Nothing to take over: the weights give the steps."""

@@ -65,8 +65,9 @@ class Phase(Frozen):
 
     @property
     def remedies(self) -> dict[str, Frozen]:
-        """Settings of the remedies that the phase asks for, by their names."""
-        found = ((name, getattr(self, name, None)) for name in REMEDIES.methods())
+        """Settings of the remedies that the phase asks for, by their names; those that hold codes come first."""
+        names = sorted(REMEDIES.methods(), key=lambda name: "holds_codes" not in REMEDIES[name].traits)
+        found = ((name, getattr(self, name, None)) for name in names)
         return {name: settings for name, settings in found if settings is not None}
 
     @property

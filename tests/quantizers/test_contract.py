@@ -66,6 +66,26 @@ def test_forward_is_exactly_encode_then_decode_with_and_without_gradient(case, s
 
 
 @settings(deadline=None, max_examples=60)
+@given(plans(), st.integers(0, 1000), st.sampled_from([torch.bfloat16, torch.float16, torch.float64]))
+def test_in_another_type_the_value_is_that_of_the_codes_in_float32_rounded_to_it(case, seed, dtype):
+    plan, shape = case
+    quantizer, x = calibrated(plan, shape, seed)
+    quantizer, x = quantizer.to(dtype), x.to(dtype)
+    encoded = quantizer.encode(x)
+    tensors = (encoded.step, encoded.offset, encoded.shift, encoded.largest)
+    assert all(t.dtype == torch.float32 for t in tensors if isinstance(t, torch.Tensor))
+    trained, expected = quantizer(x.clone().requires_grad_()), encoded.decode().to(dtype)
+    with torch.no_grad():
+        value = quantizer(x)
+    assert value.dtype == trained.dtype == dtype
+    assert torch.equal(value, trained)
+    if plan.dynamic:  # rounded once more, ahead of the product with the largest magnitude
+        assert torch.allclose(value, expected, rtol=2 * max(torch.finfo(t).eps for t in (dtype, torch.float32)))
+    else:
+        assert torch.equal(value, expected)
+
+
+@settings(deadline=None, max_examples=60)
 @given(plans(), st.integers(0, 1000))
 def test_codes_are_integers_of_the_grid_and_survive_packing(case, seed):
     plan, shape = case

@@ -47,6 +47,17 @@ def test_compiled_values_are_the_same_bits_and_gradients_agree(grid, offset, tra
         assert torch.allclose(compiled, eager, rtol=1e-4, atol=1e-5 * float(eager.abs().max()))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_values_of_a_model_in_bfloat16_are_the_same_bits():
+    x, step, *shifts = (t.detach().bfloat16().requires_grad_() for t in leaves(transposed=False))
+    eager = fake_quantize(x, step, 0.0, UniformGrid(-8, 7), *shifts)
+    with fused(), warnings.catch_warnings():
+        warnings.filterwarnings("error", "the quantizers run slower")
+        compiled = fake_quantize(x, step, 0.0, UniformGrid(-8, 7), *shifts)
+    assert compiled.dtype == torch.bfloat16
+    assert torch.equal(compiled, eager)
+
+
 def test_without_a_compiler_there_is_one_warning_and_the_eager_result(monkeypatch):
     expected, _ = trained(UniformGrid(-2, 1), 0.0, transposed=False)
 

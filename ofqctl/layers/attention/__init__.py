@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from functools import cache
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from ofqctl.layers.attention.forms import AttentionForm, attention_form, form_of, why_no_form, why_no_qkr
@@ -31,7 +32,8 @@ def quantize_attention(attention: Any, plan: ModulePlan) -> None:
     assert form is not None, f"{type(attention).__name__} has no registered form"
     open_products(attention)
     if plan.kind == "qkr":
-        attention.products = QKRProducts(cast("FusedQKV", attention), plan)
+        with torch.inference_mode(False):  # the halves of the projection are parameters of their own from here on
+            attention.products = QKRProducts(cast("FusedQKV", attention), plan)
         attention.qkv = InputForEachHead()
     else:
         attention.products = AttentionProducts(plan.operands)

@@ -80,10 +80,10 @@ class MergedQueryKey(WeightSite):
     def install_latent(self, value: Tensor) -> None:
         """Two projections whose product is as near to ``value``, (H, C, C), as any, and a correction for the rest."""
         width = value.shape[-1] // self.heads
-        left, sizes, right = torch.linalg.svd(value)
+        left, sizes, right = torch.linalg.svd(value.float())
         root = sizes[:, :width, None].sqrt()
-        self.q = nn.Parameter((left.transpose(-2, -1)[:, :width] * root).flatten(0, 1))
-        self.k = nn.Parameter((right[:, :width] * root).flatten(0, 1))
+        self.q = nn.Parameter((left.transpose(-2, -1)[:, :width] * root).flatten(0, 1).to(value.dtype))
+        self.k = nn.Parameter((right[:, :width] * root).flatten(0, 1).to(value.dtype))
         self.merged = None
         self.hold(torch.ones_like(value, dtype=torch.bool), value)
 
