@@ -96,7 +96,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         results["bits"]["weights"] = round(mixed["average_bits"], 3)
     if request.strict:
         refuse_undone(results)
-    save_run(job.output, weights, config, results)
+    save_run(job.output, task.model, weights, config, results)
     return {"output": str(job.output)} | results
 
 

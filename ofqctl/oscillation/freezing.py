@@ -131,7 +131,7 @@ def _value_of_codes(before: Before) -> Tensor:
     """The value of codes taken as constants: differentiable with respect to a learned step alone, scaled as in LSQ."""
     encoded, step = before.encoded, learned_step(before.site)
     if step is not None:
-        scale = step_gradient_scale(encoded.grid.high, before.latent.numel() / step.numel())
+        scale = step_gradient_scale(encoded.grid.range.high, before.latent.numel() / step.numel())
         encoded = replace(encoded, step=encoded.step + (step - step.detach()) * scale)
     return encoded.decode()
 

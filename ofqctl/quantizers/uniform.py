@@ -1,14 +1,13 @@
 """Static uniform quantization: steps fixed once from the range of weights or calibration activations."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import AffineGrid, CodeRange, Grid
 from ofqctl.quantizers.base import Quantizer, by_group
-from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.quantizers.ranges import RangeEstimator
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import AT_START, QuantizerPlan
@@ -31,12 +30,6 @@ class UniformSettings(Frozen):
     range: Annotated[Literal["minmax", "percentile", "mse", "auto"], AT_START] = "mse"
     percentile: Annotated[float, AT_START] = Field(default=99.99, gt=50.0, le=100.0)
 
-    @model_validator(mode="after")
-    def _has_levels_of_both_signs(self) -> Self:
-        if self.symmetric and getattr(self, "bits", None) == 1:
-            raise ValueError("1 bit on a symmetric grid, which is -1 and 0 steps; `symmetric: false` has two levels")
-        return self
-
 
 class ActivationSettings(UniformSettings):
     """The same for activations, which lie around 0 less often."""
@@ -53,16 +46,20 @@ class Uniform(Quantizer):
     """
 
     settings: UniformSettings
+    offset: Tensor  # minus the zero points, of the shape of the steps; of asymmetric grids alone
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)
         self.register_buffer("step", torch.ones(plan.step_shape))
-        if self.settings.symmetric:
-            self.offset = 0.0
-        else:
-            self.grid = UniformGrid.of_bits(plan.bits, signed=False)
+        if not self.settings.symmetric:
+            self.range = CodeRange.of_bits(plan.bits, signed=False)
             self.register_buffer("offset", torch.zeros(plan.step_shape))
         self._estimator = self._new_estimator()
+
+    @property
+    def grid(self) -> Grid:
+        """Evenly around 0, or off it by the zero points."""
+        return super().grid if self.settings.symmetric else AffineGrid(self.range, self.offset.float())
 
     def _take_in(self, x: Tensor) -> None:
         """Add the elements of ``x`` to what is known of each group's range."""
@@ -72,11 +69,11 @@ class Uniform(Quantizer):
         """Fix steps and zero points."""
         if self.settings.symmetric:
             signed = self._estimator.negative if self.plan.signed is None else self.plan.signed
-            self.grid = UniformGrid.of_bits(self.plan.bits, signed=signed)
-        step, offset = self._estimator.fit(self.grid, symmetric=self.settings.symmetric, whole=self.plan.whole)
-        self.step.copy_(step.clamp(min=MIN_STEP).reshape(self.step.shape))
-        if isinstance(self.offset, Tensor):
-            self.offset.copy_(offset.reshape(self.offset.shape))
+            self.range = CodeRange.of_bits(self.plan.bits, signed=signed)
+        step, grid = self._estimator.fit(self.range, symmetric=self.settings.symmetric, whole=self.plan.whole)
+        self.step.copy_(step.reshape(self.step.shape))
+        if not self.settings.symmetric:
+            self.offset.copy_(grid.tensors()["offset"].reshape(self.offset.shape))
         self._estimator = self._new_estimator()
 
     def describe(self) -> QuantizerPlan:

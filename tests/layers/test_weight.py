@@ -10,7 +10,7 @@ from torch import nn
 from ofqctl.convert import convert
 from ofqctl.layers import QuantConv2d, QuantLinear, weight_sites
 from ofqctl.ptq import calibrate
-from ofqctl.recipe import ModulePlan, QuantizerPlan
+from ofqctl.recipe import ModulePlan, quantizer_plan
 from ofqctl.recipe.catalogue import load
 
 SIZE = (3, 32, 32)
@@ -89,8 +89,8 @@ def test_a_layer_built_whole_under_inference_mode_runs_in_and_out_of_it(layer, m
         shape = (sizes[1], *[1] * (module.weight.dim() - 1))
         plan = ModulePlan(
             kind="linear" if original is nn.Linear else "conv2d",
-            weight=QuantizerPlan(method=method, bits=4, step_shape=shape),
-            operands={"input": QuantizerPlan(method="lsq", bits=8, step_shape=())},
+            weight=quantizer_plan(method=method, bits=4, step_shape=shape),
+            operands={"input": quantizer_plan(method="lsq", bits=8, step_shape=())},
         )
         built = replacement(module, plan).eval()
         x = torch.randn(2, 6) if original is nn.Linear else torch.randn(2, 6, 5, 5)

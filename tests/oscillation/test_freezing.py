@@ -236,7 +236,7 @@ def test_a_learned_step_goes_wherever_its_gradient_takes_it(make, bits):
     torch.testing.assert_close(step.detach(), start / 2)
     encoded = site.encode_weight()
     assert torch.equal(encoded.codes[marks], codes[marks])
-    middle = (encoded.codes.float() + encoded.offset) * encoded.step
+    middle = encoded.decode()
     torch.testing.assert_close(site.latent().detach()[marks], middle[marks])
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import CodeRange
 from ofqctl.quantizers import build_quantizer
 from ofqctl.quantizers.ranges import RangeEstimator
 from ofqctl.recipe.plan import quantizer_plan
@@ -17,10 +17,10 @@ DATA = {
     "no positives": -SKEWED.abs(),
 }
 GRIDS = {
-    "symmetric, signed": (UniformGrid.of_bits(8, signed=True), {"symmetric": True}),
-    "symmetric, unsigned": (UniformGrid.of_bits(8, signed=False), {"symmetric": True}),
-    "whole zero points": (UniformGrid.of_bits(8, signed=False), {"symmetric": False}),
-    "zero points between codes": (UniformGrid.of_bits(8, signed=False), {"symmetric": False, "whole": False}),
+    "symmetric, signed": (CodeRange.of_bits(8, signed=True), {"symmetric": True}),
+    "symmetric, unsigned": (CodeRange.of_bits(8, signed=False), {"symmetric": True}),
+    "whole zero points": (CodeRange.of_bits(8, signed=False), {"symmetric": False}),
+    "zero points between codes": (CodeRange.of_bits(8, signed=False), {"symmetric": False, "whole": False}),
 }
 
 
@@ -34,9 +34,9 @@ def test_a_range_covers_as_many_percent_of_the_values_as_its_percentile_says(kin
         rows = rows.abs()  # an unsigned grid reaches no negatives, whatever its range
     estimator = RangeEstimator("percentile", percentile)
     estimator.observe(rows)
-    step, offset = estimator.fit(grid, **form)
+    step, fitted = estimator.fit(grid, **form)
     half = 0.5 * step if form == {"symmetric": False} else 1e-4 * step  # what rounding the zero point moves the ends
-    low, high = step * (grid.low + offset), step * (grid.high + offset)
+    low, high = (step * fitted.points(torch.tensor(code)) for code in (grid.low, grid.high))
     tightest = ((rows >= low + half) & (rows <= high - half)).float().mean(1)
     widest = ((rows >= low - half) & (rows <= high + half)).float().mean(1)
     assert (100.0 * tightest <= percentile + 0.011).all(), tightest
@@ -50,7 +50,8 @@ def test_a_percentile_of_100_is_the_range_from_smallest_to_largest_value():
             for method in ("percentile", "minmax"):
                 estimator = RangeEstimator(method, 100.0)
                 estimator.observe(rows.abs() if kind == "symmetric, unsigned" else rows)
-                fits.append(estimator.fit(grid, **form))
+                step, fitted = estimator.fit(grid, **form)
+                fits.append((step, step * fitted.points(torch.tensor(grid.low))))
             for one, other in zip(*fits, strict=True):
                 assert torch.allclose(one, other, rtol=0.01), (kind, data)
 
