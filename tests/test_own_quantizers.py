@@ -29,14 +29,16 @@ from ofqctl.jobs.writing import run_config
 from ofqctl.layers import weight_sites
 from ofqctl.models import ModelRequest, load_model
 from ofqctl.oscillation import (
+    CGA,
     ConfidentFreezing,
     Dampening,
+    DampeningPenalty,
     Freezing,
     IterativeFreezing,
     OscillationTracker,
 )
 from ofqctl.ptq import calibrate, on_disk
-from ofqctl.ptq.erq import refine_by_regression
+from ofqctl.ptq.erq import ERQ, refine_by_regression
 from ofqctl.ptq.task import Task
 from ofqctl.quantizers import QUANTIZERS, Quantizer
 from ofqctl.quantizers.base import by_group

@@ -132,7 +132,8 @@ def test_the_fast_one_takes_any_grid_and_the_type_of_autocast():
 @pytest.mark.parametrize("method", ["lsq", "uniform"])
 def test_of_one_bit_a_signed_grid_has_no_zero_and_an_unsigned_one_has(method, signed, points):
     x = torch.randn(64) if signed else torch.rand(64)
-    quantizer = build_quantizer(quantizer_plan(method=method, bits=1, step_shape=(), signed=signed))
+    start = {"start": "mse"} if method == "lsq" else {}
+    quantizer = build_quantizer(quantizer_plan(method=method, bits=1, step_shape=(), signed=signed, **start))
     quantizer.observe(x)
     quantizer.finish()
     encoded = quantizer.encode(x)
