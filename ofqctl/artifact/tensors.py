@@ -27,7 +27,8 @@ def to_tensors(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(encoded.offset, Tensor):
             tensors[f"{name}.offset"] = encoded.offset
         replaced |= _replaced_by_codes(name.removesuffix("weight"), site)
-    tensors |= {name: t for name, t in _own_tensors(model).items() if name not in replaced}
+    own = {name: t for name, t in _own_tensors(model).items() if name not in replaced}
+    tensors |= {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
     return {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
 
 
