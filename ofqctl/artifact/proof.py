@@ -50,7 +50,7 @@ def _weights(tensors: Mapping[str, Tensor], model: nn.Module, plan: Plan, where:
         left = [part for part in rest if part.startswith(f"{name}.")]
         if left:
             yield f"{name}: its plan knows nothing of {', '.join(left)}"
-        elif not _same(encoded.decode(), value):
+        elif not _same(encoded.decode().to(value.dtype), value):
             yield f"{name}: its codes, steps and points give other values than the model computes with"
 
 

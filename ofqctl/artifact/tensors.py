@@ -61,14 +61,14 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What of the state dict of a quantized model is stored as it is: all that packed codes do not stand for.
+    """What of the state dict of a quantized model is stored in float32: all that packed codes do not stand for.
 
     The tensors of a module that several blocks share come only under the first of its names.
     """
     modules = {name for name, _ in model.named_modules()}
     replaced = {name for prefix, site in weight_sites(model) for name in _replaced_by_codes(prefix, site)}
-    state = model.state_dict().items()
-    return {name: t for name, t in state if name.rpartition(".")[0] in modules and name not in replaced}
+    state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    return {name: t for name, t in state.items() if name.rpartition(".")[0] in modules and name not in replaced}
 
 
 def _replaced_by_codes(weight: str, site: WeightSite) -> set[str]:

@@ -20,6 +20,7 @@ from ofqctl.artifact.config import QuantizationConfig, RunConfig
 from ofqctl.artifact.run import digest
 from ofqctl.convert import convert, describe
 from ofqctl.errors import ArtifactError
+from ofqctl.layers import weight_sites
 from ofqctl.ptq import calibrate
 from ofqctl.recipe.catalogue import load
 
@@ -52,6 +53,22 @@ def run(tmp_path, images):
     model, weights, config = quantized(images)
     save_run(tmp_path / "run", model, weights, config, {"top1": 1.0})
     return tmp_path / "run", model
+
+
+@pytest.mark.parametrize("recipe", ["ptq/minmax", "ofq/vit_w2a2"])
+def test_a_model_in_bfloat16_is_stored_in_float32_with_its_codes_and_steps(tmp_path, images, recipe):
+    model, _, config = quantized(images, recipe, 8)
+    weights = serialize(model.bfloat16())
+    part = config.quantization_config.model_copy(update={"sha256": digest(weights)})
+    save_run(tmp_path / "run", weights, config.model_copy(update={"quantization_config": part}), {})
+    stored = load_run(tmp_path / "run").model
+    sites = dict(weight_sites(model))
+    for name, site in weight_sites(stored):
+        one, other = site.fixed_codes, sites[name].encode_weight()
+        assert torch.equal(one.codes, other.codes), name
+        assert torch.equal(one.step, other.step), name
+    assert torch.equal(stored.head.input.step, model.head.input.step.float())
+    assert stored(images).dtype == torch.float32
 
 
 @pytest.mark.parametrize("recipe", ["ptq/minmax", "ofq/vit_w2a2", "lsq", "statsq"])
@@ -104,7 +121,7 @@ def test_there_is_no_latent_weight_in_the_file(images):
 
 def test_the_metadata_names_the_format_version(run):
     with safe_open(run[0] / "model.safetensors", framework="pt") as file:
-        assert file.metadata() == {"ofqctl_format": "1"}
+        assert file.metadata() == {"ofqctl_format": "2"}
 
 
 def damage_truncate(path):
