@@ -60,7 +60,7 @@ def test_a_model_in_bfloat16_is_stored_in_float32_with_its_codes_and_steps(tmp_p
     model, _, config = quantized(images, recipe, 8)
     weights = serialize(model.bfloat16())
     part = config.quantization_config.model_copy(update={"sha256": digest(weights)})
-    save_run(tmp_path / "run", weights, config.model_copy(update={"quantization_config": part}), {})
+    save_run(tmp_path / "run", model, weights, config.model_copy(update={"quantization_config": part}), {})
     stored = load_run(tmp_path / "run").model
     sites = dict(weight_sites(model))
     for name, site in weight_sites(stored):
