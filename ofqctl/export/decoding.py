@@ -1,4 +1,4 @@
-"""The weights of an ONNX file, decoded as `docs/format.md` tells a reader to: from its metadata and constants."""
+"""The weights that an ONNX file holds, decoded as `docs/format.md` says: from its metadata and its constants."""
 
 from collections.abc import Iterator
 
@@ -32,5 +32,5 @@ _PARTS = ("step", "points", "rest")
 def _points(stored: NDArray[np.uint8], own: dict[str, Array], multiplier: int, zero: list[int] | int) -> Array:
     if "points" in own:
         return own["points"][stored]
-    zeros = np.asarray(zero, np.float32).reshape(own["step"].shape if isinstance(zero, list) else ())
+    zeros = np.reshape(np.asarray(zero, np.float32), own["step"].shape if isinstance(zero, list) else ())
     return multiplier * stored.astype(np.float32) + zeros + own.get("rest", np.zeros((), np.float32))
