@@ -303,7 +303,7 @@ def test_compressed_tensors_refuses_tables_with_the_reason(tmp_path):
     recipe = load("lsq", ["weights.bits=3", *off])
     plan = make_plan(loaded.model, recipe, SIZE)
     own = {
-        name: m.model_copy(update={"weight": m.weight.model_copy(update={"method": "powers_of_two"})})
+        name: m.model_copy(update={"weight": replanned(m.weight, method="powers_of_two")})
         for name, m in plan.modules.items()
     }
     plan = plan.model_copy(update={"modules": own})
@@ -333,7 +333,7 @@ def test_annealing_changes_no_confident_code(images, name):
     for step in range(4):
         backward(model, images, step)
         remedy.before_step()
-        before, held = codes(model), {b.site: b.held.clone() for b in remedy._before}
+        before, held = codes(model), {site: b.held.clone() for site, b in remedy._before.items()}
         optimizer.step()
         remedy.after_step()
         after = codes(model)
@@ -365,7 +365,7 @@ def test_frozen_weights_lie_on_points_of_the_table_and_stay(images, name):
 
 def test_dampening_draws_to_the_points_of_the_table_and_leaves_weights_beyond_them_alone():
     model = quantized(*CASES["powers of two"])[0].model.train()
-    DampeningPenalty(model, Dampening(start=1.0, end=1.0, delay=0.0), steps=1).penalty().backward()
+    DampeningPenalty(model, Dampening(start=1.0, end=1.0, delay=0.0, reduction="mean"), steps=1).penalty().backward()
     site = model.blocks[0].mlp.fc1
     encoded, weight = site.encode_weight(), site.weight.detach()
     beyond = weight.abs() > 8 * encoded.step

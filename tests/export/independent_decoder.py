@@ -32,7 +32,7 @@ def from_run(run):
         offset = np.float32(0.5 if method == "statsq" else 0)
         if f"{name}.offset" in tensors:
             offset = np.frombuffer(tensors[f"{name}.offset"], np.float32).reshape(-1, 1)
-        signed = entry["weight"]["signed"] and (entry["weight"]["symmetric"] or method != "uniform")
+        signed = entry["weight"]["signed"] and (entry["weight"].get("symmetric", True) or method != "uniform")
         codes = stream(tensors[f"{name}.codes"], bits, len(tensors[f"{name}.codes"]) * 8 // bits)
         if f"{name}.points" in tensors:
             points = np.frombuffer(tensors[f"{name}.points"], np.float32)[codes.reshape(len(step), -1)]

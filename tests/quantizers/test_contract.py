@@ -203,7 +203,7 @@ def test_the_error_is_as_small_of_small_tensors_relative_to_their_size(name, bit
     x = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
     errors = []
     for sigma in (1.0, 1e-4, 1e-6):
-        quantizer = build_quantizer(QuantizerPlan(bits=bits, step_shape=(6, 1), **SMALL[name]))
+        quantizer = build_quantizer(quantizer_plan(bits=bits, step_shape=(6, 1), **SMALL[name]))
         quantizer.observe(sigma * x)
         quantizer.finish()
         errors.append(((quantizer(sigma * x) - sigma * x).std() / sigma).item())
@@ -215,7 +215,7 @@ def test_learning_goes_on_as_well_with_small_tensors(name):
     x = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
     gradients = []
     for sigma in (1.0, 2.0**-20):
-        quantizer = build_quantizer(QuantizerPlan(bits=4, step_shape=(6, 1), **SMALL[name]))
+        quantizer = build_quantizer(quantizer_plan(bits=4, step_shape=(6, 1), **SMALL[name]))
         quantizer.observe(sigma * x)
         quantizer.finish()
         leaf = (sigma * x).requires_grad_()
