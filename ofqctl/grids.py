@@ -166,10 +166,6 @@ class AffineGrid(Grid):
         """``value - offset``."""
         return values - self.offset
 
-    def nearest(self, values: Tensor) -> Tensor:
-        """As for any grid, with one pass over memory less."""
-        return self.position(values).round_().clamp_(self.range.low, self.range.high)
-
     def on_integers(self) -> Integers:
         """Offsets are integers or halves, or leave a rest."""
         offset = self.offset.detach().cpu()
