@@ -91,7 +91,7 @@ def test_a_new_process_computes_bit_identical_logits(loaded, images, tmp_path):
 
     model, plan = at_bits(loaded, images, 4, 4)
     weights = serialize(model)
-    save_run(tmp_path / "run", weights, run_config(loaded, load("ptq/minmax"), plan, weights, 0), {})
+    save_run(tmp_path / "run", model, weights, run_config(loaded, load("ptq/minmax"), plan, weights, 0), {})
     with torch.inference_mode():
         torch.save((images, model(images)), tmp_path / "io.pt")
     code = (

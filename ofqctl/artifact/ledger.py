@@ -15,7 +15,7 @@ class Ledger:
 
     Attributes:
         codes: Packed codes of all quantized weights.
-        steps: Steps and zero points of weights and activations.
+        steps: Steps, zero points and tables of points, of weights and activations.
         float_leftovers: Everything else: biases, norms, embeddings, learned shifts, layers left in float.
         ideal: Codes at exactly their bits, plus steps and float leftovers.
         total: Size of the file, header included.
@@ -44,10 +44,10 @@ def make_ledger(model: nn.Module, *, total: int, float_model: int) -> Ledger:
     """
     tensors = to_tensors(model)
     codes = _bytes(t for name, t in tensors.items() if name.endswith(".codes"))
-    steps = _bytes(t for name, t in tensors.items() if name.endswith((".step", ".offset")))
+    steps = _bytes(t for name, t in tensors.items() if name.endswith((".step", ".offset", ".points")))
     everything = _bytes(tensors.values())
     bits = sum(
-        site.latent().numel() * site.weight_quantizer.grid.bits
+        site.latent().numel() * site.weight_quantizer.range.bits
         for _, site in weight_sites(model)
         if site.weight_quantizer is not None
     )

@@ -21,6 +21,7 @@ from ofqctl.artifact.config import (
     read_config,
 )
 from ofqctl.artifact.ledger import Ledger, make_ledger
+from ofqctl.artifact.proof import check_written
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
 from ofqctl.errors import ArtifactError
@@ -64,35 +65,39 @@ def digest(weights: bytes) -> str:
     return hashlib.sha256(weights).hexdigest()
 
 
-def save_run(directory: Path, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
+def save_run(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
     """Write a run directory, whole or not at all.
 
     Args:
         directory: Replaced if it exists.
+        model: What the file, read again, is compared with before it takes its place.
         weights: From :func:`serialize`.
         config: What to say about it, with the digest of ``weights``.
         results: Figures measured.
 
     Raises:
-        ArtifactError: The disk is full or cannot be written.
+        ArtifactError: The disk is full or cannot be written, or what was written is not the model.
     """
     with replaced_directory(directory) as fresh:
-        write_files(fresh, weights, config, results)
+        write_files(fresh, model, weights, config, results)
 
 
-def write_files(directory: Path, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
-    """Write the files of a run into an existing directory, each whole or not at all.
+def write_files(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
+    """Write the files of a run into an existing directory, each whole or not at all; see :func:`save_run`.
 
     A reader that comes between two of them is told by the digest in ``config.json``.
     """
+    with replaced_file(directory / WEIGHTS) as fresh:
+        fresh.write_bytes(weights)
+        check_written(_read_tensors(fresh)[0], model, config.quantization_config.plan, WEIGHTS)
     texts = {
         "config.json": config.to_json(),
         "recipe.yaml": to_yaml(config.quantization_config.recipe),
         "results.json": json.dumps(results, indent=1) + "\n",
     }
-    for name, content in {WEIGHTS: weights, **{name: text.encode() for name, text in texts.items()}}.items():
+    for name, text in texts.items():
         with replaced_file(directory / name) as fresh:
-            fresh.write_bytes(content)
+            fresh.write_bytes(text.encode())
 
 
 def is_run(path: Path) -> bool:
@@ -137,11 +142,12 @@ def save_single_file(path: Path, run: Run) -> None:
     """Write a run as one file: its weights, with what ``config.json`` says in the metadata.
 
     Raises:
-        ArtifactError: The disk is full or cannot be written.
+        ArtifactError: The disk is full or cannot be written, or what was written is not the model.
     """
     metadata = {METADATA_KEY: str(FORMAT_VERSION), CONFIG_KEY: run.config.to_json()}
     with replaced_file(path) as fresh:
         fresh.write_bytes(safetensors.torch.save(to_tensors(run.model), metadata=metadata))
+        check_written(_read_tensors(fresh)[0], run.model, run.config.quantization_config.plan, path.name)
 
 
 def _load_single_file(path: Path) -> Run:

@@ -1,7 +1,8 @@
 """A quantized model <-> the tensors of ``model.safetensors``.
 
-A quantized weight ``NAME`` is stored as ``NAME.codes`` (uint8, packed; code minus the grid's lowest), ``NAME.step``
-and, where its grid has zero points, ``NAME.offset``; everything else lies under its name in the model.
+A quantized weight ``NAME`` is stored as ``NAME.codes`` (uint8, packed; code minus the lowest), ``NAME.step`` and what
+its grid is told from: ``NAME.offset`` where it has zero points, ``NAME.points`` where it is a table. Everything else
+lies under its name in the model.
 """
 
 from collections.abc import Mapping
@@ -10,24 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.errors import ArtifactError
-from ofqctl.grids import Encoded, code_dtype
+from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.packing import pack, packed_size, unpack
+from ofqctl.quantizers import Quantizer
 
 
 def to_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All tensors of a quantized model: packed codes, steps, and what is float; on the CPU, in order of their names."""
-    tensors: dict[str, Tensor] = {}
-    replaced: set[str] = set()
+    tensors = float_tensors(model)
     for name, site in weight_sites(model):
         encoded = site.encode_weight()
         assert encoded is not None
-        tensors[f"{name}.codes"] = pack(encoded.codes.to(torch.int16) - encoded.grid.low, encoded.grid.bits)
+        codes = encoded.grid.range
+        tensors[f"{name}.codes"] = pack(encoded.codes.to(torch.int16) - codes.low, codes.bits)
         tensors[f"{name}.step"] = encoded.step
-        if isinstance(encoded.offset, Tensor):
-            tensors[f"{name}.offset"] = encoded.offset
-        replaced |= _replaced_by_codes(name.removesuffix("weight"), site)
-    tensors |= {name: t for name, t in _own_tensors(model).items() if name not in replaced}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in encoded.grid.tensors().items()}
     return {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
 
 
@@ -42,13 +41,10 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     Raises:
         ArtifactError: Tensors that are missing, unknown, or of another shape or type.
     """
-    rest = dict(tensors)
-    known = _own_tensors(model)
-    replaced: set[str] = set()
+    rest, wanted = dict(tensors), float_tensors(model)
     for name, site in weight_sites(model):
-        site.fix_codes(_read_codes(name, site, rest, where))
-        replaced |= _replaced_by_codes(name.removesuffix("weight"), site)
-    wanted = {name: tensor for name, tensor in known.items() if name not in replaced}
+        assert site.weight_quantizer is not None
+        site.fix_codes(read_weight(name, site.weight_quantizer, site.latent().shape, rest, where))
     faults = [f"{name}: missing" for name in wanted if name not in rest]
     faults += [f"{name}: unknown" for name in rest if name not in wanted]
     faults += [
@@ -64,37 +60,56 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         site.weight_quantizer.restore(site.fixed_codes)
 
 
-def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of ``model``; of a module that several blocks share, only under the first of its names."""
+def float_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What of the state dict of a quantized model is stored as it is: all that packed codes do not stand for.
+
+    The tensors of a module that several blocks share come only under the first of its names.
+    """
     modules = {name for name, _ in model.named_modules()}
-    return {name: tensor for name, tensor in model.state_dict().items() if name.rpartition(".")[0] in modules}
+    replaced = {name for prefix, site in weight_sites(model) for name in _replaced_by_codes(prefix, site)}
+    state = model.state_dict().items()
+    return {name: t for name, t in state if name.rpartition(".")[0] in modules and name not in replaced}
 
 
-def _replaced_by_codes(prefix: str, site: WeightSite) -> set[str]:
+def _replaced_by_codes(weight: str, site: WeightSite) -> set[str]:
     """Names in the state dict that packed codes stand for: latent weights and the weight quantizer's own tensors."""
     assert site.weight_quantizer is not None
+    prefix = weight.removesuffix("weight")
     own = {f"{prefix}weight_quantizer.{name}" for name in site.weight_quantizer.state_dict()}
     return own | {f"{prefix}{name}" for name in site.latent_names}
 
 
-def _read_codes(name: str, site: WeightSite, rest: dict[str, Tensor], where: str) -> Encoded:
-    """Take the parts of one weight out of ``rest``."""
-    quantizer = site.weight_quantizer
-    assert quantizer is not None
-    packed, step = rest.pop(f"{name}.codes", None), rest.pop(f"{name}.step", None)
-    offset = rest.pop(f"{name}.offset", None) if isinstance(quantizer.offset, Tensor) else quantizer.offset
-    if packed is None or step is None or offset is None:
-        raise ArtifactError(f"{where}: the codes, steps or offsets of {name} are missing")
-    shape, grid = site.latent().shape, quantizer.grid
-    expected = packed_size(shape.numel(), grid.bits)
-    if packed.dtype != torch.uint8 or packed.shape != (expected,):
+def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[str, Tensor], where: str) -> Encoded:
+    """Take the tensors of one weight out of ``rest``.
+
+    Args:
+        name: What it is stored under.
+        quantizer: Built from the plan.
+        shape: Of the weight.
+        rest: Tensors of the file.
+        where: Name of the file, for messages.
+
+    Raises:
+        ArtifactError: One of them is missing, or of another shape or type.
+    """
+    codes, expected = quantizer.range, {"step": torch.empty(quantizer.plan.step_shape)} | quantizer.grid.tensors()
+    packed = rest.pop(f"{name}.codes", None)
+    parts = {part: rest.pop(f"{name}.{part}") for part in expected if f"{name}.{part}" in rest}
+    if packed is None or len(parts) < len(expected):
+        raise ArtifactError(f"{where}: the codes, steps, offsets or points of {name} are missing")
+    size = packed_size(shape.numel(), codes.bits)
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
         raise ArtifactError(
-            f"{where}: {name}.codes is {_kind(packed)}, but {tuple(shape)} at {grid.bits} bits takes {expected} bytes"
+            f"{where}: {name}.codes is {_kind(packed)}, but {tuple(shape)} at {codes.bits} bits takes {size} bytes"
         )
-    if step.shape != tuple(quantizer.plan.step_shape) or step.dtype != torch.float32:
-        raise ArtifactError(f"{where}: {name}.step is {_kind(step)}, expected {quantizer.plan.step_shape} float32")
-    codes = unpack(packed, grid.bits, shape.numel()).reshape(shape).to(torch.int16) + grid.low
-    return Encoded(codes.to(code_dtype(grid)), step, offset, grid)
+    for part, tensor in parts.items():
+        if _kind(tensor) != _kind(expected[part]):
+            raise ArtifactError(f"{where}: {name}.{part} is {_kind(tensor)}, expected {_kind(expected[part])}")
+    grid = quantizer.grid.with_tensors(parts)
+    if "points" in parts and not bool((parts["points"].diff() > 0).all()):
+        raise ArtifactError(f"{where}: {name}.points do not ascend")
+    unpacked = unpack(packed, codes.bits, shape.numel()).reshape(shape).to(torch.int16) + codes.low
+    return Encoded(unpacked.to(codes.dtype), parts["step"], grid)
 
 
 def _kind(tensor: Tensor) -> str:

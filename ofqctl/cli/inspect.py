@@ -15,6 +15,7 @@ EXAMPLES = (
     "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.safetensors --json",
     "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.onnx",
 )
+_POINTS = 16  # of a table that are all shown
 
 
 def inspect(
@@ -117,10 +118,17 @@ def _modules(modules: list[dict[str, Any]]) -> Table:
 
 
 def _numeric(quantizer: dict[str, Any]) -> tuple[str, str, str]:
-    grid = quantizer["grid"]
+    return str(quantizer["bits"]), quantizer["method"], _grid(quantizer["grid"])
+
+
+def _grid(grid: dict[str, Any]) -> str:
+    """The range of the codes and what is added to them, or the points of a table."""
+    if "points" in grid:
+        points = [f"{point:.3g}" for point in grid["points"]]
+        return " ".join(points if len(points) <= _POINTS else [*points[:2], f"... ({len(points)})", points[-1]])
     low, high = grid["offset"]
     offset = "" if low == high == 0 else f" {low:+g}" if low == high else f" {low:+g}..{high:+g}"
-    return str(quantizer["bits"]), quantizer["method"], f"{grid['low']}..{grid['high']}{offset}"
+    return f"{grid['low']}..{grid['high']}{offset}"
 
 
 def _step(quantizer: dict[str, Any]) -> str:
@@ -136,7 +144,7 @@ def _sizes(size: dict[str, Any]) -> Table:
     table = Table(["where the bytes are", ">bytes", ">"])
     for key, words in (
         ("codes", "codes of weights"),
-        ("steps", "steps and zero points"),
+        ("steps", "steps, zero points and tables of points"),
         ("float_leftovers", "float leftovers: biases, norms, embeddings, shifts"),
         ("ideal", "ideal: codes at exactly their bits, and the rest"),
         ("total", "the file"),

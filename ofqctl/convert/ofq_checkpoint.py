@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ofqctl.convert.planning import make_plan
 from ofqctl.convert.surgery import apply_plan
 from ofqctl.errors import ArtifactError
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import CodeRange
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import ModulePlan, Plan, QuantizerPlan, Recipe, Weights
 from ofqctl.recipe.catalogue import load
@@ -175,4 +175,4 @@ def _set_signs(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if name.endswith(".input_quant_fn.signed"):
             quantizer = model.get_submodule(f"{name.removesuffix('.input_quant_fn.signed')}.input")
             assert isinstance(quantizer, Quantizer)
-            quantizer.grid = UniformGrid.of_bits(quantizer.plan.bits, signed=bool(flag.item()))
+            quantizer.range = CodeRange.of_bits(quantizer.plan.bits, signed=bool(flag.item()))

@@ -10,7 +10,7 @@ from ofqctl.diagnosis.result import Change, LayerChange
 from ofqctl.diagnosis.static import quantiles
 from ofqctl.diagnosis.weights import Weight
 from ofqctl.errors import ArtifactError
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import CodeRange
 from ofqctl.oscillation import Role
 
 _DRIFT_LEVELS = (0.1, 0.5, 0.9)
@@ -24,19 +24,19 @@ class Moment:
     Attributes:
         codes: Integers.
         step: Broadcasts to them.
-        grid: Of the codes.
+        range: Of the codes.
         method: Of the quantizer.
     """
 
     codes: Tensor
     step: Tensor
-    grid: UniformGrid
+    range: CodeRange
     method: str
 
     @property
     def kind(self) -> str:
         """What two checkpoints of one model have in common."""
-        return f"{tuple(self.codes.shape)}, {self.method} {self.grid.low}..{self.grid.high}"
+        return f"{tuple(self.codes.shape)}, {self.method} {self.range.low}..{self.range.high}"
 
 
 Snapshot = dict[tuple[str, Role], Moment]
@@ -45,7 +45,7 @@ Snapshot = dict[tuple[str, Role], Moment]
 def snapshot_of(weights: Sequence[Weight]) -> Snapshot:
     """What has to be kept of a checkpoint for the comparison with the next one."""
     return {
-        weight.key: Moment(weight.encoded.codes, weight.encoded.step, weight.encoded.grid, weight.method)
+        weight.key: Moment(weight.encoded.codes, weight.encoded.step, weight.encoded.grid.range, weight.method)
         for weight in weights
     }
 

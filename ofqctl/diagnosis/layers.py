@@ -27,7 +27,7 @@ class Codes(Frozen):
 
 
 class Histogram(Frozen):
-    """Latent weights by position, ``latent / step - offset``: in steps, codes at whole numbers, thresholds at halves.
+    """Latent weights by their position among the codes: points of the grid at whole numbers, thresholds at halves.
 
     Attributes:
         low: Where the first bin begins; it holds everything below too.

@@ -188,7 +188,7 @@ class _LiveOperand:
     def figures(self) -> LiveActivation:
         """Over all steps."""
         share = self.changed / max(1, self.compared)
-        return LiveActivation(name=self._name, operand=self._operand, bits=self._quantizer.grid.bits, changed=share)
+        return LiveActivation(name=self._name, operand=self._operand, bits=self._quantizer.range.bits, changed=share)
 
 
 def _figures(tally: Tensor, weights: int, oscillating: int, steps: int) -> LiveWeights:

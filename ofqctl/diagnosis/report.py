@@ -95,7 +95,7 @@ def _layer(weight: Weight, boundary_range: float, tracker: TrackerState | None) 
         role=weight.role,
         shape=tuple(weight.encoded.codes.shape),
         weights=weight.encoded.codes.numel(),
-        bits=weight.encoded.grid.bits,
+        bits=weight.encoded.grid.range.bits,
         method=weight.method,
         step=steps_of(weight),
         codes=codes_of(weight),

@@ -56,7 +56,7 @@ class Path(Frozen):
         index: In the flattened weight.
         thresholds: Positions at which its code changes, near the ones it took.
         first_step: Optimizer step of the first value.
-        position: ``latent / step - offset`` after each step.
+        position: Of the latent value among the codes after each step; a point of the grid lies at its code.
         code: After each step.
     """
 

@@ -18,15 +18,15 @@ _FINEST = 16  # bins in a step, at most
 
 def codes_of(weight: Weight) -> Codes:
     """How the codes are used."""
-    grid = weight.encoded.grid
-    rows = weight.rows(weight.encoded.codes).to(torch.int64).sub_(grid.low)
-    levels = grid.high - grid.low + 1
+    codes = weight.encoded.grid.range
+    rows = weight.rows(weight.encoded.codes).to(torch.int64).sub_(codes.low)
+    levels = codes.count
     places = rows.add_(torch.arange(len(rows)).unsqueeze(1), alpha=levels)
     used = torch.bincount(places.flatten(), minlength=len(rows) * levels).view(len(rows), levels)
     counts = used.sum(0)
     shares = counts[counts > 0].double() / counts.sum()
     return Codes(
-        lowest=grid.low,
+        lowest=codes.low,
         counts=tuple(counts.tolist()),
         entropy=float((-shares * shares.log2()).sum().clamp(min=0.0)),
         unused=float((used == 0).double().mean()),
@@ -45,13 +45,13 @@ def latents_of(weight: Weight, boundary_range: float) -> Latents:
     distance = distance_to_threshold(weight.latent, encoded)
     count = distance.numel()
     near = {limit: int((distance <= limit).count_nonzero()) / count for limit in {*RANGES, boundary_range}}
-    position = (weight.latent / encoded.step).sub_(encoded.offset)
-    beyond = (position < encoded.grid.low - 0.5) | (position > encoded.grid.high + 0.5)
+    codes, position = encoded.grid.range, encoded.grid.position(weight.latent / encoded.step)
+    beyond = (position < codes.low - 0.5) | (position > codes.high + 0.5)
     return Latents(
         within={f"{limit:g}": near[limit] for limit in RANGES},
         confident=1.0 - near[boundary_range],
         clipped=int(beyond.count_nonzero()) / count,
-        positions=_histogram(position, encoded.grid.low, encoded.grid.high),
+        positions=_histogram(position, codes.low, codes.high),
     )
 
 

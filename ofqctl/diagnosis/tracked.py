@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -127,8 +128,8 @@ def paths_of(weights: Sequence[Weight], state: TrackerState) -> tuple[Path, ...]
 
     Grids of more bits come in only if there is nothing else: nearly all their weights flip all the time.
     """
-    fewest = min(weight.encoded.grid.bits for weight in weights)
-    coarse = [weight for weight in weights if weight.encoded.grid.bits == fewest]
+    fewest = min(weight.encoded.grid.range.bits for weight in weights)
+    coarse = [weight for weight in weights if weight.encoded.grid.range.bits == fewest]
     found = [(flips, path) for weight in coarse for flips, path in _paths(weight, state)]
     found.sort(key=lambda pair: -pair[0])
     first: dict[Role, Path] = {}
@@ -142,8 +143,7 @@ def paths_of(weights: Sequence[Weight], state: TrackerState) -> tuple[Path, ...]
 def _paths(weight: Weight, state: TrackerState) -> list[tuple[int, Path]]:
     """The sampled entries of one weight (of one part of it) that flipped lately, with their number of flips."""
     entries, rows = state.of(weight, "entries"), state.of(weight, "trajectory")[-_PATH_STEPS:]
-    codes, grid = weight.encoded.codes, weight.encoded.grid
-    offset = weight.encoded.offset
+    codes, bounds = weight.encoded.codes, weight.encoded.grid.range
     paths = []
     for column, entry in enumerate(entries.tolist()):
         inside = entry - weight.part * codes.numel()
@@ -153,9 +153,9 @@ def _paths(weight: Weight, state: TrackerState) -> list[tuple[int, Path]]:
         flips = int((code.diff() != 0).count_nonzero())
         if not flips:
             continue
-        own = offset.expand(codes.shape).flatten()[inside] if isinstance(offset, Tensor) else offset
-        position = latent / step - own
-        lowest, highest = max(int(code.min()) - 1, grid.low), min(int(code.max()) + 1, grid.high)
+        own = weight.encoded.grid.map(partial(_entry, codes.shape, inside))
+        position = own.position(latent / step)
+        lowest, highest = max(int(code.min()) - 1, bounds.low), min(int(code.max()) + 1, bounds.high)
         path = Path(
             name=weight.name,
             role=weight.role,
@@ -167,3 +167,8 @@ def _paths(weight: Weight, state: TrackerState) -> list[tuple[int, Path]]:
         )
         paths.append((flips, path))
     return paths
+
+
+def _entry(shape: torch.Size, index: int, tensor: Tensor) -> Tensor:
+    """What belongs to one entry of a flattened weight."""
+    return tensor.expand(shape).flatten()[index]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +84,14 @@ def _parts(name: str, quantizer: Quantizer, latent: Tensor | None, encoded: Enco
     roles = roles_of(name, encoded.codes.shape[0])
     count = len(roles)
     codes, steps = in_parts(encoded.codes, count), in_parts(encoded.step, count)
-    offset = encoded.offset
-    offsets = in_parts(offset, count) if isinstance(offset, Tensor) else (offset,) * count
     latents = (None,) * count if latent is None else in_parts(latent, count)
     for part, role in enumerate(roles):
-        own = Encoded(codes[part], steps[part], offsets[part], encoded.grid)
+        own = Encoded(codes[part], steps[part], encoded.grid.map(partial(_part, part, count)))
         yield Weight(name, role, part, quantizer.method, latents[part], own)
+
+
+def _part(part: int, count: int, tensor: Tensor) -> Tensor:
+    return in_parts(tensor, count)[part]
 
 
 def _merged(block: str, plan: ModulePlan, state: Mapping[str, Tensor]) -> Tensor:

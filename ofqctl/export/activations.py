@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ofqctl.export.graph import Writer
-from ofqctl.export.sites import Array, Operand
+from ofqctl.export.numbers import Array, Operand, Table
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes of an activation in the graph: ``value = step * (tensor + zero) + after``.
+    """Codes of an activation in the graph, or what they are looked up as: ``value = step * (tensor + zero) + after``.
 
     Attributes:
         tensor: Its name.
         operand: What they are codes of.
-        signed: Whether they are int8, the codes themselves; else uint8, counted from the grid's lowest.
+        signed: Whether they are int8, the codes themselves; else uint8, counted from the lowest, or levels of a table.
         rank: Number of its dimensions.
     """
 
@@ -60,7 +60,7 @@ def zero_of(graph: Writer, codes: Codes, to: int) -> str:
     if codes.zero.ndim == 0:
         return graph.constant(codes.zero.astype(kind))
     offset = graph.op("Cast", offset_of(graph, codes.operand), to=to)
-    low = np.asarray(codes.operand.grid.low, kind)
+    low = np.asarray(codes.operand.range.low, kind)
     return graph.op("Add", offset, graph.constant(low)) if low else offset
 
 
@@ -88,7 +88,7 @@ def axis_attribute(array: Array, rank: int) -> dict[str, Any]:
 
 def can_be_signed(operand: Operand) -> bool:
     """Whether the codes fit int8 with real 0 at code 0."""
-    return operand.grid.signed and not operand.offset.any()
+    return operand.range.signed and operand.table is None and not operand.offset.any()
 
 
 def write_codes(graph: Writer, x: str, codes: Codes) -> None:
@@ -105,6 +105,9 @@ def write_codes(graph: Writer, x: str, codes: Codes) -> None:
     operand, signed, out = codes.operand, codes.signed, codes.tensor
     if operand.before is not None:
         x = graph.op("Add", x, graph.floats(operand.before))
+    if operand.table is not None:
+        _write_search(graph, graph.op("Div", x, steps_like(graph, operand)), operand.table.thresholds, out)
+        return
     attributes = axis_attribute(operand.step, codes.rank)
     if (operand.step.ndim and not attributes) or operand.offset.any():
         x = graph.op("Div", x, steps_like(graph, operand))
@@ -113,14 +116,33 @@ def write_codes(graph: Writer, x: str, codes: Codes) -> None:
         scale, count, attributes = graph.floats(1.0), (), {}
     else:
         scale, count = step_of(graph, operand), _flat(operand.step).shape
-    dtype, low = (np.int8, 0) if signed else (np.uint8, -operand.grid.low)
-    zero = graph.constant(np.full(count, low, dtype))
-    if operand.grid.bits == 8:
+    dtype, zero_point = (np.int8, 0) if signed else (np.uint8, -operand.range.low)
+    zero = graph.constant(np.full(count, zero_point, dtype))
+    if operand.range.bits == 8:
         graph.op("QuantizeLinear", x, scale, zero, out=out, **attributes)
         return
-    ends = (operand.grid.low, operand.grid.high) if signed else (0, operand.grid.high - operand.grid.low)
+    ends = (operand.range.low, operand.range.high) if signed else (0, operand.range.count - 1)
     rounded = graph.op("QuantizeLinear", x, scale, zero, **attributes)
     graph.op("Clip", rounded, *(graph.constant(dtype(end)) for end in ends), out=out)
+
+
+def _write_search(graph: Writer, x: str, thresholds: Array, out: str) -> None:
+    """Write how many of the ascending ``thresholds`` are below ``x``, uint8: by bisection, a few nodes for each bit."""
+    bits = len(thresholds).bit_length()
+    missing = (1 << bits) - 1 - len(thresholds)
+    limits = graph.floats(np.append(thresholds, np.full(missing, np.inf, np.float32)))
+    found = graph.constant(np.int32(0))
+    for half in (1 << bit for bit in reversed(range(bits))):
+        limit = graph.op("Gather", limits, graph.op("Add", found, graph.constant(np.int32(half - 1))))
+        above = graph.op("Greater", x, limit)
+        found = graph.op("Where", above, graph.op("Add", found, graph.constant(np.int32(half))), found)
+    graph.op("Cast", found, to=TensorProto.UINT8, out=out)
+
+
+def look_up(graph: Writer, tensor: str, table: Table) -> str:
+    """What codes, uint8 counted from the lowest, stand for in ``table``."""
+    index = graph.op("Cast", tensor, to=TensorProto.INT32)
+    return graph.op("Gather", graph.constant(table.levels), index)
 
 
 def write_values(graph: Writer, codes: Codes, *, shifted: bool = True, out: str | None = None) -> str:
@@ -128,7 +150,7 @@ def write_values(graph: Writer, codes: Codes, *, shifted: bool = True, out: str 
     operand, attributes = codes.operand, axis_attribute(codes.operand.step, codes.rank)
     shifted = shifted and operand.after is not None
     unshifted = None if shifted else out
-    if (operand.step.ndim and not attributes) or codes.zero.ndim:
+    if (operand.step.ndim and not attributes) or codes.zero.ndim or operand.table is not None:
         moved = graph.op("Cast", codes.tensor, to=TensorProto.FLOAT)
         moved = graph.op("Add", moved, zero_of(graph, codes, TensorProto.FLOAT)) if codes.zero.any() else moved
         value = graph.op("Mul", moved, steps_like(graph, operand), out=unshifted)

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ofqctl.export.graph import Writer
-from ofqctl.export.sites import Weight
+from ofqctl.export.numbers import Weight
 
 _GROUP = 8  # codes that together fill a whole number of bytes at every width
 OPSET = 20  # of everything else
@@ -39,33 +39,51 @@ class WeightWriter:
     @property
     def opset(self) -> int:
         """The least that has a type for all codes."""
-        bits = {weight.grid.bits for weight in self.written.values()} & self._types.keys()
+        bits = {weight.range.bits for weight in self.written.values()} & self._types.keys()
         return max((_OPSET_OF_BITS.get(width, OPSET) for width in bits), default=OPSET)
 
     def values(self, weight: Weight) -> str:
         """The decoded weight, float32, to the bit what the quantizers make of it."""
         graph = self._graph
+        if not weight.even:
+            return graph.op("Mul", self._points(weight), self.units(weight))
         codes = self._codes(weight, TensorProto.FLOAT, weight.multiplier)
-        return graph.op("Mul", graph.op("Add", codes, graph.floats(weight.zero)), self.units(weight))
+        moved = graph.op("Add", codes, graph.floats(weight.zero))
+        if weight.rest.any():
+            moved = graph.op("Add", moved, graph.floats(weight.rest, f"{weight.name}.rest"))
+        return graph.op("Mul", moved, self.units(weight))
 
-    def codes(self, weight: Weight, *, multiplier: int = 1, signed: bool = False) -> str:
-        """The codes counted from the grid's lowest, uint8 or int8, times 1 or 2."""
-        return self._codes(weight, TensorProto.INT8 if signed else TensorProto.UINT8, multiplier)
+    def codes(self, weight: Weight) -> str:
+        """The codes counted from the lowest, uint8."""
+        return self._codes(weight, TensorProto.UINT8)
+
+    def levels(self, weight: Weight, *, signed: bool = False) -> str:
+        """The integers that the codes stand for, less the zero; uint8 or int8."""
+        graph, kind = self._graph, TensorProto.INT8 if signed else TensorProto.UINT8
+        if weight.even:
+            return self._codes(weight, kind, weight.multiplier)
+        return graph.op("Cast", graph.op("Sub", self._points(weight), graph.floats(weight.zero)), to=kind)
 
     def centred(self, weight: Weight) -> str:
-        """``multiplier * (code + offset)``, int8."""
-        graph, zero = self._graph, self._graph.constant(np.asarray(weight.zero, np.int8))
-        return graph.op(
-            "QuantizeLinear", self._codes(weight, TensorProto.FLOAT), graph.floats(1.0 / weight.multiplier), zero
-        )
+        """The integers that the codes stand for, int8."""
+        graph = self._graph
+        if not weight.even:
+            return graph.op("Cast", self._points(weight), to=TensorProto.INT8)
+        codes, zero = self._codes(weight, TensorProto.FLOAT), graph.constant(np.asarray(weight.zero, np.int8))
+        return graph.op("QuantizeLinear", codes, graph.floats(1.0 / weight.multiplier), zero)
 
     def units(self, weight: Weight) -> str:
         """What 1 of the integers is worth, in the shape of the steps."""
         return self._graph.floats(weight.unit, f"{weight.name}.step")
 
+    def _points(self, weight: Weight) -> str:
+        """Points that are not evenly spaced, integers if they can be, looked up by the codes; float32."""
+        points = self._graph.floats(weight.levels + weight.zero, f"{weight.name}.points")
+        return self._graph.op("Gather", points, self._codes(weight, TensorProto.INT32))
+
     def _codes(self, weight: Weight, to: int, multiplier: int = 1) -> str:
-        """The codes counted from the grid's lowest, times 1 or 2, as numbers of type ``to``."""
-        graph, name, kind = self._graph, f"{weight.name}.codes", self._types.get(weight.grid.bits)
+        """The codes counted from the lowest, times 1 or 2, as numbers of type ``to``."""
+        graph, name, kind = self._graph, f"{weight.name}.codes", self._types.get(weight.range.bits)
         self.written[weight.name] = weight
         if kind is None:
             return self._unpack(weight, to, multiplier)
@@ -79,7 +97,7 @@ class WeightWriter:
 
     def _unpack(self, weight: Weight, to: int, multiplier: int) -> str:
         """From a stream: the bytes of every eight codes as one integer, shifted to each of them, other bits cleared."""
-        graph, bits, count, packed = self._graph, weight.grid.bits, weight.codes.size, weight.packed
+        graph, bits, count, packed = self._graph, weight.range.bits, weight.codes.size, weight.packed
         kind = np.uint32 if bits * _GROUP < np.iinfo(np.uint32).bits else np.uint64
         stream = graph.raw(f"{weight.name}.codes", TensorProto.UINT8, [len(packed)], packed)
         groups = -(-count // _GROUP)

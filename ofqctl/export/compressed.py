@@ -13,19 +13,22 @@ from torch import Tensor
 from ofqctl.artifact import WEIGHTS, Run
 from ofqctl.artifact.atomic import replaced_directory
 from ofqctl.artifact.tensors import to_tensors
+from ofqctl.convert import weight_site
 from ofqctl.errors import ArtifactError
-from ofqctl.grids import Encoded
-from ofqctl.layers import weight_sites
-from ofqctl.recipe import Plan, QuantizerPlan
+from ofqctl.grids import Encoded, Grid
+from ofqctl.layers import WeightSite, weight_sites
+from ofqctl.recipe import ModulePlan
 
 
-def check_representable(plan: Plan, where: str) -> None:
+def check_representable(run: Run, where: str) -> None:
     """Make sure that the layout can hold a model: integers that are symmetric around 0, in Linear weights alone.
 
     Raises:
         ArtifactError: Names the first modules that it cannot hold, and why.
     """
-    reasons = {name: reason for name, module in plan.modules.items() if (reason := _obstacle(module))}
+    plan = run.config.quantization_config.plan
+    modules = {name: (entry, weight_site(run.model.get_submodule(name))) for name, entry in plan.modules.items()}
+    reasons = {name: reason for name, (entry, site) in modules.items() if (reason := _obstacle(entry, site))}
     if not plan.modules:
         raise ArtifactError(f"{where}: nothing in it is quantized, so there is nothing to pack")
     if reasons:
@@ -36,17 +39,22 @@ def check_representable(plan: Plan, where: str) -> None:
         )
 
 
-def _obstacle(module: Any) -> str | None:
+def _obstacle(module: ModulePlan, site: WeightSite | None) -> str | None:
     if module.operands:
         return f"the operands {', '.join(module.operands)} have static steps and grids of their own"
-    weight: QuantizerPlan | None = module.weight
     if module.kind == "qkr":
         return "query and key are merged, which is no Linear layer"
-    if weight is None:
-        return None
-    if weight.method == "statsq":
+    encoded = None if site is None else site.encode_weight()
+    return None if encoded is None else _obstacle_of_grid(encoded.grid)
+
+
+def _obstacle_of_grid(grid: Grid) -> str | None:
+    integers, codes = grid.on_integers(), grid.range
+    if integers is None or not integers.even:
+        return "the points of its grid are not evenly spaced"
+    if integers.multiplier == 2:
         return "its grid is half a step off zero"
-    if not weight.symmetric:
+    if not codes.signed or bool((integers.zero != codes.low).any() or integers.rest.any()):
         return "its grid has zero points"
     return None
 
@@ -71,7 +79,7 @@ def write_compressed(directory: Path, run: Run) -> None:
             ignored.append(module)
             continue
         tensors |= _packed(name, encoded)
-        groups.setdefault(encoded.grid.bits, []).append(module)
+        groups.setdefault(encoded.grid.range.bits, []).append(module)
     config = json.loads(run.config.to_json())
     ignored += [left.module for left in run.config.quantization_config.plan.left_float]
     config["quantization_config"] = _quantization_config(groups, ignored)
@@ -84,9 +92,10 @@ def write_compressed(directory: Path, run: Run) -> None:
 def _packed(name: str, encoded: Encoded) -> dict[str, Tensor]:
     """The tensors of one weight (out, in)."""
     rows = encoded.codes.shape[0]
-    unsigned = (encoded.codes.to(torch.int16) - encoded.grid.low).cpu().numpy().astype(np.uint32)
+    codes = encoded.grid.range
+    unsigned = (encoded.codes.to(torch.int16) - codes.low).cpu().numpy().astype(np.uint32)
     return {
-        f"{name}_packed": torch.from_numpy(pack_words(unsigned, encoded.grid.bits)),
+        f"{name}_packed": torch.from_numpy(pack_words(unsigned, codes.bits)),
         f"{name}_scale": encoded.step.detach().cpu().reshape(-1, 1).expand(rows, 1).clone(),
         f"{name}_shape": torch.tensor(encoded.codes.shape, dtype=torch.int64),
     }

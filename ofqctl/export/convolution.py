@@ -10,7 +10,8 @@ from ofqctl.export.activations import Codes
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.integer import IntegerProducts, zero_point
-from ofqctl.export.sites import Array, Operand, Product, Weight, Window
+from ofqctl.export.numbers import Array, Operand, Weight
+from ofqctl.export.sites import Product, Window
 
 
 class IntegerConvolutions:
@@ -47,7 +48,7 @@ class IntegerConvolutions:
         assert window is not None
         channels, (height, width) = window.size[0], window.moves(weight.shape[2:])
         matrix = weight.as_matrix()
-        right = self._products.integers(matrix, operand.grid.bits)
+        right = self._products.integers(matrix, operand.bits)
         each, tensor = operand.step.ndim > 0, right.tensor
         if each:
             tensor = graph.op("Reshape", tensor, graph.shape([channels, -1, weight.shape[0]]))
@@ -99,7 +100,7 @@ class IntegerConvolutions:
         graph, window, operand = self._graph, product.window, codes.operand
         assert window is not None
         outputs, channels = weight.shape[0], window.size[0]
-        kernel = self._products.integers(weight, operand.grid.bits)
+        kernel = self._products.integers(weight, operand.bits)
         each, tensor = window.groups == 1 and operand.step.ndim > 0, kernel.tensor
         if each:
             turned = graph.op("Transpose", tensor, perm=[1, 0, 2, 3])

@@ -26,7 +26,8 @@ from ofqctl.export.activations import (
 )
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
-from ofqctl.export.sites import Array, Operand, Product, Weight
+from ofqctl.export.numbers import Array, Operand, Weight
+from ofqctl.export.sites import Product
 
 _INT8_MAX, _INT16_MAX = 127, 32767
 
@@ -87,7 +88,7 @@ class IntegerProducts:
     def multiply_weight(self, name: str, codes: Codes, weight: Weight) -> str:
         """``sum(code * integer)``, int32, of activations (..., in) and the integers of a weight (in, out)."""
         graph, depth = self._graph, weight.shape[0]
-        summed = self._multiply(name, codes, self.integers(weight, codes.operand.grid.bits), depth)
+        summed = self._multiply(name, codes, self.integers(weight, codes.operand.bits), depth)
         if not weight.widened:
             return summed
         # 2 * code + 1 is beyond 8 bits: twice the sum over codes, and the sum over the input
@@ -96,14 +97,15 @@ class IntegerProducts:
 
     def integers(self, weight: Weight, left_bits: int) -> Right:
         """The integers of a weight, in a type that no kernel saturates on; codes only where it is ``widened``."""
-        weights, counted = self._weights, weight.multiplier * (weight.grid.high - weight.grid.low)
+        weights, counted = self._weights, int(weight.levels[-1])
         if weight.widened:
-            return Right(weights.codes(weight), np.asarray(weight.grid.low), signed=False)
-        if counted <= _INT8_MAX and not saturates(left_bits, counted):
-            return Right(weights.codes(weight, multiplier=weight.multiplier, signed=True), weight.zero, signed=True)
-        if not weight.zero.ndim and not saturates(left_bits, weight.largest):
+            return Right(weights.codes(weight), np.asarray(weight.range.low), signed=False)
+        if counted <= _INT8_MAX and weight.zero.min() > -_INT8_MAX and not saturates(left_bits, counted):
+            return Right(weights.levels(weight, signed=True), weight.zero, signed=True)
+        fits = weight.smallest >= -_INT8_MAX - 1 and weight.largest <= _INT8_MAX
+        if fits and not weight.zero.ndim and not saturates(left_bits, weight.magnitude):
             return Right(weights.centred(weight), np.asarray(0), signed=True)
-        return Right(weights.codes(weight, multiplier=weight.multiplier), weight.zero, signed=False)
+        return Right(weights.levels(weight), weight.zero, signed=False)
 
     def matmul(self, product: Product, left: Codes, right: Codes, place: "Place", out: str) -> None:
         """(..., M, K) and (..., N, K) or (..., K, N) -> (..., M, N), times ``place.factor``."""

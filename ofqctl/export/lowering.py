@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper, numpy_helper
 
-from ofqctl.export.activations import Codes, can_be_signed, write_codes, write_values
+from ofqctl.export.activations import Codes, can_be_signed, look_up, write_codes, write_values
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.constants import compact
 from ofqctl.export.convolution import IntegerConvolutions
 from ofqctl.export.graph import OWN, Writer
 from ofqctl.export.integer import IntegerProducts, Place, saturates
 from ofqctl.export.marking import DOMAIN
+from ofqctl.export.numbers import Operand, Weight
 from ofqctl.export.pairs import write_dequantized, write_quantized, write_weight
-from ofqctl.export.sites import Operand, Product, Sites, Weight
+from ofqctl.export.sites import Product, Sites
 
 IR_OF_OPSET = {20: 9, 21: 10, 25: 13}  # the oldest versions of the file format with these operators
 UNKNOWN_TO_COMPILERS = (2,)  # bits of a type that came with the newest opset
@@ -119,8 +120,9 @@ class _Lowering:
         getattr(self, f"_write_{node.op_type.lower()}")(site, inputs, node.output[0])
 
     def _write_quantize(self, site: str, inputs: list[str], out: str) -> None:
-        codes = self._codes(out, self._sites.operands[site])
-        if self._pairs:
+        operand = self._sites.operands[site]
+        codes = Codes(out, operand, operand.name in self._signed, len(self._shapes[out]))
+        if self._pairs and operand.table is None:
             write_quantized(self._graph, inputs[0], codes)
         else:
             write_codes(self._graph, inputs[0], codes)
@@ -128,7 +130,7 @@ class _Lowering:
 
     def _write_dequantize(self, site: str, inputs: list[str], out: str) -> None:
         codes = self._codes(inputs[0], self._sites.operands[site])
-        if self._pairs:
+        if self._pairs and codes.operand.table is None:
             write_dequantized(self._graph, codes, out)
         else:
             write_values(self._graph, codes, out=out)
@@ -171,7 +173,10 @@ class _Lowering:
         self.done.products.append(Boundary(self._sites.products[site], inputs[0]))
 
     def _codes(self, tensor: str, operand: Operand) -> Codes:
-        return Codes(tensor, operand, operand.name in self._signed, len(self._shapes[tensor]))
+        """The codes in ``tensor`` as what takes them computes with them."""
+        rank = len(self._shapes[tensor])
+        numbers = tensor if operand.table is None else look_up(self._graph, tensor, operand.table)
+        return Codes(numbers, operand, operand.name in self._signed, rank)
 
     def _scalar_factor(self, out: str) -> tuple[float, str]:
         """A constant that is all that multiplies a product next, made part of it, and the output of both."""
@@ -217,7 +222,7 @@ def _signed_operands(sites: Sites) -> set[str]:
     products = [product for product in sites.products.values() if product.obstacle is None]
     pairs = [product.operands for product in products if product.kind == "matmul"]
     left = {product.operands[0].name for product in products}
-    saturating = {right.name for one, right in pairs if saturates(one.grid.bits, -right.grid.low)}
+    saturating = {right.name for one, right in pairs if saturates(one.bits, -right.range.low)}
     return {right.name for _, right in pairs if can_be_signed(right)} - left - saturating
 
 

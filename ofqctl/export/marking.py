@@ -17,19 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import ops
 
+from ofqctl.export.numbers import Array, Operand, Weight, operand_of, weight_of
 from ofqctl.export.recording import activation_quantizers
-from ofqctl.export.sites import (
-    Array,
-    Operand,
-    Product,
-    Sites,
-    Style,
-    Weight,
-    Window,
-    obstacle_of,
-    operand_of,
-    weight_of,
-)
+from ofqctl.export.sites import Product, Sites, Style, Window, obstacle_of
 from ofqctl.hooks import shadowed
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite, weight_sites
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
-from ofqctl.export.sites import Product, Weight
+from ofqctl.export.numbers import Weight
+from ofqctl.export.sites import Product
 
 FORMAT_VERSION = 1
 PREFIX = "ofqctl."
@@ -100,14 +101,19 @@ def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
     """How each weight is stored: what a reader needs to decode it."""
     return {
         name: {
-            "bits": weight.grid.bits,
+            "bits": weight.range.bits,
             "shape": list(weight.shape),
             "transposed": weight.transposed,
-            "multiplier": weight.multiplier,
-            "zero": weight.zero.reshape(-1).tolist() if weight.zero.ndim else int(weight.zero),
         }
+        | (_arithmetic(weight) if weight.even else {})
         for name, weight in written.items()
     }
+
+
+def _arithmetic(weight: Weight) -> dict[str, Any]:
+    """How evenly spaced points follow from the codes; others are looked up."""
+    zero = weight.zero.reshape(-1).tolist() if weight.zero.ndim else int(weight.zero)
+    return {"multiplier": weight.multiplier, "zero": zero}
 
 
 def about_products(products: Mapping[str, Product]) -> dict[str, dict[str, Any]]:
@@ -115,8 +121,8 @@ def about_products(products: Mapping[str, Product]) -> dict[str, dict[str, Any]]
     return {
         name: {
             "kind": product.kind,
-            "weights": None if product.weight is None else product.weight.grid.bits,
-            "activations": [operand.grid.bits for operand in product.operands],
+            "weights": None if product.weight is None else product.weight.range.bits,
+            "activations": [operand.range.bits for operand in product.operands],
         }
         | ({"float": product.obstacle} if product.obstacle else {})
         for name, product in products.items()

@@ -16,8 +16,7 @@ from ofqctl.export.recording import activation_quantizers
 from ofqctl.hooks import shadowed
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.progress import Progress
-from ofqctl.quantizers import Quantizer
-from ofqctl.quantizers.cores import MIN_STEP
+from ofqctl.quantizers import Quantizer, reference
 
 _POINTS = 0.5  # percentage points of top-1 agreement that are never too much
 _TIMES = 4.0  # how much larger than the noise floor the median difference may be
@@ -119,14 +118,10 @@ def in_float64(model: nn.Module) -> Iterator[None]:
 def _weight(site: WeightSite) -> Tensor:
     encoded = site.encode_weight()
     assert encoded is not None
-    return (encoded.codes.double() + encoded.offset) * encoded.step.double()
+    return encoded.grid.points(encoded.codes).double() * encoded.step.double()
 
 
 def _value(quantizer: Quantizer, x: Tensor) -> Tensor:
     x, largest = quantizer.relative(x)
-    moved = x if quantizer.before is None else x + quantizer.before
-    step, grid = quantizer.step.clamp(min=MIN_STEP), quantizer.grid
-    codes = (moved / step - quantizer.offset).round().clamp(grid.low, grid.high)
-    value = (codes + quantizer.offset) * step
-    value = value if quantizer.after is None else value + quantizer.after
+    value = reference.fake_quantize(x, quantizer.step, quantizer.grid, quantizer.before, quantizer.after)
     return value if largest is None else value * largest

@@ -9,7 +9,7 @@ import numpy as np
 from ofqctl.export.activations import Codes, offset_of, step_of, steps_like
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
-from ofqctl.export.sites import Operand, Weight
+from ofqctl.export.numbers import Operand, Weight
 
 
 def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
@@ -20,13 +20,13 @@ def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
     operand = codes.operand
     if operand.before is not None:
         x = graph.op("Add", x, graph.floats(operand.before))
-    step, low, high = np.float32(1.0), operand.grid.low, operand.grid.high
+    step, low, high = np.float32(1.0), operand.range.low, operand.range.high
     if _has_one_step(operand):
         step = np.float32(operand.step)
     else:
         x = graph.op("Div", x, steps_like(graph, operand))
         x = graph.op("Sub", x, offset_of(graph, operand)) if operand.offset.any() else x
-    if operand.grid.bits < 8:
+    if operand.range.bits < 8:
         x = graph.op("Clip", x, graph.floats(step * low), graph.floats(step * high))
     graph.op("QuantizeLinear", x, *_scale(graph, operand), out=codes.tensor)
 
@@ -47,12 +47,12 @@ def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
 
 def write_weight(graph: Writer, weights: WeightWriter, weight: Weight, out: str) -> None:
     """Write the value of a weight."""
-    if weight.widened:
+    if weight.widened or weight.obstacle is not None:
         graph.op("Identity", weights.values(weight), out=out)
         return
     rows = weight.step.size
     asymmetric = weight.zero.ndim > 0
-    integers = weights.codes(weight) if asymmetric else weights.centred(weight)
+    integers = weights.levels(weight) if asymmetric else weights.centred(weight)
     flat = graph.op("Reshape", integers, graph.shape([rows, -1]))
     zero = (-weight.zero.reshape(-1)).astype(np.uint8) if asymmetric else np.zeros(rows, np.int8)
     value = graph.op("DequantizeLinear", flat, graph.vector(weights.units(weight)), graph.constant(zero), axis=0)
@@ -66,4 +66,4 @@ def _has_one_step(operand: Operand) -> bool:
 def _scale(graph: Writer, operand: Operand) -> tuple[str, str]:
     """Step and zero point of both operators."""
     step = step_of(graph, operand) if _has_one_step(operand) else graph.floats(1.0)
-    return step, graph.constant(np.uint8(-operand.grid.low))
+    return step, graph.constant(np.uint8(-operand.range.low))

@@ -1,117 +1,14 @@
-"""What an exporter needs to know of a quantized model: its operands, weights and products, as plain numbers."""
+"""What an exporter needs to know of a quantized model: its products, on the numbers of `ofqctl.export.numbers`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from ofqctl.export.numbers import Array, Operand, Weight
 
-from ofqctl.grids import Encoded, UniformGrid
-from ofqctl.packing import pack
-from ofqctl.quantizers import Quantizer
-from ofqctl.quantizers.cores import MIN_STEP
-
-Array = NDArray[np.float32]
 Style = Literal["integer", "qdq"]
 """Products on integers wherever that is exact; or ordinary products between QuantizeLinear and DequantizeLinear."""
 ProductKind = Literal["linear", "conv2d", "matmul"]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """An activation that becomes codes: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
-
-    Attributes:
-        name: The quantizer's name in the model.
-        grid: Range of the codes.
-        step: > 0; aligned with the last dimensions of the tensor, as all others; () if it is one for all.
-        offset: Integers, of the shape of ``step``; () if it is one for all.
-        before: Added to the tensor ahead of rounding, or None.
-        after: Added to the value, or None.
-        dynamic: Whether all of this is of each row over its largest magnitude, which is multiplied again elsewhere.
-    """
-
-    name: str
-    grid: UniformGrid
-    step: Array
-    offset: Array
-    before: Array | None
-    after: Array | None
-    dynamic: bool = False
-
-    @property
-    def zero(self) -> NDArray[np.int64]:
-        """What is added to a code counted from the grid's lowest, ``code - grid.low``, to give ``code + offset``."""
-        return (self.offset + self.grid.low).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A quantized weight as it is stored: the bytes and steps of ``model.safetensors``.
-
-    Attributes:
-        name: What it is stored under.
-        shape: (out, in), (out, in, height, width), or (heads, out, in).
-        grid: Range of the codes.
-        codes: Integers of the grid, of that shape.
-        step: As the plan has it.
-        offset: Like ``step``, or () if it is one for all.
-        transposed: Whether the output channels come last, see :meth:`as_matrix`.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    grid: UniformGrid
-    codes: NDArray[np.int16]
-    step: Array
-    offset: Array
-    transposed: bool = False
-
-    @property
-    def packed(self) -> bytes:
-        """The codes, counted from the grid's lowest, as `ofqctl.packing` lays them out."""
-        return pack(torch.from_numpy(self.codes) - self.grid.low, self.grid.bits).numpy().tobytes()
-
-    @property
-    def multiplier(self) -> int:
-        """2 for a grid half a step off zero, so that ``multiplier * (code + offset)`` is an integer; else 1."""
-        return 2 if self.offset.ndim == 0 and float(self.offset) == 0.5 else 1
-
-    @property
-    def widened(self) -> bool:
-        """Whether these integers do not fit 8 bits."""
-        return self.multiplier == 2 and self.grid.bits == 8
-
-    @property
-    def unit(self) -> Array:
-        """What 1 of these integers is worth."""
-        return self.step / np.float32(self.multiplier)
-
-    @property
-    def zero(self) -> NDArray[np.int64]:
-        """What is added to ``multiplier * (code - grid.low)`` to give these integers."""
-        return np.rint((self.offset + self.grid.low) * self.multiplier).astype(np.int64)
-
-    @property
-    def largest(self) -> int:
-        """Largest magnitude of these integers."""
-        ends = np.array([self.grid.low, self.grid.high]).reshape(2, *(1 for _ in self.offset.shape)) + self.offset
-        return int(np.abs(np.rint(self.multiplier * ends)).max())
-
-    def values(self) -> NDArray[np.float64]:
-        """The decoded weight."""
-        values: NDArray[np.float64] = (self.codes.astype(np.float64) + self.offset) * self.step
-        return values
-
-    def as_matrix(self) -> "Weight":
-        """(in, out), as the right factor of a product; from (..., in) or (out, in, height, width)."""
-        depth = self.shape[-1] if len(self.shape) < 4 else int(np.prod(self.shape[1:]))
-        codes = np.ascontiguousarray(self.codes.reshape(-1, depth).T)
-        offset = self.offset.reshape(-1) if self.offset.ndim else self.offset
-        return Weight(self.name, codes.shape, self.grid, codes, self.step.reshape(-1), offset, transposed=True)
 
 
 @dataclass(frozen=True)
@@ -194,47 +91,23 @@ class Sites:
     products: dict[str, Product] = field(default_factory=dict)
 
 
-def operand_of(name: str, quantizer: Quantizer) -> Operand:
-    """The numbers of an activation quantizer; what an offset has beyond an integer is a shift ahead and behind."""
-    step = quantizer.step.detach().clamp(min=MIN_STEP)
-    offset = torch.as_tensor(quantizer.offset).detach()
-    beyond = (offset - offset.round()) * step
-    before: Tensor | None = quantizer.before
-    after: Tensor | None = quantizer.after
-    if beyond.any():
-        before = -beyond if before is None else before - beyond
-        after = beyond if after is None else after + beyond
-    return Operand(
-        name,
-        quantizer.grid,
-        _shared(step),
-        _shared(offset.round()),
-        None if before is None else _array(before),
-        None if after is None else _array(after),
-        quantizer.plan.dynamic,
-    )
-
-
-def weight_of(name: str, encoded: Encoded) -> Weight:
-    """The numbers of a quantized weight."""
-    codes = encoded.codes.detach().cpu().to(torch.int16)
-    offset = _shared(torch.as_tensor(encoded.offset))
-    return Weight(name, tuple(codes.shape), encoded.grid, codes.numpy(), _array(encoded.step), offset)
-
-
 def obstacle_of(product: Product) -> str | None:
     """Why ``product`` cannot be computed on integers, or None."""
     if not product.operands:
         return "its input is not quantized"
     if product.kind != "matmul" and product.weight is None:
         return "its weight is not quantized"
+    if any(operand.table is not None and not operand.table.integral for operand in product.operands):
+        return "the points of its input are not integers of 8 bits"
     if product.kind == "matmul":
         return _obstacle_of_matmul(*product.operands, transposed=product.transposed)
     assert product.weight is not None
     if product.kind == "linear":
         varies = _varies(product.operands[0], -1)
-        return "its input has a step for each channel, and channels are summed" if varies else None
-    return _obstacle_of_convolution(product.operands[0], product.weight, product.window)
+        return product.weight.obstacle or (
+            "its input has a step for each channel, and channels are summed" if varies else None
+        )
+    return product.weight.obstacle or _obstacle_of_convolution(product.operands[0], product.weight, product.window)
 
 
 def _obstacle_of_matmul(left: Operand, right: Operand, *, transposed: bool) -> str | None:
@@ -250,7 +123,7 @@ def _obstacle_of_matmul(left: Operand, right: Operand, *, transposed: bool) -> s
 
 def _obstacle_of_convolution(operand: Operand, weight: Weight, window: Window | None) -> str | None:
     assert window is not None
-    if weight.offset.ndim:
+    if weight.zero.ndim:
         return "its weight has a zero point for each channel"
     if weight.widened:
         return "half steps at 8 bits take 9 bits as integers"
@@ -272,13 +145,3 @@ def _varies(operand: Operand, dimension: int) -> bool:
 def _extent(array: Array, dimension: int) -> int:
     """Length of a dimension counted from the end; 1 if there is none."""
     return array.shape[dimension] if array.ndim >= -dimension else 1
-
-
-def _array(tensor: Tensor) -> Array:
-    return tensor.detach().cpu().float().numpy()
-
-
-def _shared(tensor: Tensor) -> Array:
-    """As an array; of shape () if all elements are equal."""
-    array = _array(tensor)
-    return array.reshape(-1)[0].reshape(()) if array.size and (array == array.reshape(-1)[0]).all() else array

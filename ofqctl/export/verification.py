@@ -2,8 +2,9 @@
 
 A quantized network amplifies float noise: one activation on a rounding boundary changes its code, and that changes
 codes further on. Logits of two runtimes therefore differ, although every single product is exact. So exactness is shown
-piece by piece, each piece on torch's own numbers: every product with its quantizers, and everything between the
-products, where nothing is rounded to codes. End to end, the graph is compared with torch beside the model's own noise.
+piece by piece, each piece on torch's own numbers: every weight, decoded from the file by a reader of its own; every
+product with its quantizers; and everything between the products, where nothing is rounded to codes. End to end, the
+graph is compared with torch beside the model's own noise.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
+from ofqctl.export.decoding import decoded_weights
 from ofqctl.export.lowering import Lowered
 from ofqctl.export.recording import Record, activation_quantizers, record
 from ofqctl.export.runtime import open_session
 from ofqctl.export.tracing import INPUT, OUTPUT
+from ofqctl.layers import weight_sites
 
 TOLERANCE = 1e-5  # largest difference of a product, of its largest value
 BETWEEN = 1e-4  # likewise of what lies between the products: the runtime's own float operators; resampling takes 3e-5
@@ -33,6 +36,8 @@ class Exactness:
     """What the pieces of a graph gave on torch's own numbers.
 
     Attributes:
+        weights: Weights that were decoded from the file and compared with those that the model computes with.
+        wrong_weights: Names of those that are not the same, bit for bit.
         products: Products that were compared.
         codes: Codes that were compared.
         different: Codes that differ, though quantized from the same values.
@@ -44,6 +49,8 @@ class Exactness:
         moved: Codes that change when they are quantized from what lies between the products in the graph.
     """
 
+    weights: int = 0
+    wrong_weights: list[str] = field(default_factory=list)
     products: int = 0
     codes: int = 0
     different: int = 0
@@ -56,7 +63,7 @@ class Exactness:
 
     def faults(self) -> list[str]:
         """What is not as it must be."""
-        faults = []
+        faults = [f"{name}: the file holds another weight than the model's" for name in self.wrong_weights[:_LISTED]]
         if self.different > BOUNDARY_RATE * self.codes or any(d["from_boundary"] > 1e-4 for d in self.listed):
             faults.append(f"{self.different} of {self.codes} codes differ, first {self.listed[:1]}")
         if not self.worst <= TOLERANCE:
@@ -86,10 +93,21 @@ def check_exactness(
     torch_record = record(model, images)
     names = list(_in_calls([q.operand for q in lowered.quantizations]))
     found = Exactness()
+    _check_weights(written, model, found)
     if lowered.quantizations:
         _check_products(written, lowered, torch_record, names, model, found)
     _check_between(written, lowered, torch_record, names, model, images if fed is None else fed, found)
     return found
+
+
+def _check_weights(written: onnx.ModelProto, model: nn.Module, found: Exactness) -> None:
+    sites = dict(weight_sites(model))
+    for name, value in decoded_weights(written):
+        with torch.no_grad():
+            expected = sites[name].quantized_weight().numpy()
+        found.weights += 1
+        if not np.array_equal(value.reshape(expected.shape), expected):
+            found.wrong_weights.append(name)
 
 
 def _check_products(
@@ -102,7 +120,7 @@ def _check_products(
     quantizers = activation_quantizers(model)
     for quantization, name in zip(lowered.quantizations, names, strict=True):
         quantizer = quantizers[quantization.operand]
-        lowest = 0 if quantization.signed else quantizer.grid.low
+        lowest = 0 if quantization.signed else quantizer.range.low
         codes, expected = got[quantization.codes].astype(np.int64) + lowest, kept.codes[name].numpy()
         coded[quantization.codes] = (expected - lowest).astype(got[quantization.codes].dtype)
         found.codes += expected.size
@@ -178,7 +196,7 @@ def _from_boundary(quantizer: Any, x: Tensor) -> NDArray[Any]:
     """How far each position is from the middle between two codes, in steps."""
     x = quantizer.relative(x)[0]
     moved = x.float() if quantizer.before is None else x + quantizer.before
-    position = (moved / quantizer.step - quantizer.offset).detach().numpy()
+    position = quantizer.grid.position(moved / quantizer.step).detach().numpy()
     distance: NDArray[Any] = np.abs(position - np.floor(position) - 0.5)
     return distance
 

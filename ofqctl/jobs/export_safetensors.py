@@ -45,7 +45,7 @@ def export_safetensors(request: SafetensorsRequest, progress: Progress = silent)
         save_single_file(output, run)
         written = [output]
     else:
-        check_representable(run.config.quantization_config.plan, str(run.directory))
+        check_representable(run, str(run.directory))
         output = request.output or Path(f"{run.directory}-compressed-tensors")
         check_output(output, overwrite=request.overwrite)
         write_compressed(output, run)

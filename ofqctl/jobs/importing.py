@@ -73,7 +73,7 @@ def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> di
     weights = serialize(loaded.model)
     config = run_config(loaded, recipe, plan, weights, float_bytes)
     results = about_run(loaded.model, config, weights) | {"evaluation": None, "notes": loaded.notes}
-    save_run(output, weights, config, results)
+    save_run(output, loaded.model, weights, config, results)
     return {"output": str(output)} | results
 
 

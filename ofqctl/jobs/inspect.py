@@ -12,6 +12,7 @@ from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
 from ofqctl.export import look_into
+from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
 from ofqctl.progress import Progress, silent
@@ -80,29 +81,33 @@ def _module(model: nn.Module, name: str, plan: ModulePlan) -> dict[str, Any]:
         "name": name,
         "kind": plan.kind,
         "weight": None if site is None or site.weight_quantizer is None else _weight(site),
-        "activations": {operand: _quantizer(q) for operand, q in operands(module).items()},
+        "activations": {operand: _quantizer(q, q.grid) for operand, q in operands(module).items()},
     }
 
 
 def _weight(site: WeightSite) -> dict[str, Any]:
-    assert site.weight_quantizer is not None
-    shape, bits = site.latent().shape, site.weight_quantizer.grid.bits
+    encoded = site.encode_weight()
+    assert site.weight_quantizer is not None and encoded is not None
+    shape, bits = encoded.codes.shape, encoded.grid.range.bits
     stored = {"shape": list(shape), "bytes": packed_size(shape.numel(), bits)}
-    return _quantizer(site.weight_quantizer) | stored
+    return _quantizer(site.weight_quantizer, encoded.grid) | stored
 
 
-def _quantizer(quantizer: Quantizer) -> dict[str, Any]:
-    """Bits, method, range of the codes and of what is added to them, and the shape of the step."""
-    offset = torch.as_tensor(quantizer.offset)
+def _quantizer(quantizer: Quantizer, grid: Grid) -> dict[str, Any]:
+    """Bits, method, grid, and the shape of the step."""
     return {
-        "bits": quantizer.grid.bits,
+        "bits": grid.range.bits,
         "method": quantizer.method,
-        "grid": {
-            "low": quantizer.grid.low,
-            "high": quantizer.grid.high,
-            "offset": [float(offset.min()), float(offset.max())],
-        },
+        "grid": {"low": grid.range.low, "high": grid.range.high} | _points(grid),
         "step_shape": list(quantizer.plan.step_shape),
         "dynamic": quantizer.plan.dynamic,
         "shifts": quantizer.before is not None,
     }
+
+
+def _points(grid: Grid) -> dict[str, list[float]]:
+    """Of a table its points, in steps; else the least and the largest that is added to a code."""
+    if isinstance(grid, TableGrid):
+        return {"points": grid.table.tolist()}
+    offsets = grid.points(torch.zeros(()))
+    return {"offset": [float(offsets.min()), float(offsets.max())]}

@@ -139,7 +139,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         results["bits"]["weights"] = round(mixed["average_bits"], 3)
     if request.strict:
         refuse_undone(results)
-    save_run(output, weights, config, results)
+    save_run(output, model, weights, config, results)
     return {"output": str(output)} | results
 
 

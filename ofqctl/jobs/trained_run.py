@@ -80,7 +80,7 @@ class TrainedRun:
             "seed": self.request.seed,
             "device": str(engine.processes.device),
         }
-        write_files(self.output, weights, config, self.results)
+        write_files(self.output, engine.trained, weights, config, self.results)
         if engine.tracker is not None:
             with replaced_file(self.output / "oscillation.safetensors") as fresh:
                 save_file(engine.tracker.state_dict(), fresh)

@@ -62,6 +62,7 @@ class Dampening(Remedy):
         with torch.no_grad():
             encoded = encode(site, latent)
             value = encoded.decode()
-            bounds = [(code + encoded.offset) * encoded.step for code in (encoded.grid.low, encoded.grid.high)]
-        squared = (value - torch.clamp(latent, *bounds)).square()
+            ends = encoded.grid.range.low, encoded.grid.range.high
+            lowest, highest = (encoded.grid.points(torch.full_like(encoded.step, end)) * encoded.step for end in ends)
+        squared = (value - torch.clamp(latent, lowest, highest)).square()
         return squared.sum() if self._summed else squared.mean()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ofqctl.grids import Encoded, UniformGrid
+from ofqctl.grids import CodeRange, Encoded
 
 _INT8 = torch.iinfo(torch.int8)
 
@@ -62,11 +62,11 @@ def count_parts(entries: Tensor, weights: int, parts: int) -> Tensor:
 
 
 def as_int8(encoded: Encoded) -> Tensor:
-    """The codes in one byte, contiguous; those of a grid that does not fit are moved down by 128."""
-    codes = encoded.codes if fits_int8(encoded.grid) else encoded.codes.sub(-_INT8.min)
+    """The codes in one byte, contiguous; those of a range that does not fit are moved down by 128."""
+    codes = encoded.codes if fits_int8(encoded.grid.range) else encoded.codes.sub(-_INT8.min)
     return codes.to(torch.int8, memory_format=torch.contiguous_format)
 
 
-def fits_int8(grid: UniformGrid) -> bool:
-    """Whether the codes of ``grid`` are stored as they are."""
-    return grid.high <= _INT8.max
+def fits_int8(codes: CodeRange) -> bool:
+    """Whether codes of this range are stored as they are."""
+    return codes.high <= _INT8.max

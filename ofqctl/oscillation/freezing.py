@@ -106,7 +106,7 @@ class _Followed:
         encoded = encode(site, before)
         codes = encoded.codes.float()
         wanted = torch.where(new, self._settled(codes), codes)
-        site.hold(new, (wanted + encoded.offset) * encoded.step)
+        site.hold(new, encoded.grid.points(wanted) * encoded.step)
         changed = (encode(site, site.latent()).codes != wanted) & (frozen | new)
         undone = groups_of(changed, encoded.step)
         site.hold(undone, before)

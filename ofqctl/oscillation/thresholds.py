@@ -6,10 +6,11 @@ from ofqctl.grids import Encoded
 
 
 def distance_to_threshold(latent: Tensor, encoded: Encoded) -> Tensor:
-    """Distance of each weight to its nearest rounding threshold, in steps.
+    """Distance of each weight to its nearest rounding threshold, in steps of its grid.
 
-    The position of a weight is ``latent / step - offset``; thresholds lie at ``code + 1/2`` for every code but the
-    highest. A weight beyond the grid is therefore as far away as it is from the last threshold inside it.
+    That is where the weight lies among the codes (`ofqctl.grids.Grid.position`): thresholds are at ``code + 1/2`` for
+    every code but the highest, whatever the points are. A weight beyond the grid is therefore as far away as it is from
+    the last threshold inside it.
 
     Args:
         latent: Float weights, any shape.
@@ -18,6 +19,6 @@ def distance_to_threshold(latent: Tensor, encoded: Encoded) -> Tensor:
     Returns:
         Like ``latent``, >= 0.
     """
-    position = (latent / encoded.step).sub_(encoded.offset)
-    nearest = position.floor().clamp_(encoded.grid.low, encoded.grid.high - 1).add_(0.5)
-    return position.sub_(nearest).abs_()
+    codes, position = encoded.grid.range, encoded.grid.position(latent / encoded.step)
+    nearest = position.floor().clamp_(codes.low, codes.high - 1).add_(0.5)
+    return nearest.sub_(position).abs_()

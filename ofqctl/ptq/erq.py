@@ -6,19 +6,19 @@ kept of the images is two matrices of second moments a layer, so memory does not
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ofqctl.grids import Encoded, UniformGrid
+from ofqctl.grids import Grid
 from ofqctl.hooks import attached
 from ofqctl.layers import QuantConv2d, QuantLinear
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Piece, Reached, walk
-from ofqctl.quantizers.fake_quantize import snap
 from ofqctl.recipe.refining import ERQStep
 
 
@@ -161,65 +161,60 @@ def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, st
     assert quantizer is not None
     inputs = layer.weight[0].numel()
     encoded = quantizer.encode(layer.latent().detach())
-    spread = [
-        t.cpu().double().expand(layer.weight.shape).flatten(1) if isinstance(t, Tensor) else torch.full_like(matrix, t)
-        for t in (encoded.step, encoded.offset)
-    ]
+
+    def spread(tensor: Tensor) -> Tensor:
+        return tensor.cpu().double().expand(layer.weight.shape).flatten(1)
+
+    all_steps, grid = spread(encoded.step), encoded.grid.map(spread)
     codes = torch.zeros_like(matrix[:, :inputs])
     first = 0
     while first < inputs:
         last = first + (inputs - first + 1) // 2
         now, later = slice(first, last), slice(last, len(moments.own))
-        steps, offsets = (t[:, now] for t in spread)
-        codes[:, now] = refine_rounding(
-            matrix[:, now], steps, offsets, encoded.grid, moments.own[now, now], rounds=step.rounds
-        )
-        error = matrix[:, now] - steps * (codes[:, now] + offsets)
+        steps, part = all_steps[:, now], grid.map(itemgetter((slice(None), now)))
+        codes[:, now] = refine_rounding(matrix[:, now], steps, part, moments.own[now, now], rounds=step.rounds)
+        error = matrix[:, now] - steps * part.points(codes[:, now])
         matrix[:, now] -= error
         if later.start < later.stop:
             wanted = (error @ moments.own[now, later]).T
             matrix[:, later] += torch.linalg.solve(_regularised(moments.own[later, later], step.ridge), wanted).T
         first = last
     fixed = codes.reshape(layer.weight.shape).to(encoded.codes)
-    latent = quantizer.latent_of(Encoded(fixed, encoded.step, encoded.offset, encoded.grid))
+    latent = quantizer.latent_of(replace(encoded, codes=fixed))
     matrix[:, :inputs] = latent.flatten(1).cpu()
     _install(layer, matrix)
 
 
-def refine_rounding(
-    weights: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid, moments: Tensor, *, rounds: int
-) -> Tensor:
+def refine_rounding(weights: Tensor, step: Tensor, grid: Grid, moments: Tensor, *, rounds: int) -> Tensor:
     """Codes whose error ``d`` makes ``d M d^T`` small: from the nearest ones, one code a row is flipped at a time.
 
-    A flip takes the neighbour on the other side of the weight. The one that lowers the row's error most is made, as
-    long as there is one.
+    A flip takes the neighbouring point on the other side of the weight. The one that lowers the row's error most is
+    made, as long as there is one.
 
     Args:
-        weights: (out, in), with steps and offsets that broadcast to it.
-        step: Of the codes.
-        offset: Of the codes.
-        grid: Range of the codes.
+        weights: (out, in).
+        step: (out, in).
+        grid: Of the codes.
         moments: ``M``, second moments of the inputs, (in, in).
         rounds: At most so many flips a row.
 
     Returns:
         Codes as floats, (out, in).
     """
-    codes = snap(weights, step, offset, grid)
-    error = step * (codes + offset) - weights
+    codes = grid.nearest(weights / step)
+    error = step * grid.points(codes) - weights
     slope = error @ moments
     rows = torch.arange(len(weights))
     for _ in range(rounds):
-        towards = -error.sign()
-        gain = 2 * towards * step * slope + step.square() * moments.diagonal()
-        outside = (codes + towards < grid.low) | (codes + towards > grid.high)
-        best, columns = gain.masked_fill(outside | (towards == 0), torch.inf).min(dim=1)
+        flipped = (codes - error.sign()).clamp(grid.range.low, grid.range.high)
+        change = step * (grid.points(flipped) - grid.points(codes))
+        gain = 2 * change * slope + change.square() * moments.diagonal()
+        best, columns = gain.masked_fill(flipped == codes, torch.inf).min(dim=1)
         better = best < 0
         if not bool(better.any()):
             break
         r, c = rows[better], columns[better]
-        move = towards[r, c]
-        codes[r, c] += move
-        error[r, c] += move * step.expand_as(error)[r, c]
-        slope[r] += (move * step.expand_as(error)[r, c])[:, None] * moments[c]
+        codes[r, c] = flipped[r, c]
+        error[r, c] += change[r, c]
+        slope[r] += change[r, c][:, None] * moments[c]
     return codes

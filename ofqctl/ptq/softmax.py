@@ -12,13 +12,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ofqctl.grids import SMALLEST_STEP
 from ofqctl.hooks import shadowed
 from ofqctl.layers.attention import AttentionProducts
 from ofqctl.ptq.task import Task
 from ofqctl.quantizers import Quantizer
 from ofqctl.quantizers.base import by_group
-from ofqctl.quantizers.cores import MIN_STEP
-from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.recipe.refining import SoftmaxStep
 
 _FRACTIONS = tuple(2.0**-k for k in torch.arange(0.0, 6.5, 0.5).tolist())  # of the step that clips nothing
@@ -75,10 +74,11 @@ class _Search:
 
     def add_errors(self, weights: Tensor, value: Tensor, quantized: Tensor) -> None:
         """Take the errors of all steps into account."""
-        quantizer, (rows, largest) = self._quantizer, self._quantizer.relative(weights)
+        grid, (rows, largest) = self._quantizer.grid, self._quantizer.relative(weights)
         wanted = weights @ value
         for fraction in _FRACTIONS:
-            product = fake_quantize(rows, self._step(fraction), quantizer.offset, quantizer.grid) @ quantized
+            step = self._step(fraction)
+            product = (grid.points(grid.nearest(rows / step)) * step) @ quantized
             errors = ((product if largest is None else product * largest) - wanted).square().sum(dim=-1, keepdim=True)
             error = by_group(errors, self._shape).sum(dim=1).reshape(self._shape)
             self._errors[fraction] = self._errors.get(fraction, 0.0) + error
@@ -92,7 +92,9 @@ class _Search:
             self._quantizer.step.copy_(best)
 
     def _step(self, fraction: float) -> Tensor:
-        return (self._widest / self._quantizer.grid.high * fraction).clamp(min=MIN_STEP)
+        grid = self._quantizer.grid
+        highest = grid.points(torch.full_like(self._widest, grid.range.high))
+        return (self._widest / highest * fraction).clamp(min=SMALLEST_STEP)
 
 
 _Finding = Callable[[_Search, Tensor, Tensor, Tensor], None]

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofqctl.grids import Encoded, UniformGrid, code_dtype
-from ofqctl.quantizers.cores import MIN_STEP, Offset, over_largest
-from ofqctl.quantizers.fake_quantize import fake_quantize, snap
+from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, symmetric_grid
+from ofqctl.quantizers.cores import over_largest
+from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.recipe.plan import QuantizerPlan
 
 
@@ -20,9 +20,8 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         method: The name of the method in a recipe.
         plan: What this quantizer was built from; ``describe`` gives it as it is now.
-        grid: Integer range of the codes.
-        step: Distance between neighbouring values, broadcasts to the tensor; a parameter or a buffer.
-        offset: Added to a code before it is scaled; a constant, or a buffer of the shape of ``step``.
+        range: The integers that a code may be.
+        step: What the points of the grid are multiplied by, broadcasts to the tensor; a parameter or a buffer.
         before: Learned shift ahead of rounding, or None.
         after: Learned shift behind it, or None.
         frozen: Of a weight: whose codes are fixed for good; bool, of its shape. None, and in no state dict, unless a
@@ -31,9 +30,8 @@ class Quantizer(nn.Module, ABC):
     """
 
     method: ClassVar[str]
-    grid: UniformGrid
+    range: CodeRange
     step: Tensor
-    offset: Offset
     before: nn.Parameter | None
     after: nn.Parameter | None
     frozen: Tensor | None
@@ -42,19 +40,24 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
         self.plan = plan
         self.observing = False
-        self.grid = UniformGrid.of_bits(plan.bits, signed=plan.signed is not False)
+        self.range = CodeRange.of_bits(plan.bits, signed=plan.signed is not False)
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
         self.before = None if shift is None else nn.Parameter(shift)
         self.after = None if shift is None else nn.Parameter(shift.clone())
         self.register_buffer("frozen", None)
 
+    @property
+    def grid(self) -> Grid:
+        """The points that codes stand for; here they lie evenly around 0."""
+        return symmetric_grid(self.range)
+
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x`` and what they mean."""
         x, largest = self.relative(x)
         moved = x.float() if self.before is None else x + self.before
-        step = self.step.clamp(min=MIN_STEP)
-        codes = snap(moved, step, self.offset, self.grid).to(code_dtype(self.grid))
-        return Encoded(codes, step, self.offset, self.grid, self.after, largest)
+        step, grid = self.step.clamp(min=SMALLEST_STEP), self.grid
+        codes = grid.nearest(moved / step).to(grid.range.dtype)
+        return Encoded(codes, step, grid, self.after, largest)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` snapped to the grid."""
@@ -62,7 +65,7 @@ class Quantizer(nn.Module, ABC):
             self.observe(x)
             return x
         rows, largest = self.relative(x)
-        value = fake_quantize(rows, self.step, self.offset, self.grid, self.before, self.after)
+        value = fake_quantize(rows, self.step, self.grid, self.before, self.after)
         return value if largest is None else (value * largest).to(value.dtype)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,11 +89,13 @@ class Quantizer(nn.Module, ABC):
         """
 
     def restore(self, codes: Encoded) -> None:
-        """Take over the steps and offsets of stored codes."""
+        """Take over the steps of stored codes, and what is stored of their grid where this has a tensor of the name."""
         with torch.no_grad():
             self.step.copy_(codes.step)
-            if isinstance(self.offset, Tensor) and isinstance(codes.offset, Tensor):
-                self.offset.copy_(codes.offset)
+            for name, tensor in codes.grid.tensors().items():
+                own = getattr(self, name, None)
+                if isinstance(own, Tensor):
+                    own.copy_(tensor)
 
     def latent_of(self, codes: Encoded) -> Tensor:
         """A tensor with these codes, once their steps are restored: here their values."""
@@ -98,7 +103,7 @@ class Quantizer(nn.Module, ABC):
 
     def describe(self) -> QuantizerPlan:
         """The plan that builds this very quantizer again, but for its tensors."""
-        return self.plan.model_copy(update={"signed": self.grid.signed})
+        return self.plan.model_copy(update={"signed": self.range.signed})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Have frozen codes if, and only if, the state has."""
@@ -108,7 +113,7 @@ class Quantizer(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """One line of ``print(model)``."""
-        return f"{self.plan.bits} bits, {self.grid.low}..{self.grid.high}, step {tuple(self.plan.step_shape)}"
+        return f"{self.plan.bits} bits, {self.range.low}..{self.range.high}, step {tuple(self.plan.step_shape)}"
 
 
 def by_group(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import SMALLEST_STEP, CodeRange
 
-Offset = float | Tensor  # 0 and 1/2 are the same for every code; zero points are tensors
-
-MIN_STEP = 1e-5  # below this a step is numerically meaningless; LSQ's authors use the same floor
+Offset = Tensor | None  # None where points are the codes themselves, which saves two passes over memory
 
 
 @dataclass(frozen=True)
@@ -25,20 +23,20 @@ class Layout:
     """How a code and a distance share one integer.
 
     Attributes:
-        grid: Range of the codes.
+        range: Of the codes.
     """
 
-    grid: UniformGrid
+    range: CodeRange
 
     @property
     def planes(self) -> int:
         """Bytes of the integer."""
-        return 2 if self.grid.bits <= 4 else 3
+        return 2 if self.range.bits <= 4 else 3
 
     @property
     def low_bits(self) -> int:
         """Bits of the distance, 12-19."""
-        return 8 * self.planes - self.grid.bits
+        return 8 * self.planes - self.range.bits
 
     @property
     def zero(self) -> int:
@@ -60,19 +58,14 @@ def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
 def in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
     """A fresh tensor ``x / step - offset``."""
     position = x / step
-    return position if is_zero(offset) else position.sub_(offset)
+    return position if offset is None else position.sub_(offset)
 
 
 def value_of(codes: Tensor, step: Tensor, offset: Offset, after: Tensor | None) -> Tensor:
     """``(codes + offset) * step + after``, in place on float ``codes``."""
-    moved = codes if is_zero(offset) else codes.add_(offset)
+    moved = codes if offset is None else codes.add_(offset)
     value = moved.mul_(step)
     return value if after is None else value.add_(after)
-
-
-def is_zero(offset: Offset) -> bool:
-    """Whether ``offset`` is the constant 0, which needs no arithmetic."""
-    return isinstance(offset, float) and offset == 0.0
 
 
 def snap_and_keep(
@@ -92,18 +85,18 @@ def snap_and_keep(
     moved = x.float() if before is None else x + before
     if x.stride()[-1:] == (1,):
         moved = moved.contiguous()
-    position = in_steps(moved, step.clamp(min=MIN_STEP), offset)
-    inside = position.clamp(layout.grid.low, layout.grid.high)
+    position = in_steps(moved, step.clamp(min=SMALLEST_STEP), offset)
+    inside = position.clamp(layout.range.low, layout.range.high)
     codes = inside.round()
     kept = torch.sub(codes, inside).mul_(layout.per_step).round_().add_(layout.zero)
     kept = kept.masked_fill_(inside != position, 0.0)
-    kept = kept.add_(codes - layout.grid.low, alpha=1 << layout.low_bits)
+    kept = kept.add_(codes - layout.range.low, alpha=1 << layout.low_bits)
     planes = []
     for _ in range(layout.planes - 1):
         rest = (kept * 2.0**-8).floor_()
         planes.append(kept.sub_(rest, alpha=1 << 8).to(torch.uint8))
         kept = rest
-    return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype), *planes, kept.to(torch.uint8)
+    return value_of(codes, step.clamp(min=SMALLEST_STEP), offset, after).to(dtype), *planes, kept.to(torch.uint8)
 
 
 def decode_kept(
@@ -116,7 +109,7 @@ def decode_kept(
 ) -> Tensor:
     """The quantized value again, exactly, from the bytes that ``snap_and_keep`` gave."""
     codes, _ = _taken_apart(planes, layout)
-    return value_of(codes, step.clamp(min=MIN_STEP), offset, after).to(dtype)
+    return value_of(codes, step.clamp(min=SMALLEST_STEP), offset, after).to(dtype)
 
 
 def _taken_apart(planes: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
@@ -127,7 +120,7 @@ def _taken_apart(planes: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tens
         low = low.add_(plane.to(torch.float32), alpha=1 << (8 * position))
     high = (low * 2.0**-layout.low_bits).floor_()
     low = low.sub_(high, alpha=1 << layout.low_bits)
-    return high.add_(layout.grid.low) if layout.grid.low else high, low
+    return high.add_(layout.range.low) if layout.range.low else high, low
 
 
 def gradients(
@@ -161,8 +154,8 @@ def gradients(
         grad_after = grad.sum_to_size(of_after)
     if of_step is not None:
         inside = low.sub_(layout.zero).mul_(1.0 / layout.per_step)
-        slope = torch.where(beyond, codes if is_zero(offset) else codes.add_(offset), inside)
+        slope = torch.where(beyond, codes if offset is None else codes.add_(offset), inside)
         shared = grad.numel() / max(1, of_step.numel())
-        scale = (max(1, layout.grid.high) * shared) ** -0.5
+        scale = (max(1, layout.range.high) * shared) ** -0.5
         grad_step = slope.mul_(grad).sum_to_size(of_step).mul_(scale)
     return grad_x, grad_step, grad_before, grad_after

@@ -1,4 +1,4 @@
-"""Snap a tensor to a grid and back, as fused autograd functions that keep little for backward."""
+"""Fake quantization in few passes over memory, keeping little for backward; in plain code it is in `reference`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import SMALLEST_STEP, AffineGrid, CodeRange, Grid, IntegerGrid
+from ofqctl.quantizers import reference
 from ofqctl.quantizers.cores import (
-    MIN_STEP,
     Layout,
     Offset,
     decode_kept,
@@ -23,36 +23,18 @@ from ofqctl.quantizers.cores import (
 from ofqctl.quantizers.fusing import run
 
 
-def snap(x: Tensor, step: Tensor, offset: Offset, grid: UniformGrid) -> Tensor:
-    """Codes of ``x`` as floats: ``clamp(round(x / step - offset))``, half to even.
-
-    Args:
-        x: Any shape.
-        step: > 0, broadcasts to ``x``.
-        offset: Broadcasts to ``x``.
-        grid: Integer range.
-    """
-    return in_steps(x, step, offset).round_().clamp_(grid.low, grid.high)
-
-
 def fake_quantize(
-    x: Tensor,
-    step: Tensor,
-    offset: Offset,
-    grid: UniformGrid,
-    before: Tensor | None = None,
-    after: Tensor | None = None,
+    x: Tensor, step: Tensor, grid: Grid, before: Tensor | None = None, after: Tensor | None = None
 ) -> Tensor:
-    """``step * (code + offset) + after`` for the codes of ``x + before``.
+    """``step * point + after``, where ``point`` is the one of the grid that is nearest to ``(x + before) / step``.
 
     Backward: straight-through for ``x`` inside the grid and 0 outside; for ``step`` the gradient of LSQ
-    (Esser et al. 2020, Eq. 3) scaled by ``1 / sqrt(grid.high * elements that share the step)``.
+    (Esser et al. 2020, Eq. 3) scaled by ``1 / sqrt(grid.range.high * elements that share the step)``.
 
     Args:
         x: Any shape and float dtype.
-        step: Learned or fixed, > 0, broadcasts to ``x``; floored at 1e-5.
-        offset: Fixed, broadcasts to ``x``.
-        grid: Integer range.
+        step: Learned or fixed, broadcasts to ``x``; one that is not positive counts as tiny.
+        grid: The points; one whose points are not evenly spaced is computed as in `reference`.
         before: Learned shift added to ``x``, broadcasts to it.
         after: Learned shift added to the result, broadcasts to ``x``.
 
@@ -61,13 +43,17 @@ def fake_quantize(
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    if not isinstance(grid, IntegerGrid | AffineGrid):
+        return reference.fake_quantize(x, step, grid, before, after).to(dtype)
+    offset = grid.offset if isinstance(grid, AffineGrid) else None
     tensors = (x, step, before, after)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid, dtype)
+        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid.range, dtype)
         return value
     moved = x.float() if before is None else x + before
-    step = step.clamp(min=MIN_STEP)
-    return value_of(snap(moved, step, offset, grid), step, offset, after).to(dtype)
+    step = step.clamp(min=SMALLEST_STEP)
+    codes = in_steps(moved, step, offset).round_().clamp_(grid.range.low, grid.range.high)
+    return value_of(codes, step, offset, after).to(dtype)
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
@@ -135,10 +121,10 @@ class _FakeQuantize(Function):
         before: Tensor | None,
         after: Tensor | None,
         offset: Offset,
-        grid: UniformGrid,
+        codes: CodeRange,
         dtype: torch.dtype,
     ) -> Tensor:
-        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype = offset, Layout(grid), dtype, x.dtype
+        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype = offset, Layout(codes), dtype, x.dtype
         ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
         value, *planes = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
         ctx.save_for_backward(step, after, *planes)

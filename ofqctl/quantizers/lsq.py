@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import SMALLEST_STEP, AffineGrid, CodeRange
 from ofqctl.quantizers.base import Quantizer, by_group
-from ofqctl.quantizers.cores import MIN_STEP
 from ofqctl.quantizers.ranges import step_of_least_error
 from ofqctl.recipe.plan import QuantizerPlan
 
@@ -22,7 +21,6 @@ class LSQ(Quantizer):
     """
 
     method = "lsq"
-    offset = 0.0
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)
@@ -46,10 +44,10 @@ class LSQ(Quantizer):
         if self._sum is None or not bool(torch.isfinite(self._sum).all()):
             raise ValueError("no finite values to start the step from")
         signed = self._negative if self.plan.signed is None else self.plan.signed
-        self.grid = UniformGrid.of_bits(self.plan.bits, signed=signed)
-        start = (2.0 if signed else 4.0) * self._sum / self._count / max(1, self.grid.high) ** 0.5
+        self.range = CodeRange.of_bits(self.plan.bits, signed=signed)
+        start = (2.0 if signed else 4.0) * self._sum / self._count / max(1, self.range.high) ** 0.5
         with torch.no_grad():
-            self.step.copy_(start.clamp(min=MIN_STEP).reshape(self.step.shape))
+            self.step.copy_(start.clamp(min=SMALLEST_STEP).reshape(self.step.shape))
             if self._kept:
                 self._start_at_least_error(torch.cat(self._kept))
         self._kept, self._sum, self._count, self._negative = [], None, 0, False
@@ -65,11 +63,12 @@ class LSQ(Quantizer):
             self._kept.append(taken.float().clone())
 
     def _start_at_least_error(self, x: Tensor) -> None:
-        if self.before is None or self.after is None or not self.grid.signed:
-            self.step.copy_(step_of_least_error(by_group(x, self.plan.step_shape), self.grid, 0.0).view_as(self.step))
+        if self.before is None or self.after is None or not self.range.signed:
+            self.step.copy_(step_of_least_error(by_group(x, self.plan.step_shape), self.grid).view_as(self.step))
             return
         mean = by_group(x, self.before.shape).mean(dim=1).view_as(self.before)
-        step = step_of_least_error(by_group(x - mean, self.plan.step_shape), self.grid, 0.5)
+        centred = AffineGrid(self.range, torch.tensor(0.5))
+        step = step_of_least_error(by_group(x - mean, self.plan.step_shape), centred)
         self.step.copy_(step.view_as(self.step))
         half = self.step.mean() / 2
         self.before.copy_(-mean - half)

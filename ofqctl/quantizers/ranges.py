@@ -5,11 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ofqctl.grids import UniformGrid
-from ofqctl.quantizers.cores import MIN_STEP
+from ofqctl.grids import SMALLEST_STEP, AffineGrid, CodeRange, Grid, symmetric_grid
 from ofqctl.recipe.plan import RangeMethod
 
-Fit = tuple[Tensor, Tensor]  # step and offset, (groups, 1) each
+Fit = tuple[Tensor, Grid]  # steps, (groups, 1), and the grid; its offsets, if each step has its own, (groups, 1) too
 
 _BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB
 _ROUNDS = (  # fractions of the step that clips nothing, then of the best so far, for the search of a step
@@ -17,11 +16,12 @@ _ROUNDS = (  # fractions of the step that clips nothing, then of the best so far
     torch.logspace(-0.025, 0.025, 11),
     torch.logspace(-0.004, 0.004, 9),
 )
+_NARROWEST = 1e-5  # of the largest magnitude: a step at least, where the range ends on the grid but need not hold 0
 _SHRINKS = torch.linspace(1.0, 0.1, 46)  # fractions of the range that the search of least squared error tries
 
 
 class RangeEstimator:
-    """Collects groups of values batch by batch, then fits steps and offsets to them.
+    """Collects groups of values batch by batch, then fits steps and zero points to them.
 
     Minimum and maximum are exact over all that was seen; percentiles and squared errors come from a uniform random
     sample of bounded size, drawn with a fixed seed.
@@ -57,16 +57,13 @@ class RangeEstimator:
         if self.method != "minmax":
             self._keep(rows)
 
-    def fit(self, grid: UniformGrid, *, symmetric: bool, whole: bool = True) -> Fit:
-        """Steps and offsets of each group.
+    def fit(self, codes: CodeRange, *, symmetric: bool, whole: bool = True) -> Fit:
+        """Steps of each group, and the grid of all.
 
         Args:
-            grid: Integer range of the codes; starts at 0 if not ``symmetric``.
-            symmetric: Whether the offset is 0; otherwise it is minus the zero point.
+            codes: Their range; starts at 0 if not ``symmetric``.
+            symmetric: Whether the grid lies around 0; otherwise each group has a zero point.
             whole: Whether zero points are integers; otherwise both ends of the range are on the grid.
-
-        Returns:
-            Two tensors, (groups, 1).
 
         Raises:
             ValueError: Nothing was observed, or something that is not finite.
@@ -77,10 +74,10 @@ class RangeEstimator:
             raise ValueError("values that are not finite")
         to_grid = _symmetric if symmetric else (_asymmetric if whole else _between)
         if self.method == "percentile":
-            return to_grid(*self._percentiles(), grid)
+            return to_grid(*self._percentiles(), codes)
         if self.method == "mse":
-            return self._least_error(to_grid, grid, both_ends=not symmetric)
-        return to_grid(self._low, self._high, grid)
+            return self._least_error(to_grid, codes, both_ends=not symmetric)
+        return to_grid(self._low, self._high, codes)
 
     def _keep(self, rows: Tensor) -> None:
         """Add to the sample; once it is full, halve it and the rate at which it grows."""
@@ -103,7 +100,7 @@ class RangeEstimator:
         last = ordered.shape[1] - 1
         return ordered[:, round(tail * last), None], ordered[:, round((1.0 - tail) * last), None]
 
-    def _least_error(self, to_grid: "ToGrid", grid: UniformGrid, *, both_ends: bool) -> Fit:
+    def _least_error(self, to_grid: "ToGrid", codes: CodeRange, *, both_ends: bool) -> Fit:
         """Shrink both ends together, then (asymmetric grids) each by itself, to the least squared error."""
         assert self._sample is not None and self._low is not None and self._high is not None
         low, high = self._low, self._high
@@ -113,58 +110,59 @@ class RangeEstimator:
             best_low, best_high = low, high
             for factor in _SHRINKS.tolist():
                 at = low * (factor if shrink_low else 1.0), high * (factor if shrink_high else 1.0)
-                error = _squared_error(self._sample, *to_grid(*at, grid), grid)
+                error = _squared_error(self._sample, *to_grid(*at, codes))
                 better = error < best
                 best = torch.where(better, error, best)
                 best_low, best_high = torch.where(better, at[0], best_low), torch.where(better, at[1], best_high)
             low, high = best_low, best_high
-        return to_grid(low, high, grid)
+        return to_grid(low, high, codes)
 
 
-ToGrid = Callable[[Tensor, Tensor, UniformGrid], Fit]
+ToGrid = Callable[[Tensor, Tensor, CodeRange], Fit]
 
 
-def _symmetric(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
-    step = high / grid.high
-    if grid.signed:
-        step = torch.maximum(step, low / grid.low)
-    step = step.clamp(min=torch.finfo(step.dtype).tiny)
-    return step, torch.zeros_like(step)
+def _symmetric(low: Tensor, high: Tensor, codes: CodeRange) -> Fit:
+    grid = symmetric_grid(codes)
+    bottom, top = grid.points(torch.tensor([codes.low, codes.high]))
+    step = high / top
+    if codes.signed:
+        step = torch.maximum(step, low / bottom)
+    return step.clamp(min=SMALLEST_STEP), grid
 
 
-def _asymmetric(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
+def _asymmetric(low: Tensor, high: Tensor, codes: CodeRange) -> Fit:
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)  # 0 is always on the grid
-    step = ((high - low) / grid.high).clamp(min=torch.finfo(low.dtype).tiny)
-    return step, (low / step).round().clamp(-grid.high, 0)
+    step = ((high - low) / codes.high).clamp(min=SMALLEST_STEP)
+    return step, AffineGrid(codes, (low / step).round().clamp(-codes.high, 0))
 
 
-def _between(low: Tensor, high: Tensor, grid: UniformGrid) -> Fit:
-    step = ((high - low) / grid.high).clamp(min=MIN_STEP)
-    return step, low / step
+def _between(low: Tensor, high: Tensor, codes: CodeRange) -> Fit:
+    largest = torch.maximum(low.abs(), high.abs())
+    step = torch.maximum((high - low) / codes.high, _NARROWEST * largest).clamp(min=SMALLEST_STEP)
+    return step, AffineGrid(codes, low / step)
 
 
-def _squared_error(rows: Tensor, step: Tensor, offset: Tensor, grid: UniformGrid) -> Tensor:
-    codes = (rows / step).sub_(offset).round_().clamp_(grid.low, grid.high)
-    return codes.add_(offset).mul_(step).sub_(rows).square_().mean(dim=1, keepdim=True)
+def _squared_error(rows: Tensor, step: Tensor, grid: Grid) -> Tensor:
+    return grid.points(grid.nearest(rows / step)).mul_(step).sub_(rows).square_().mean(dim=1, keepdim=True)
 
 
-def step_of_least_error(rows: Tensor, grid: UniformGrid, offset: float) -> Tensor:
-    """The step with which ``step * (code + offset)`` comes closest to the values, in squared error.
+def step_of_least_error(rows: Tensor, grid: Grid) -> Tensor:
+    """The step with which the points of ``grid`` come closest to the values, in squared error.
 
     Args:
         rows: Values, (groups, elements).
-        grid: Integer range of the codes.
-        offset: Added to a code before it is scaled.
+        grid: The same for every group; its highest point is > 0.
 
     Returns:
         (groups, 1), > 0.
     """
-    best = (rows.abs().amax(dim=1, keepdim=True) / (grid.high + offset)).clamp(min=MIN_STEP)
+    top = grid.points(torch.tensor(grid.range.high))
+    best = (rows.abs().amax(dim=1, keepdim=True) / top).clamp(min=SMALLEST_STEP)
     least = torch.full_like(best, torch.inf)
     for fractions in _ROUNDS:
         centre = best
         for fraction in fractions.tolist():
-            step = (centre * fraction).clamp(min=MIN_STEP)
-            error = _squared_error(rows, step, torch.full_like(step, offset), grid)
+            step = (centre * fraction).clamp(min=SMALLEST_STEP)
+            error = _squared_error(rows, step, grid)
             best, least = torch.where(error < least, step, best), torch.minimum(error, least)
     return best

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from ofqctl.grids import Encoded, code_dtype
+from ofqctl.grids import SMALLEST_STEP, AffineGrid, Encoded
 from ofqctl.quantizers.base import Quantizer
-from ofqctl.quantizers.cores import MIN_STEP
-from ofqctl.quantizers.fake_quantize import snap, straight_through
+from ofqctl.quantizers.fake_quantize import straight_through
 
 
 class StatsQ(Quantizer):
@@ -17,26 +16,30 @@ class StatsQ(Quantizer):
     """
 
     method = "statsq"
-    offset = 0.5
+
+    @property
+    def grid(self) -> AffineGrid:
+        """Half a step off the codes."""
+        return AffineGrid(self.range, torch.tensor(0.5))
 
     def step_of(self, weight: Tensor) -> Tensor:
         """Step of every output channel of ``weight``, in the broadcast shape of the plan."""
         shape = self.plan.step_shape
         shared = [d for d, size in enumerate(shape) if size == 1]
         mean = weight.detach().float().abs().mean(dim=shared, keepdim=True)
-        return (2.0 * mean / (1 << (self.plan.bits - 1))).clamp(min=MIN_STEP * MIN_STEP)
+        return (2.0 * mean / (1 << (self.plan.bits - 1))).clamp(min=SMALLEST_STEP)
 
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x`` with the steps that ``x`` itself gives."""
-        step = self.step_of(x)
-        codes = snap(x.detach().float(), step, self.offset, self.grid).to(code_dtype(self.grid))
-        return Encoded(codes, step, self.offset, self.grid)
+        step, grid = self.step_of(x), self.grid
+        codes = grid.nearest(x.detach().float() / step).to(grid.range.dtype)
+        return Encoded(codes, step, grid)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` snapped to the grid; gradient of the identity."""
-        step = self.step_of(x)
-        codes = snap(x.detach().float(), step, self.offset, self.grid)
-        return straight_through(x, codes.add_(self.offset).mul_(step))
+        step, grid = self.step_of(x), self.grid
+        points = grid.points(grid.nearest(x.detach().float() / step))
+        return straight_through(x, points.mul_(step))
 
     def restore(self, codes: Encoded) -> None:
         """Nothing to take over: the weights give the steps."""
@@ -48,10 +51,10 @@ class StatsQ(Quantizer):
         outermost codes, which have no bound, grow; where the mean is to be less, all shrink, by half a step at most.
         Where no code is outermost, all grow by as little.
         """
-        values = codes.codes.to(torch.float32) + codes.offset
+        values = codes.grid.points(codes.codes)
         shared = [d for d, size in enumerate(self.plan.step_shape) if size == 1]
         lacking = (1 << self.plan.bits) / 4 - values.abs().mean(dim=shared, keepdim=True)
-        outermost = (values.abs() > codes.grid.high).float()
+        outermost = (values.abs() > codes.grid.range.high).float()
         growing = torch.where((lacking > 0) & (outermost.sum(dim=shared, keepdim=True) > 0), outermost, 1.0)
         magnitudes = values.abs() + growing * lacking / growing.mean(dim=shared, keepdim=True)
         return values.sign() * magnitudes * codes.step

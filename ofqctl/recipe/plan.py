@@ -26,7 +26,7 @@ class QuantizerPlan(Frozen):
 
     Attributes:
         method: Name of the quantizer.
-        bits: Width of a code, 2-8.
+        bits: Width of a code, 1-8.
         step_shape: Shape of the step, aligned with the last dimensions of the tensor; (1, 1) or () is one step for all.
         dynamic: Whether each row (the last dimension) is quantized relative to its largest magnitude, found at run
             time; steps and shifts are those of the row over it.
@@ -39,8 +39,8 @@ class QuantizerPlan(Frozen):
         start: Where learned steps and shifts start.
     """
 
-    method: Literal["statsq", "lsq", "uniform"]
-    bits: int = Field(ge=2, le=8)
+    method: str
+    bits: int = Field(ge=1, le=8)
     step_shape: tuple[int, ...]
     dynamic: bool = False
     shift_shape: tuple[int, ...] | None = None

@@ -50,7 +50,7 @@ def quantized(images, recipe="ptq/minmax", bits=4, **kwargs):
 @pytest.fixture
 def run(tmp_path, images):
     model, weights, config = quantized(images)
-    save_run(tmp_path / "run", weights, config, {"top1": 1.0})
+    save_run(tmp_path / "run", model, weights, config, {"top1": 1.0})
     return tmp_path / "run", model
 
 
@@ -58,7 +58,7 @@ def run(tmp_path, images):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_a_run_read_back_gives_the_same_logits_bit_for_bit(tmp_path, images, recipe, bits):
     model, weights, config = quantized(images, recipe, bits)
-    save_run(tmp_path / "run", weights, config, {})
+    save_run(tmp_path / "run", model, weights, config, {})
     again = load_run(tmp_path / "run")
     with torch.inference_mode():
         assert torch.equal(again.model(images), model(images))
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_the_old_run_and_nothing_else(run, images, monkeypatc
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(ArtifactError, match="No space left on device"):
-        save_run(directory, b"", quantized(images)[2], {})
+        save_run(directory, model, b"", quantized(images)[2], {})
     monkeypatch.undo()
     assert sorted(p.name for p in directory.parent.iterdir()) == before
     with torch.inference_mode():
@@ -250,7 +250,7 @@ def test_replacing_leaves_the_new_run_alone(run, images, monkeypatch, at_once):
     if not at_once:
         monkeypatch.setattr("ofqctl.artifact.atomic._swap_at_once", lambda *_: False)
     model, weights, config = quantized(images, bits=2)
-    save_run(directory, weights, config, {})
+    save_run(directory, model, weights, config, {})
     with torch.inference_mode():
         assert torch.equal(load_run(directory).model(images), model(images))
     assert [p.name for p in directory.parent.iterdir()] == ["run"]
@@ -268,9 +268,9 @@ def test_an_interrupt_between_two_renames_puts_the_old_run_back(run, images, mon
         return rename(self, target)
 
     monkeypatch.setattr("pathlib.Path.rename", interrupted)
-    _, weights, config = quantized(images, bits=2)
+    other, weights, config = quantized(images, bits=2)
     with pytest.raises(KeyboardInterrupt):
-        save_run(directory, weights, config, {})
+        save_run(directory, other, weights, config, {})
     with torch.inference_mode():
         assert torch.equal(load_run(directory).model(images), model(images))
 

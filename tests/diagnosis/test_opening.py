@@ -99,7 +99,7 @@ def test_the_bits_of_an_authors_file_come_from_its_name_or_an_option(shared, tmp
         open_source(path)
     assert error.value.hint == "--wbits N"
     opened = open_source(path, wbits=4)
-    assert {weight.encoded.grid.bits for weight in opened.read_weights()} == {4, 8}
+    assert {weight.encoded.grid.range.bits for weight in opened.read_weights()} == {4, 8}
     assert not opened.notes
 
 

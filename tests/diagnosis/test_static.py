@@ -12,21 +12,22 @@ from hypothesis import strategies as st
 from ofqctl.diagnosis.opening import open_source
 from ofqctl.diagnosis.static import RANGES, codes_of, latents_of, quantiles, steps_of
 from ofqctl.diagnosis.weights import Weight
-from ofqctl.grids import Encoded, UniformGrid
+from ofqctl.grids import AffineGrid, CodeRange, Encoded
 from ofqctl.layers import weight_sites
 from ofqctl.models import read_torch_file
 
 
 def weight_of(latent, step, bits=2, offset=0.5):
     """A weight whose codes follow from its latent values by the contract."""
-    grid = UniformGrid.of_bits(bits, signed=True)
-    codes = (latent / step - offset).round().clamp(grid.low, grid.high).to(torch.int8)
-    return Weight("blocks.0.mlp.fc1", "fc1", 0, "statsq", latent, Encoded(codes, step, offset, grid))
+    bounds = CodeRange.of_bits(bits, signed=True)
+    codes = (latent / step - offset).round().clamp(bounds.low, bounds.high).to(torch.int8)
+    grid = AffineGrid(bounds, torch.tensor(offset))
+    return Weight("blocks.0.mlp.fc1", "fc1", 0, "statsq", latent, Encoded(codes, step, grid))
 
 
 def loop(weight, boundary_range):
     """Codes, entropy, dead codes and distances of one weight, entry by entry."""
-    grid, offset = weight.encoded.grid, weight.encoded.offset
+    grid, offset = weight.encoded.grid.range, weight.encoded.grid.offset
     rows = weight.latent.shape[0]
     found = {"counts": Counter(), "near": Counter(), "clipped": 0, "unused": 0, "confident": 0}
     for row in range(rows):
@@ -55,7 +56,7 @@ def test_figures_are_those_of_a_plain_loop(rows, columns, seed, bits):
     weight = weight_of(latent, step, bits)
     codes, latents, expected = codes_of(weight), latents_of(weight, 0.005), loop(weight, 0.005)
     count = latent.numel()
-    grid = weight.encoded.grid
+    grid = weight.encoded.grid.range
     assert list(codes.counts) == [expected["counts"][code] for code in range(grid.low, grid.high + 1)]
     shares = [n / count for n in expected["counts"].values()]
     assert codes.entropy == pytest.approx(-sum(p * math.log2(p) for p in shares), abs=1e-9)

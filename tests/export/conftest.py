@@ -32,7 +32,7 @@ def make_run(directory: Path, recipe: str, *changes: str, model: str = "vit_tiny
     calibrate(loaded.model, plan, [torch.randn(4, *size, generator=torch.Generator().manual_seed(1))])
     plan = describe(loaded.model, plan)
     weights = serialize(loaded.model)
-    save_run(directory, weights, run_config(loaded, recipe_, plan, weights, float_bytes), {})
+    save_run(directory, loaded.model, weights, run_config(loaded, recipe_, plan, weights, float_bytes), {})
     return directory
 
 

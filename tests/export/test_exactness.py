@@ -143,7 +143,8 @@ def test_a_wrong_graph_is_found_out(w2a2):
     step.CopyFrom(onnx.numpy_helper.from_array(values, step.name))
     found = check_exactness(model.SerializeToString(), graph.lowered, quantized.model, images_of(w2a2))
     assert found.worst_product == "blocks.0.mlp.fc1"
-    assert len(found.faults()) == 1
+    assert found.wrong_weights == ["blocks.0.mlp.fc1.weight"]
+    assert len(found.faults()) == 2
 
 
 def test_a_wrong_code_is_found_out(w2a2):

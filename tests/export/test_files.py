@@ -21,8 +21,8 @@ from ofqctl.export import OnnxModel, look_into, normalize, to_pixels
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.integer import saturates
-from ofqctl.export.sites import Weight
-from ofqctl.grids import UniformGrid
+from ofqctl.export.numbers import weight_of
+from ofqctl.grids import AffineGrid, CodeRange, Encoded, IntegerGrid, TableGrid
 from ofqctl.jobs.export import ExportRequest, export_onnx
 from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors
 from ofqctl.models import ModelRequest
@@ -36,38 +36,63 @@ def exported(directory, path, **changes):
     return export_onnx(ExportRequest(ModelRequest(str(directory)), output=path, images=8, **changes))
 
 
-@given(bits=st.integers(2, 8), rows=st.integers(1, 5), columns=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+def grid_of(kind, bits, rows, random):
+    """A grid of every kind: on integers or not, computed from the codes or looked up."""
+    codes = CodeRange.of_bits(bits, signed=kind != "zero points")
+    distances = random.integers(1, 4, codes.count) if bits < 7 else np.ones(codes.count)
+    ascending = torch.tensor(np.cumsum(distances) - distances.sum() / 2, dtype=torch.float32)
+    return {
+        "integers": IntegerGrid(codes),
+        "halves": AffineGrid(codes, torch.tensor(0.5)),
+        "zero points": AffineGrid(codes, -torch.tensor(random.integers(0, codes.count, (rows, 1)).astype(np.float32))),
+        "zero points between": AffineGrid(codes, torch.tensor(random.normal(size=(rows, 1)).astype(np.float32))),
+        "integer table": TableGrid(codes, ascending.round()),
+        "table of halves": TableGrid(codes, ascending.round() / 2),
+        "table": TableGrid(codes, ascending * 0.3),
+    }[kind]
+
+
+@given(
+    kind=st.sampled_from(
+        ["integers", "halves", "zero points", "zero points between", "integer table", "table of halves", "table"]
+    ),
+    bits=st.integers(1, 8),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("streamed", [(), (2, 4)])
-def test_weights_of_every_width_are_stored_at_it_and_decoded_at_load(streamed, bits, rows, columns, seed):
+def test_weights_of_every_width_and_grid_are_stored_at_it_and_decoded_at_load(
+    streamed, kind, bits, rows, columns, seed
+):
     random = np.random.default_rng(seed)
-    grid = UniformGrid.of_bits(bits, signed=True)
-    codes = random.integers(grid.low, grid.high + 1, (rows, columns)).astype(np.int16)
-    step = random.uniform(0.01, 1, (rows, 1)).astype(np.float32)
-    weight = Weight("w", codes.shape, grid, codes, step, np.float32(0.5 if bits < 8 else 0.0).reshape(()))
+    grid = grid_of(kind, bits, rows, random)
+    codes = torch.tensor(random.integers(grid.range.low, grid.range.high + 1, (rows, columns)), dtype=torch.int16)
+    encoded = Encoded(codes, torch.tensor(random.uniform(0.01, 1, (rows, 1)).astype(np.float32)), grid)
+    weight = weight_of("w", encoded)
     graph = Writer()
     writer = WeightWriter(graph, streamed)
-    names = (
-        writer.values(weight),
-        writer.centred(weight),
-        writer.codes(weight, multiplier=weight.multiplier),
-        writer.codes(weight, multiplier=1, signed=bits < 8),
-    )
-    kinds = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT8 if bits < 8 else TensorProto.UINT8
-    outputs = [helper.make_tensor_value_info(n, kind, [rows, columns]) for n, kind in zip(names, kinds, strict=True)]
+    wanted = {writer.values(weight): (TensorProto.FLOAT, encoded.decode().numpy())}
+    assert (weight.obstacle is None) == (kind not in ("zero points between", "table"))
+    if weight.obstacle is None and not weight.widened:
+        integers = weight.multiplier * grid.points(codes).double().numpy()
+        wanted[writer.levels(weight)] = (TensorProto.UINT8, integers - weight.zero)
+        if weight.levels[-1] < 128:
+            wanted[writer.levels(weight, signed=True)] = (TensorProto.INT8, integers - weight.zero)
+        if -128 <= weight.smallest <= weight.largest < 128 and not weight.zero.ndim:
+            wanted[writer.centred(weight)] = (TensorProto.INT8, integers)
+    outputs = [helper.make_tensor_value_info(name, t, [rows, columns]) for name, (t, _) in wanted.items()]
     model = helper.make_model(
         helper.make_graph(graph.nodes, "g", [], outputs, list(graph.initializers.values())),
         opset_imports=[helper.make_opsetid("", writer.opset)],
         ir_version=13,
     )
     stored = graph.initializers["w.codes"].raw_data
-    assert len(stored) == -(-codes.size * bits // 8)
-    values, integers, doubled, counted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
-    expected = (codes + weight.offset) * step
-    assert np.array_equal(values, expected)
-    assert np.array_equal(integers, np.rint((codes + weight.offset) * weight.multiplier))
-    assert np.array_equal(doubled, (codes - grid.low) * weight.multiplier)
-    assert np.array_equal(counted, codes - grid.low)
+    assert len(stored) == -(-codes.numel() * bits // 8)
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    for got, (_, expected) in zip(found, wanted.values(), strict=True):
+        assert np.array_equal(got, expected)
 
 
 @given(bits=st.integers(2, 8), largest=st.integers(1, 255))

@@ -20,9 +20,9 @@ def look(model, boundary_range=RANGE):
     found = {}
     for name, site in weight_sites(model):
         encoded, latent = site.encode_weight(), site.latent().detach().clone()
-        position = latent / encoded.step - encoded.offset
+        position = latent / encoded.step - encoded.grid.points(torch.zeros(()))
         confident = torch.ones_like(latent, dtype=torch.bool)
-        for code in range(encoded.grid.low, encoded.grid.high):
+        for code in range(encoded.grid.range.low, encoded.grid.range.high):
             confident &= (position - (code + 0.5)).abs() > boundary_range
         found[name] = encoded.codes, latent, confident
     return found
@@ -55,9 +55,8 @@ def adamw(model, lr):
 def test_distance_is_that_to_the_nearest_threshold_inside_the_grid(quantized):
     for _, site in weight_sites(quantized()):
         encoded, latent = site.encode_weight(), site.latent().detach()
-        grid = encoded.grid
-        thresholds = torch.arange(grid.low, grid.high) + 0.5
-        position = latent / encoded.step - encoded.offset
+        thresholds = torch.arange(encoded.grid.range.low, encoded.grid.range.high) + 0.5
+        position = latent / encoded.step - encoded.grid.points(torch.zeros(()))
         expected = (position.unsqueeze(-1) - thresholds).abs().amin(-1)
         torch.testing.assert_close(distance_to_threshold(latent, encoded), expected)
 
@@ -214,7 +213,7 @@ def test_the_codes_that_are_held_are_those_that_autocast_computes_with(quantized
         with torch.autocast("cpu", torch.bfloat16):
             value = site.quantized_weight().float()
         encoded = site.encode_weight()
-        assert torch.equal((value / encoded.step - encoded.offset).round(), encoded.codes.float())
+        assert torch.equal((value / encoded.step - encoded.grid.points(torch.zeros(()))).round(), encoded.codes.float())
 
 
 def test_weights_that_are_not_trained_are_left_alone(quantized, backward):

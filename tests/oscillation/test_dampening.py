@@ -19,11 +19,15 @@ def by_definition(model, reduction):
     total = 0.0
     for _, site in weight_sites(model):
         encoded, latent = site.encode_weight(), site.latent().detach()
-        step = encoded.step.expand_as(latent)
+        step, codes, offset = (
+            encoded.step.expand_as(latent),
+            encoded.grid.range,
+            float(encoded.grid.points(torch.zeros(()))),
+        )
         squares = []
         for w, s, code in zip(*(t.flatten().tolist() for t in (latent, step, encoded.codes)), strict=True):
-            low, high = (s * (bound + encoded.offset) for bound in (encoded.grid.low, encoded.grid.high))
-            squares.append((s * (code + encoded.offset) - min(max(w, low), high)) ** 2)
+            low, high = (s * (bound + offset) for bound in (codes.low, codes.high))
+            squares.append((s * (code + offset) - min(max(w, low), high)) ** 2)
         total += sum(squares) / (len(squares) if reduction == "mean" else 1)
     return total
 
@@ -42,7 +46,7 @@ def test_its_gradient_draws_to_the_middle_and_leaves_weights_beyond_the_grid_and
     Dampening(model, FULL, steps=1).penalty().backward()
     encoded = site.encode_weight()
     position = site.weight.detach() / encoded.step
-    beyond = (position < encoded.grid.low) | (position > encoded.grid.high)
+    beyond = (position < encoded.grid.range.low) | (position > encoded.grid.range.high)
     middle = encoded.decode()
     expected = torch.where(beyond, 0.0, 2 * (site.weight.detach() - middle) / middle.numel())
     torch.testing.assert_close(site.weight.grad, expected)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import CodeRange, IntegerGrid
 from ofqctl.ptq.erq import refine_rounding
 
-GRID = UniformGrid(-4, 3)
+GRID = IntegerGrid(CodeRange(-4, 3))
 
 
 def error_of(codes, weights, step, moments):
@@ -26,9 +26,8 @@ def test_refined_codes_are_neighbours_on_the_grid_and_never_worse(seed):
     moments = inputs.T @ inputs / 40
     weights = torch.randn(5, 12, generator=generator).double()
     step = torch.full((5, 12), 0.4).double()
-    zero = torch.zeros_like(step)
     nearest = (weights / step).round().clamp(-4, 3)
-    codes = refine_rounding(weights, step, zero, GRID, moments, rounds=100)
+    codes = refine_rounding(weights, step, GRID, moments, rounds=100)
     assert bool((codes >= -4).all() and (codes <= 3).all())
     assert bool(((codes - weights / step).abs() < 1.0001)[(weights / step).abs() <= 3].all())
     before, after = error_of(nearest, weights, step, moments), error_of(codes, weights, step, moments)
@@ -41,7 +40,7 @@ def test_no_single_flip_would_lower_the_error_further():
     moments = inputs.T @ inputs / 30
     weights = torch.randn(3, 6, generator=generator).double()
     step = torch.full((3, 6), 0.5).double()
-    codes = refine_rounding(weights, step, torch.zeros_like(step), GRID, moments, rounds=100)
+    codes = refine_rounding(weights, step, GRID, moments, rounds=100)
     best = error_of(codes, weights, step, moments)
     for row, column in product(range(3), range(6)):
         flipped = codes.clone()
@@ -58,7 +57,7 @@ def test_rounds_bound_the_flips_of_a_row():
     step = torch.full((4, 20), 0.6).double()
     nearest = (weights / step).round()
     for rounds in (0, 1, 3):
-        codes = refine_rounding(weights, step, torch.zeros_like(step), GRID, moments, rounds=rounds)
+        codes = refine_rounding(weights, step, GRID, moments, rounds=rounds)
         assert int((codes != nearest).sum(dim=1).max()) <= rounds
 
 

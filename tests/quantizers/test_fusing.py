@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ofqctl.grids import UniformGrid
+from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid
 from ofqctl.quantizers import build_quantizer, fused, fusing, saved_as_codes
 from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.recipe.plan import QuantizerPlan
@@ -23,9 +23,9 @@ def leaves(transposed):
     return [t.requires_grad_() for t in tensors]
 
 
-def trained(grid, offset, transposed):
+def trained(grid, transposed):
     x, step, before, after = tensors = leaves(transposed)
-    value = fake_quantize(x, step, offset, grid, before, after)
+    value = fake_quantize(x, step, grid, before, after)
     with saved_as_codes(value):
         product = value @ value.transpose(-2, -1)
     product.square().sum().backward()
@@ -34,21 +34,25 @@ def trained(grid, offset, transposed):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize(
-    ("grid", "offset", "transposed"),
-    [(UniformGrid(-2, 1), 0.0, False), (UniformGrid(0, 15), -3.0, True), (UniformGrid(-128, 127), 0.5, False)],
+    ("grid", "transposed"),
+    [
+        (IntegerGrid(CodeRange(-2, 1)), False),
+        (AffineGrid(CodeRange(0, 15), torch.tensor(-3.0)), True),
+        (AffineGrid(CodeRange(-128, 127), torch.tensor(0.5)), False),
+    ],
 )
-def test_compiled_values_are_the_same_bits_and_gradients_agree(grid, offset, transposed):
-    value, grads = trained(grid, offset, transposed)
+def test_compiled_values_are_the_same_bits_and_gradients_agree(grid, transposed):
+    value, grads = trained(grid, transposed)
     with fused(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        compiled_value, compiled_grads = trained(grid, offset, transposed)
+        compiled_value, compiled_grads = trained(grid, transposed)
     assert torch.equal(value, compiled_value)
     for compiled, eager in zip(compiled_grads, grads, strict=True):
         assert torch.allclose(compiled, eager, rtol=1e-4, atol=1e-5 * float(eager.abs().max()))
 
 
 def test_without_a_compiler_there_is_one_warning_and_the_eager_result(monkeypatch):
-    expected, _ = trained(UniformGrid(-2, 1), 0.0, transposed=False)
+    expected, _ = trained(IntegerGrid(CodeRange(-2, 1)), transposed=False)
 
     def broken(core):
         raise RuntimeError("no compiler")
@@ -56,7 +60,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_eager_result(monkeypatc
     monkeypatch.setattr(fusing, "_compiled", broken)
     with fused():
         with pytest.warns(UserWarning, match="no compiler") as told:
-            value, _ = trained(UniformGrid(-2, 1), 0.0, transposed=False)
+            value, _ = trained(IntegerGrid(CodeRange(-2, 1)), transposed=False)
         assert not fusing.is_fused()
     assert len(told) == 1
     assert torch.equal(value, expected)
@@ -66,12 +70,12 @@ def test_without_a_compiler_there_is_one_warning_and_the_eager_result(monkeypatc
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_a_product_on_codes_has_the_gradients_of_one_on_values(bits):
     torch.manual_seed(0)
-    grid = UniformGrid.of_bits(bits, signed=True)
-    x, step, weight = torch.randn(5, 7, 6), torch.rand(7, 1) / grid.high + 0.05, torch.randn(4, 6, requires_grad=True)
+    codes = CodeRange.of_bits(bits, signed=True)
+    x, step, weight = torch.randn(5, 7, 6), torch.rand(7, 1) / codes.high + 0.05, torch.randn(4, 6, requires_grad=True)
     grads = []
     for values in (False, True):
         leaf = x.clone().requires_grad_()
-        quantized = fake_quantize(leaf, step, 0.0, grid)
+        quantized = fake_quantize(leaf, step, IntegerGrid(codes))
         with saved_as_codes(*[] if values else [quantized]):
             product = F.linear(quantized, weight)
         grads.append(torch.autograd.grad(product.square().sum(), (leaf, weight)))
@@ -80,7 +84,7 @@ def test_a_product_on_codes_has_the_gradients_of_one_on_values(bits):
 
 def test_a_product_keeps_nothing_of_its_quantized_operands():
     x, weight = torch.randn(8, 16, requires_grad=True), torch.randn(4, 16, requires_grad=True)
-    value = fake_quantize(x, torch.tensor(0.5), 0.0, UniformGrid(-2, 1))
+    value = fake_quantize(x, torch.tensor(0.5), IntegerGrid(CodeRange(-2, 1)))
     with saved_as_codes(value):
         product = F.linear(value, weight)
     storage = value.untyped_storage()._weak_ref()
@@ -93,9 +97,9 @@ def test_a_product_keeps_nothing_of_its_quantized_operands():
 def test_under_autocast_the_value_has_the_type_of_the_product():
     x = torch.randn(4, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        value = fake_quantize(x, torch.tensor(0.5), 0.0, UniformGrid(-2, 1))
+        value = fake_quantize(x, torch.tensor(0.5), IntegerGrid(CodeRange(-2, 1)))
         relative = build_quantizer(QuantizerPlan(method="lsq", bits=4, step_shape=(), dynamic=True))(x.bfloat16())
     assert value.dtype == relative.dtype == torch.bfloat16
-    assert torch.equal(value, fake_quantize(x, torch.tensor(0.5), 0.0, UniformGrid(-2, 1)).bfloat16())
+    assert torch.equal(value, fake_quantize(x, torch.tensor(0.5), IntegerGrid(CodeRange(-2, 1))).bfloat16())
     value.sum().backward()
     assert x.grad.dtype == torch.float32

@@ -1,0 +1,230 @@
+"""The grids, codes and steps of a quantized model as the plain numbers that are written into a graph.
+
+Of a grid this asks how its points stand on integers (`ofqctl.grids.Grid.on_integers`) and, where they do not, what the
+points are.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, Integers, midpoints
+from ofqctl.packing import pack
+from ofqctl.quantizers import Quantizer
+
+Array = NDArray[np.float32]
+_UINT8_MAX = 255
+
+
+@dataclass(frozen=True)
+class Table:
+    """Points of an activation that are not evenly spaced.
+
+    Attributes:
+        thresholds: At which the code changes, float32, (codes - 1,); one belongs to the lower code.
+        levels: What the codes stand for, (codes,): integers counted from the ``zero``, uint8; or points, float32.
+        zero: Added to a level.
+    """
+
+    thresholds: Array
+    levels: NDArray[np.uint8] | Array
+    zero: int
+
+    @property
+    def integral(self) -> bool:
+        """Whether products can be computed on the levels."""
+        return self.levels.dtype == np.uint8
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An activation that becomes codes: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
+
+    Attributes:
+        name: The quantizer's name in the model.
+        range: Of the codes.
+        step: > 0; aligned with the last dimensions of the tensor, as all others; () if it is one for all.
+        offset: Integers, of the shape of ``step``; () if it is one for all.
+        before: Added to the tensor ahead of rounding, or None.
+        after: Added to the value, or None.
+        dynamic: Whether all of this is of each row over its largest magnitude, which is multiplied again elsewhere.
+        table: What stands for ``code + offset`` where points are not evenly spaced, or None.
+    """
+
+    name: str
+    range: CodeRange
+    step: Array
+    offset: Array
+    before: Array | None
+    after: Array | None
+    dynamic: bool = False
+    table: Table | None = None
+
+    @property
+    def zero(self) -> NDArray[np.int64]:
+        """What is added to a number of the graph, a code counted from the lowest or a level, to give the point."""
+        return np.asarray(self.table.zero) if self.table else (self.offset + self.range.low).astype(np.int64)
+
+    @property
+    def bits(self) -> int:
+        """Of the largest number of the graph."""
+        return int(self.table.levels[-1]).bit_length() if self.table else self.range.bits
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A quantized weight as it is stored: the bytes and steps of ``model.safetensors``.
+
+    ``value = unit * (levels[stored] + zero + rest)``, with ``stored`` the codes counted from the lowest.
+
+    Attributes:
+        name: What it is stored under.
+        shape: (out, in), (out, in, height, width), or (heads, out, in).
+        range: Of the codes.
+        codes: Integers of the range, of that shape.
+        step: As the plan has it.
+        multiplier: Of the points, that makes integers of them.
+        levels: Integers, ascending from 0 or above, int64; or, where there are none, points, float32; (codes,).
+        zero: Integers, like ``step``, or () if it is one for all.
+        rest: What zero points have beyond integers, likewise; 0 nearly always.
+        transposed: Whether the output channels come last, see :meth:`as_matrix`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    range: CodeRange
+    codes: NDArray[np.int16]
+    step: Array
+    multiplier: int
+    levels: NDArray[np.int64] | Array
+    zero: NDArray[np.int64]
+    rest: Array
+    transposed: bool = False
+
+    @property
+    def packed(self) -> bytes:
+        """The codes, counted from the lowest, as `ofqctl.packing` lays them out."""
+        return pack(torch.from_numpy(self.codes) - self.range.low, self.range.bits).numpy().tobytes()
+
+    @property
+    def even(self) -> bool:
+        """Whether the points are evenly spaced, so that they are computed and not looked up."""
+        return bool(np.array_equal(self.levels, self.multiplier * np.arange(self.range.count)))
+
+    @property
+    def widened(self) -> bool:
+        """Whether the integers are ``2 * code + 1`` of 8 bits, which do not fit 8 bits."""
+        return self.multiplier == 2 and self.range.bits == 8 and self.even and bool(np.all(self.zero == self._half))
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why no product is computed on its integers, or None."""
+        if self.rest.any():
+            return "the zero points of its weight are not integers"
+        integral = np.issubdtype(self.levels.dtype, np.integer) and self.levels[-1] <= _UINT8_MAX
+        fits = integral and self.zero.min() >= -_UINT8_MAX and self.zero.max() <= 0
+        return None if fits or self.widened else "the points of its weight are not integers of 8 bits"
+
+    @property
+    def unit(self) -> Array:
+        """What 1 of these integers is worth."""
+        return self.step / np.float32(self.multiplier)
+
+    @property
+    def smallest(self) -> int:
+        """Smallest integer."""
+        return int(self.levels[0] + self.zero.min())
+
+    @property
+    def largest(self) -> int:
+        """Largest integer."""
+        return int(self.levels[-1] + self.zero.max())
+
+    @property
+    def magnitude(self) -> int:
+        """Largest magnitude of an integer."""
+        return max(-self.smallest, self.largest)
+
+    @property
+    def _half(self) -> int:
+        return 2 * self.range.low + 1
+
+    def values(self) -> NDArray[np.float64]:
+        """The decoded weight."""
+        points: NDArray[np.float64] = self.levels.astype(np.float64)[self.codes - self.range.low]
+        values: NDArray[np.float64] = (points + self.zero + self.rest) * self.unit
+        return values
+
+    def as_matrix(self) -> "Weight":
+        """(in, out), as the right factor of a product; from (..., in) or (out, in, height, width)."""
+        depth = self.shape[-1] if len(self.shape) < 4 else int(np.prod(self.shape[1:]))
+        codes = np.ascontiguousarray(self.codes.reshape(-1, depth).T)
+        step, zero, rest = self.step.reshape(-1), self.zero, self.rest
+        zero, rest = (zero.reshape(-1) if zero.ndim else zero), (rest.reshape(-1) if rest.ndim else rest)
+        return replace(self, shape=codes.shape, codes=codes, step=step, zero=zero, rest=rest, transposed=True)
+
+
+def operand_of(name: str, quantizer: Quantizer) -> Operand:
+    """The numbers of an activation quantizer; what an offset has beyond an integer is a shift ahead and behind."""
+    step, codes = quantizer.step.detach().clamp(min=SMALLEST_STEP), quantizer.range
+    before: Tensor | None = quantizer.before
+    after: Tensor | None = quantizer.after
+    whole, table = torch.zeros(()), None
+    integers = quantizer.grid.on_integers()
+    if integers is None or not integers.even:
+        table, multiplier = _table(quantizer.grid, integers)
+        step = step / multiplier
+    else:
+        offset = torch.div(integers.zero, integers.multiplier, rounding_mode="floor")
+        beyond = ((integers.zero - integers.multiplier * offset + integers.rest) / integers.multiplier).to(step) * step
+        whole = offset - codes.low
+        if beyond.any():
+            before = -beyond if before is None else before - beyond
+            after = beyond if after is None else after + beyond
+    return Operand(
+        name,
+        codes,
+        _shared(step),
+        _shared(whole),
+        None if before is None else _array(before),
+        None if after is None else _array(after),
+        quantizer.plan.dynamic,
+        table,
+    )
+
+
+def _table(grid: Grid, integers: Integers | None) -> tuple[Table, int]:
+    """Points that are looked up, and what a step is to be divided by for them."""
+    points = grid.points(grid.range.all()).detach().cpu()
+    thresholds = midpoints(points)
+    if integers is None or int(integers.levels[-1]) > _UINT8_MAX:
+        return Table(_array(thresholds), _array(points), 0), 1
+    levels = integers.levels.numpy().astype(np.uint8)
+    return Table(_array(thresholds * integers.multiplier), levels, int(integers.zero)), integers.multiplier
+
+
+def weight_of(name: str, encoded: Encoded) -> Weight:
+    """The numbers of a quantized weight."""
+    codes = encoded.codes.detach().cpu().to(torch.int16)
+    integers = encoded.grid.on_integers()
+    if integers is None:
+        levels = _array(encoded.grid.points(encoded.grid.range.all()))
+        multiplier, zero, rest = 1, np.zeros((), np.int64), np.zeros((), np.float32)
+    else:
+        multiplier, levels = integers.multiplier, integers.levels.numpy()
+        zero, rest = _shared(integers.zero).astype(np.int64), _shared(integers.rest)
+    shape, step = tuple(codes.shape), _array(encoded.step)
+    return Weight(name, shape, encoded.grid.range, codes.numpy(), step, multiplier, levels, zero, rest)
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().float().numpy()
+
+
+def _shared(tensor: Tensor) -> Array:
+    """As an array; of shape () if all elements are equal."""
+    array = _array(tensor)
+    return array.reshape(-1)[0].reshape(()) if array.size and (array == array.reshape(-1)[0]).all() else array
