@@ -160,3 +160,47 @@ def test_rows_of_zeros_give_finite_values(method):
     quantizer.observe(weight)
     quantizer.finish()
     assert quantizer(weight).abs().max() < 1e-4
+
+
+SMALL = {
+    "statsq": {"method": "statsq"},
+    "lsq, started at the mean": {"method": "lsq"},
+    "lsq, started at the least error": {"method": "lsq", "start": "mse"},
+    "lsq with shifts, started at the least error": {"method": "lsq", "start": "mse", "shift_shape": (6, 1)},
+} | {
+    f"uniform, {range_}, {kind}": {"method": "uniform", "range": range_, "percentile": 99.0} | settings
+    for range_ in ("minmax", "percentile", "mse")
+    for kind, settings in {
+        "symmetric": {},
+        "asymmetric": {"symmetric": False},
+        "both ends": {"symmetric": False, "whole": False},
+    }.items()
+}
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_error_is_as_small_of_small_tensors_relative_to_their_size(name, bits):
+    x = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for sigma in (1.0, 1e-4, 1e-6):
+        quantizer = build_quantizer(QuantizerPlan(bits=bits, step_shape=(6, 1), **SMALL[name]))
+        quantizer.observe(sigma * x)
+        quantizer.finish()
+        errors.append(((quantizer(sigma * x) - sigma * x).std() / sigma).item())
+    assert errors[1:] == pytest.approx([errors[0]] * 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["lsq, started at the mean", "uniform, minmax, symmetric"])
+def test_learning_goes_on_as_well_with_small_tensors(name):
+    x = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for sigma in (1.0, 2.0**-20):
+        quantizer = build_quantizer(QuantizerPlan(bits=4, step_shape=(6, 1), **SMALL[name]))
+        quantizer.observe(sigma * x)
+        quantizer.finish()
+        leaf = (sigma * x).requires_grad_()
+        quantizer(leaf).backward(x)
+        gradients.append([leaf.grad, quantizer.step.grad])
+    for large, small in zip(*gradients, strict=True):
+        assert large is small is None or torch.equal(large, small)
