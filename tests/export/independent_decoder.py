@@ -34,8 +34,13 @@ def from_run(run):
             offset = np.frombuffer(tensors[f"{name}.offset"], np.float32).reshape(-1, 1)
         signed = entry["weight"]["signed"] and (entry["weight"]["symmetric"] or method != "uniform")
         codes = stream(tensors[f"{name}.codes"], bits, len(tensors[f"{name}.codes"]) * 8 // bits)
-        codes = codes - (1 << (bits - 1) if signed else 0)
-        yield name, (codes.astype(np.float32).reshape(len(step), -1) + offset) * step
+        if f"{name}.points" in tensors:
+            points = np.frombuffer(tensors[f"{name}.points"], np.float32)[codes.reshape(len(step), -1)]
+        else:
+            offset = np.float32(0.5) if bits == 1 and signed else offset
+            codes = codes - (1 << (bits - 1) if signed else 0)
+            points = codes.astype(np.float32).reshape(len(step), -1) + offset
+        yield name, points * step
 
 
 def from_onnx(path):
@@ -44,8 +49,12 @@ def from_onnx(path):
     for name, entry in json.loads({p.key: p.value for p in model.metadata_props}["ofqctl.weights"]).items():
         stored = stream(tensors[f"{name}.codes"].raw_data, entry["bits"], int(np.prod(entry["shape"])))
         step = onnx.numpy_helper.to_array(tensors[f"{name}.step"])
+        stored = stored.reshape(entry["shape"])
+        if f"{name}.points" in tensors:
+            yield name, onnx.numpy_helper.to_array(tensors[f"{name}.points"])[stored] * step, entry
+            continue
         zero = np.reshape(entry["zero"], step.shape if isinstance(entry["zero"], list) else ())
-        yield name, (entry["multiplier"] * stored.reshape(entry["shape"]) + zero).astype(np.float32) * step, entry
+        yield name, (entry["multiplier"] * stored + zero).astype(np.float32) * step, entry
 
 
 if __name__ == "__main__":
