@@ -20,7 +20,7 @@ from ofqctl.diagnosis.tracked import TrackerState, paths_of
 from ofqctl.diagnosis.weights import weights_of_state
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import of_run
-from ofqctl.export import OnnxModel, check_exactness, numbers, write_graph
+from ofqctl.export import OnnxModel, arithmetic, check_exactness, write_graph
 from ofqctl.grids import IntegerGrid, TableGrid
 from ofqctl.jobs.analyze import AnalyzeRequest, analyze
 from ofqctl.jobs.export import ExportRequest, export_onnx
@@ -269,7 +269,7 @@ def test_an_exported_file_is_verified_described_and_evaluates_as_the_run(tmp_pat
 
 def test_a_weight_that_the_writer_puts_into_its_table_wrongly_is_found_out(tmp_path, images, monkeypatch):
     saved(tmp_path / "run", *CASES["powers of two"])
-    right = numbers.weight_of
+    right = arithmetic.weight_of
 
     def wrong(name, encoded):
         weight = right(name, encoded)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ofqctl.export.arithmetic import Array, Operand, Table
 from ofqctl.export.graph import Writer
-from ofqctl.export.numbers import Array, Operand, Table
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ alone, so that a runtime computes them once.
 import numpy as np
 from onnx import TensorProto, helper
 
+from ofqctl.export.arithmetic import Weight
 from ofqctl.export.graph import Writer
-from ofqctl.export.numbers import Weight
 
 _GROUP = 8  # codes that together fill a whole number of bytes at every width
 OPSET = 20  # of everything else

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ofqctl.export.activations import Codes
+from ofqctl.export.arithmetic import Array, Operand, Weight
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.integer import IntegerProducts, zero_point
-from ofqctl.export.numbers import Array, Operand, Weight
 from ofqctl.export.sites import Product, Window
 
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from ofqctl.export.arithmetic import Array
 from ofqctl.export.metadata import read_entry
-from ofqctl.export.numbers import Array
 from ofqctl.packing import unpack
 
 

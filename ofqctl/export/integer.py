@@ -24,9 +24,9 @@ from ofqctl.export.activations import (
     write_values,
     zero_of,
 )
+from ofqctl.export.arithmetic import Array, Operand, Weight
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
-from ofqctl.export.numbers import Array, Operand, Weight
 from ofqctl.export.sites import Product
 
 _INT8_MAX, _INT16_MAX = 127, 32767

@@ -6,13 +6,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ofqctl.export.activations import Codes, can_be_signed, look_up, write_codes, write_values
+from ofqctl.export.arithmetic import Operand, Weight
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.constants import compact
 from ofqctl.export.convolution import IntegerConvolutions
 from ofqctl.export.graph import OWN, Writer
 from ofqctl.export.integer import IntegerProducts, Place, saturates
 from ofqctl.export.marking import DOMAIN
-from ofqctl.export.numbers import Operand, Weight
 from ofqctl.export.pairs import write_dequantized, write_quantized, write_weight
 from ofqctl.export.sites import Product, Sites
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import ops
 
-from ofqctl.export.numbers import Array, Operand, Weight, operand_of, weight_of
+from ofqctl.export.arithmetic import Array, Operand, Weight, operand_of, weight_of
 from ofqctl.export.recording import activation_quantizers
 from ofqctl.export.sites import Product, Sites, Style, Window, obstacle_of
 from ofqctl.hooks import shadowed

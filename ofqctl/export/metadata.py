@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
-from ofqctl.export.numbers import Weight
+from ofqctl.export.arithmetic import Weight
 from ofqctl.export.sites import Product
 
 FORMAT_VERSION = 1

@@ -7,9 +7,9 @@ again behind the pair, whose own step is 1.
 import numpy as np
 
 from ofqctl.export.activations import Codes, offset_of, step_of, steps_like
+from ofqctl.export.arithmetic import Operand, Weight
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
-from ofqctl.export.numbers import Operand, Weight
 
 
 def write_quantized(graph: Writer, x: str, codes: Codes) -> None:

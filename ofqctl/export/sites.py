@@ -1,10 +1,10 @@
-"""What an exporter needs to know of a quantized model: its products, on the numbers of `ofqctl.export.numbers`."""
+"""What an exporter needs to know of a quantized model: its products, on the numbers of `ofqctl.export.arithmetic`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ofqctl.export.numbers import Array, Operand, Weight
+from ofqctl.export.arithmetic import Array, Operand, Weight
 
 Style = Literal["integer", "qdq"]
 """Products on integers wherever that is exact; or ordinary products between QuantizeLinear and DequantizeLinear."""

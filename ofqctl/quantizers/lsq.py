@@ -69,6 +69,7 @@ class LSQ(Quantizer):
         signed = self._negative if self.plan.signed is None else self.plan.signed
         self.range = CodeRange.of_bits(self.plan.bits, signed=signed)
         start = (2.0 if signed else 4.0) * self._sum / self._count / max(1, self.range.high) ** 0.5
+        start = _like_the_others(start)
         with torch.no_grad():
             self.step.copy_(start.clamp(min=SMALLEST_STEP).reshape(self.step.shape))
             if self._kept:
@@ -96,3 +97,9 @@ class LSQ(Quantizer):
         half = self.step.mean() / 2
         self.before.copy_(-mean - half)
         self.after.copy_(mean + half)
+
+
+def _like_the_others(steps: Tensor) -> Tensor:
+    """Steps of groups that hold nothing but zeros become the mean of the other groups' steps, or 1."""
+    found = steps[steps > 0]
+    return torch.where(steps > 0, steps, found.mean() if len(found) else 1.0)

@@ -13,4 +13,4 @@ def test_training_starts_from_a_run_and_its_oscillation_is_seen(tmp_path, ofqctl
     to = ["--data", "digits", "--output", tmp_path / "next", "--set", *short, "training.distillation=null"]
     result = ofqctl("train", run, *to, "--json").json
     assert not [note for note in result["notes"] if "start anew" in note]
-    assert ofqctl("analyze-oscillation", run, "--json").json["files"][0]["layers"]
+    assert ofqctl("analyze-oscillation", run, "--json").json["checkpoints"][0]["layers"]

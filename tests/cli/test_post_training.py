@@ -91,8 +91,8 @@ def test_mixed_precision_keeps_to_a_time_measured_in_the_runtime(ofqctl):
         (("--target-size", "1kB"), "no allocation reaches 1000 bytes; from"),
         (("--target-size", "much"), "not a size"),
         (("--target-bits", 4, "--target-size", "1MB"), "one of them, not both"),
-        (("--target-bits", 4, "--candidates", "4"), "expected 2 or more of 2-8"),
-        (("--target-bits", 4, "--candidates", "4,9"), "'9'; expected 2 or more of 2-8"),
+        (("--target-bits", 4, "--candidates", "4"), "expected 2 or more of 1-8"),
+        (("--target-bits", 4, "--candidates", "4,9"), "'9'; expected 2 or more of 1-8"),
     ],
 )
 def test_a_target_that_cannot_be_met_is_refused(ofqctl, options, message):

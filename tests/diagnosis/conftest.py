@@ -54,7 +54,7 @@ def halfway(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def _ofq_made(tmp_path_factory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "ofq", "demo/digits_ofq_w2a2")
+    return trained(tmp_path_factory.mktemp("runs") / "ofq", "demo/digits_ofq_w2a2", "activations.bits=4")
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,10 @@ from ofqctl.artifact import load_run
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
 from ofqctl.export import OnnxModel, look_into, normalize, to_pixels
+from ofqctl.export.arithmetic import weight_of
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.integer import saturates
-from ofqctl.export.numbers import weight_of
 from ofqctl.grids import AffineGrid, CodeRange, Encoded, IntegerGrid, TableGrid
 from ofqctl.jobs.export import ExportRequest, export_onnx
 from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors

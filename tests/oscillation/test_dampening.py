@@ -117,7 +117,7 @@ def test_the_default_is_the_sum_as_published_since_a_mean_does_next_to_nothing(q
     DampeningPenalty(model, Dampening(start=0.1, end=0.1, delay=0.0), steps=1).penalty().backward()
     encoded = site.encode_weight()
     position = site.weight.detach() / encoded.step
-    inside = (position > encoded.grid.low) & (position < encoded.grid.high)
+    inside = (position > encoded.grid.range.low) & (position < encoded.grid.range.high)
     expected = 2 * 0.1 * (site.weight.detach() - encoded.decode())
     torch.testing.assert_close(site.weight.grad[inside], expected[inside])
 

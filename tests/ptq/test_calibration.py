@@ -137,7 +137,7 @@ def check_in_turn(model, plan, images, keep=()):
     assert checked
     for quantizer in checked:
         magnitude = by_group(inputs[quantizer].abs(), quantizer.step.shape).mean(dim=1).view_as(quantizer.step)
-        expected = (2.0 if quantizer.grid.signed else 4.0) * magnitude / quantizer.grid.high**0.5
+        expected = (2.0 if quantizer.range.signed else 4.0) * magnitude / quantizer.range.high**0.5
         anything = expected > 0  # at 2 bits a whole row of the softmax can be code 0, and nothing comes out of it
         torch.testing.assert_close(quantizer.step.detach()[anything], expected[anything], rtol=1e-5, atol=0)
 

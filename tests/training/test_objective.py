@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ofqctl.data import Batch
 from ofqctl.distill import Teacher
 from ofqctl.recipe.training import Distillation, Training
 from ofqctl.training.objective import Objective
@@ -32,6 +33,10 @@ def heads(model, images):
     return model.head(features[:, 0]), model.head_dist(features[:, 1])
 
 
+def batch_of(images):
+    return Batch(images, LABELS, torch.arange(len(images)))
+
+
 class Wrapped(nn.Module):
     """As many processes wrap a model."""
 
@@ -45,7 +50,7 @@ class Wrapped(nn.Module):
 
 def test_with_a_teacher_each_head_has_a_target_of_its_own(distilled, images):
     objective = Objective(distilled, Training(distillation=Distillation()), teacher_of(distilled), amp=False)
-    loss, _ = objective(Wrapped(distilled).train(), images, LABELS, 0)
+    loss, _ = objective(Wrapped(distilled).train(), batch_of(images), 0, 0.0)
     with torch.no_grad():
         class_head, other = heads(distilled, images)
         answers = ((class_head + other) / 2).softmax(1)
@@ -55,7 +60,7 @@ def test_with_a_teacher_each_head_has_a_target_of_its_own(distilled, images):
 
 def test_without_a_teacher_the_mean_of_the_heads_is_trained_as_it_is_evaluated(distilled, images):
     Objective(distilled, Training(distillation=Distillation()), teacher_of(distilled), amp=False)
-    loss, _ = Objective(distilled, Training(), None, amp=False)(distilled.train(), images, LABELS, 0)
+    loss, _ = Objective(distilled, Training(), None, amp=False)(distilled.train(), batch_of(images), 0, 0.0)
     with torch.no_grad():
         expected = F.cross_entropy(distilled.eval()(images), LABELS)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -74,7 +79,7 @@ def test_images_count_as_right_by_the_mean_of_the_heads(distilled, images):
         distilled.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
         distilled.head_dist.bias.copy_(torch.tensor([0.0, 99.0, 0.0]))
     objective = Objective(distilled, Training(distillation=Distillation()), teacher_of(distilled), amp=False)
-    assert objective(distilled.train(), images, LABELS, 0)[1] == 1
+    assert objective(distilled.train(), batch_of(images), 0, 0.0)[1] == 1
 
 
 @pytest.mark.parametrize(
