@@ -9,7 +9,6 @@ import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -140,6 +139,8 @@ def load_plugins() -> None:
     Raises:
         PackageError: One of them cannot be imported.
     """
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.value in _plugins:
             continue

@@ -15,6 +15,8 @@ from ofqctl.recipe.schema import Recipe
 
 Values = dict[str, Any]
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is libyaml
+
 
 def parse(text: str, *, where: str) -> Values:
     """YAML text as nested dictionaries.
@@ -27,7 +29,7 @@ def parse(text: str, *, where: str) -> Values:
         RecipeError: Not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -67,7 +69,7 @@ def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
         if not equals or not path.strip():
             raise RecipeError(f"--set {assignment}: expected PATH=VALUE, such as weights.bits=4")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, Loader=_LOADER)
         except yaml.YAMLError as error:
             raise RecipeError(f"--set {assignment}: the value is not valid YAML") from error
         *parents, last = path.strip().split(".")
