@@ -4,10 +4,11 @@
 each method, such as a phase with its remedies. Both look when they validate, so a method registered later counts too.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
@@ -16,19 +17,33 @@ from ofqctl.errors import closest
 from ofqctl.registry import Frozen, Method, Registry
 
 
+class _Composed(BaseModel):
+    """A class made when it was needed, which no module holds: pickle makes it again."""
+
+    made: ClassVar[tuple[Callable[..., type[BaseModel]], tuple[Any, ...]]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, type(self).made, self.__getstate__()
+
+
+def _blank(make: Callable[..., type[BaseModel]], arguments: tuple[Any, ...]) -> BaseModel:
+    model = make(*arguments)
+    return model.__new__(model)
+
+
 @dataclass(frozen=True)
-class _Dispatching:
+class _Dispatching(ABC):
     """A field annotation that validates with a class chosen or composed when it is called."""
 
     registry: Registry[Any]
 
+    @abstractmethod
     def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:
         """The class that ``values`` are for; ``base`` where they do not say."""
-        raise NotImplementedError
 
+    @abstractmethod
     def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
         """Every class that values may be for."""
-        raise NotImplementedError
 
     def validate(self, base: type[BaseModel], values: Any) -> BaseModel:
         """An object of the right class."""
@@ -92,14 +107,15 @@ class ByName(_Dispatching):
 
 @cache
 def _compose(
-    base: type[BaseModel], settings: type[Frozen], key: str, name: str, _traits: tuple[str, ...]
+    base: type[BaseModel], settings: type[Frozen], key: str, name: str, traits: tuple[str, ...]
 ) -> type[BaseModel]:
     named: Any = Literal[name]
     fields: dict[str, Any] = {key: (named, name)}
-    bases = (settings, base) if settings is not Frozen else (base,)
-    model: type[BaseModel] = create_model(
+    bases: Any = (settings, base, _Composed) if settings is not Frozen else (base, _Composed)
+    model: type[_Composed] = create_model(
         f"{name}_{base.__name__}", __base__=bases, __cls_kwargs__={"extra": "forbid"}, **fields
     )
+    model.made = _compose, (base, settings, key, name, traits)
     return model
 
 
@@ -119,7 +135,9 @@ class WithKeys(_Dispatching):
 @cache
 def _extend(base: type[BaseModel], keys: tuple[tuple[str, type[Frozen]], ...]) -> type[BaseModel]:
     fields: dict[str, Any] = {name: (settings | None, None) for name, settings in keys}
-    model: type[BaseModel] = create_model(base.__name__, __base__=base, **fields)
+    bases: Any = (base, _Composed)
+    model: type[_Composed] = create_model(base.__name__, __base__=bases, **fields)
+    model.made = _extend, (base, keys)
     return model
 
 

@@ -1,5 +1,6 @@
 """Recipes: the shipped ones, what --set does, and what a person is told about faults."""
 
+import pickle
 import subprocess
 import sys
 
@@ -22,6 +23,12 @@ def test_every_shipped_recipe_is_valid_and_knows_its_name(name):
 def test_a_recipe_written_out_reads_back_the_same(name):
     recipe = load(name)
     assert build(parse(to_yaml(recipe), where="text"), where="text") == recipe
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_can_be_sent_to_another_process(name):
+    recipe = load(name)
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
 def test_listing_recipes_does_not_need_torch():
