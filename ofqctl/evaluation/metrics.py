@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ofqctl.layers import values_kept
 from ofqctl.progress import Progress, silent
 
 
@@ -132,14 +133,15 @@ def evaluate(
     """
     metrics = {name: Metrics() for name in models}
     done = 0
-    for images, labels in batches:
-        moved, targets = images.to(device), labels.to(device)
-        for name, model in models.items():
-            start = time.perf_counter()
-            logits = predict(model, moved)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            metrics[name].add(logits, targets, time.perf_counter() - start)
-        done += len(labels)
-        progress("evaluate", done, total)
+    with values_kept(*models.values()):
+        for images, labels in batches:
+            moved, targets = images.to(device), labels.to(device)
+            for name, model in models.items():
+                start = time.perf_counter()
+                logits = predict(model, moved)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                metrics[name].add(logits, targets, time.perf_counter() - start)
+            done += len(labels)
+            progress("evaluate", done, total)
     return metrics

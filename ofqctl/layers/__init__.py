@@ -2,6 +2,6 @@
 
 from ofqctl.layers.conv import QuantConv2d
 from ofqctl.layers.linear import QuantLinear
-from ofqctl.layers.weight import WeightSite, weight_sites
+from ofqctl.layers.weight import WeightSite, values_kept, weight_sites
 
-__all__ = ["QuantConv2d", "QuantLinear", "WeightSite", "weight_sites"]
+__all__ = ["QuantConv2d", "QuantLinear", "WeightSite", "values_kept", "weight_sites"]

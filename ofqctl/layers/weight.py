@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -16,8 +17,9 @@ class WeightSite(nn.Module, ABC):
 
     The value is computed from the latent weight at every call, in training and in evaluation: what a latent weight or a
     quantizer was changed to through ``.data`` or NumPy leaves no trace by which a stored value could be known to be
-    out of date, and comparing the values takes about as long as quantizing them. A module read from an artifact has no
-    latent weight any more: its codes are fixed and their value is decoded once for good.
+    out of date, and comparing the values takes about as long as quantizing them. Who takes many passes through a model
+    that stays as it is says so with ``values_kept``. A module read from an artifact has no latent weight any more: its
+    codes are fixed and their value is decoded once for good.
 
     Attributes:
         weight_quantizer: None keeps the weight in float.
@@ -54,7 +56,12 @@ class WeightSite(nn.Module, ABC):
         """The weight to compute with, differentiable with respect to the latent weight."""
         if self.weight_quantizer is None or self.fixed_codes is not None:
             return self.latent()
+        kept: list[Tensor] | None = self.__dict__.get("_kept")
+        if kept:
+            return kept[0]
         value: Tensor = self.weight_quantizer(self.latent())
+        if kept is not None:
+            kept.append(value)
         return value
 
     def encode_weight(self) -> Encoded | None:
@@ -95,3 +102,16 @@ def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:
     for name, module in model.named_modules():
         if isinstance(module, WeightSite) and module.weight_quantizer is not None:
             yield f"{name}.weight", module
+
+
+@contextmanager
+def values_kept(*models: nn.Module) -> Iterator[None]:
+    """Within, each latent weight is quantized once, at its first use; neither it nor its quantizer may change there."""
+    sites = [site for model in models for _, site in weight_sites(model)]
+    for site in sites:
+        site.__dict__["_kept"] = []
+    try:
+        yield
+    finally:
+        for site in sites:
+            site.__dict__.pop("_kept", None)

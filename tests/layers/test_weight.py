@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ofqctl.convert import convert
-from ofqctl.layers import QuantConv2d, QuantLinear, weight_sites
+from ofqctl.layers import QuantConv2d, QuantLinear, values_kept, weight_sites
 from ofqctl.ptq import calibrate
 from ofqctl.recipe import ModulePlan, quantizer_plan
 from ofqctl.recipe.catalogue import load
@@ -54,6 +54,19 @@ def test_evaluation_follows_changes_that_leave_no_trace_but_the_values(tiny_vit,
         through_data(model.blocks[0].mlp.fc1.input.step)
         assert not torch.equal(model(images), logits)
         assert torch.equal(model(images), copy.deepcopy(model)(images))
+
+
+def test_a_value_is_kept_only_where_nothing_is_said_to_change(tiny_vit, images):
+    model = quantized(tiny_vit, images, "learned steps")
+    site = model.blocks[0].mlp.fc1
+    with torch.inference_mode():
+        expected = model(images)
+        with values_kept(model):
+            assert torch.equal(model(images), expected)
+            assert site.quantized_weight() is site.quantized_weight()
+    through_data(site.weight)
+    assert torch.equal(site.quantized_weight(), site.encode_weight().decode())
+    assert not torch.equal(model(images), expected)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
