@@ -30,7 +30,7 @@ def make_plan(model: nn.Module, recipe: Recipe, input_size: Shape) -> Plan:
         The plan, with each module left in float and the reason.
 
     Raises:
-        RecipeError: A target pattern matches nothing.
+        RecipeError: An override matches no module, or changes none of those it matches.
     """
     planner = _Planner(model, recipe, survey(model, input_size))
     for name, module in model.named_modules():
@@ -40,6 +40,7 @@ def make_plan(model: nn.Module, recipe: Recipe, input_size: Shape) -> Plan:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             planner.plan_layer(name, module)
+    planner.check_overrides()
     return Plan(modules=planner.modules, left_float=tuple(planner.left_float))
 
 
@@ -55,6 +56,7 @@ class _Planner:
         self.last = _named_by_timm(model, "classifier", on_image)
         self.never_negative = set(_second_layers(model))
         self._check_targets([*seen.inputs, *seen.operands])
+        self._used: set[tuple[int, str]] = set()  # parts of overrides that some module asked for
 
     def plan_attention(self, name: str, module: nn.Module) -> None:
         """Plan the two products of a block, with query and key merged if the recipe wants it and the block can."""
@@ -76,7 +78,7 @@ class _Planner:
         self, name: str, seen: dict[str, Seen], *, signed_weights: bool = False
     ) -> dict[str, QuantizerPlan]:
         """Quantizers of whichever of ``q``, ``k``, ``softmax`` and ``v`` were seen."""
-        activations = self._spec(name).activations
+        activations = self._spec(name, "activations").activations
         kinds: dict[str, Kind] = {"q": "heads", "k": "heads", "softmax": "softmax", "v": "values"}
         signs = {"softmax": None if signed_weights else False}
         return _present(
@@ -88,7 +90,7 @@ class _Planner:
         )
 
     def _plan_merged(self, name: str, module: Any, seen: dict[str, Seen]) -> None:
-        spec = self._spec(name)
+        spec = self._spec(name, "weights", "activations")
         heads, width = module.num_heads, module.qkv.in_features
         tokens = seen["v"].single[0][-2]
         x, qkx = (tokens, width), (heads, tokens, width)
@@ -101,7 +103,7 @@ class _Planner:
         self.modules[name] = ModulePlan(
             kind="qkr", weight=merged, operands=_present(operands), query_bias=self.recipe.attention.query_bias
         )
-        value = _plan_weight(self._spec(f"{name}.qkv").weights, (width, width))
+        value = _plan_weight(self._spec(f"{name}.qkv", "weights").weights, (width, width))
         self._keep(f"{name}.products.v_proj", ModulePlan(kind="linear", weight=value))
 
     def plan_layer(self, name: str, module: nn.Linear | nn.Conv2d) -> None:
@@ -113,7 +115,7 @@ class _Planner:
         if reason is not None:
             self._leave(name, module, reason)
             return
-        spec, seen = self._spec(name), self.seen.inputs[name]
+        spec, seen = self._spec(name, "weights", "activations"), self.seen.inputs[name]
         if isinstance(module, nn.Conv2d):
             operand = plan_operand(
                 spec.activations, "pixels" if name in self.first else "feature_map", seen, signed=None
@@ -124,13 +126,19 @@ class _Planner:
         weight = _plan_weight(spec.weights, tuple(module.weight.shape))
         self._keep(name, ModulePlan(kind=kind, weight=weight, operands=_present({"input": operand})))
 
-    def _spec(self, name: str) -> Layer:
-        """What the recipe says about ``name``: first, last or any layer, then the overrides in order."""
+    def _spec(self, name: str, *parts: str) -> Layer:
+        """What the recipe says about ``name``: first, last or any layer, then the overrides in order.
+
+        Args:
+            name: Of a module.
+            *parts: What of it is asked for: ``weights``, ``activations``.
+        """
         recipe = self.recipe
         layer = Layer(weights=recipe.weights, activations=recipe.activations)
         layer = recipe.first if name in self.first else recipe.last if name in self.last else layer
-        for override in recipe.layers:
+        for index, override in enumerate(recipe.layers):
             if fnmatchcase(name, override.target):
+                self._used.update((index, part) for part in parts)
                 layer = Layer(
                     weights=override.weights or layer.weights,
                     activations=override.activations or layer.activations,
@@ -144,6 +152,17 @@ class _Planner:
                     f"layers.{index}.target: '{override.target}' matches no module of this model",
                     hint=did_you_mean(override.target, known) or f"modules are named like '{known[0]}'",
                 )
+
+    def check_overrides(self) -> None:
+        """Refuse an override of something that none of its modules has."""
+        for index, override in enumerate(self.recipe.layers):
+            for part in ("weights", "activations"):
+                if getattr(override, part) is not None and (index, part) not in self._used:
+                    raise RecipeError(
+                        f"layers.{index}.{part}: no quantizer of this model's '{override.target}' takes them",
+                        hint="products of attention have activations, and weights with qkr only; with qkr, *.qkv has "
+                        "the weights of the values alone",
+                    )
 
     def _why_float(self, name: str, module: nn.Linear | nn.Conv2d) -> str | None:
         if type(module) not in _plain_layers():

@@ -1,6 +1,7 @@
 """One summand of the objective of training."""
 
 import contextlib
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -36,19 +37,19 @@ class Pass:
         return self.logits if isinstance(self.logits, tuple) else (self.logits, self.logits)
 
 
-class Term:
+class Term(ABC):
     """Made once for a training as ``Term(model, teacher, settings)``: student, float teacher or None, its settings.
 
     A term that is registered with the trait ``needs_teacher`` gets a teacher, and a pass with answers.
     """
 
-    def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: Frozen) -> None:
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: Frozen) -> None:  # noqa: B027
         """Take note of what is needed of the three."""
 
     def watching(self) -> AbstractContextManager[None]:
         """The context in which teacher and student run, such as one with hooks on their modules."""
         return contextlib.nullcontext()
 
+    @abstractmethod
     def loss(self, seen: Pass) -> Tensor:
         """The summand, a scalar, its weight included."""
-        raise NotImplementedError

@@ -19,7 +19,7 @@ from ofqctl.jobs.calibrating import CalibrationImages, calibration_images
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision
 from ofqctl.jobs.overlap import Watched
-from ofqctl.jobs.starting import open_float
+from ofqctl.jobs.starting import check_model, open_float
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import LoadedModel, ModelRequest
 from ofqctl.progress import Progress, silent
@@ -143,6 +143,7 @@ def _open(request: QuantizeRequest, progress: Progress) -> _Job:
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
     loaded = open_float(request.model)
+    check_model(request.recipe, loaded)
     output = request.output or _default_output(loaded.architecture, request)
     check_output(output, overwrite=request.overwrite)
     subject = of_model(loaded)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -87,6 +88,19 @@ class Start:
             batches = (batch for batch, _ in images())
             calibrate(model, plan, batches, keep=kept, on_batch=lambda done: progress("calibrate", done, wanted))
         return describe(model, plan), _notes(list(fresh), len(kept)) if self.plan is not None else []
+
+
+def check_model(recipe: Recipe, loaded: LoadedModel) -> None:
+    """Make sure that a recipe is for an architecture.
+
+    Raises:
+        RecipeError: It is for another.
+    """
+    if recipe.model is not None and not fnmatchcase(loaded.architecture, recipe.model):
+        raise RecipeError(
+            f"recipe '{recipe.name}': is for {recipe.model}, not for {loaded.architecture}",
+            hint="--set model=null takes it for any model",
+        )
 
 
 def open_start(request: ModelRequest, drop_path: float | None) -> Start:

@@ -4,7 +4,6 @@ import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ from ofqctl.devices import denormals_flushed, pick_device
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
-from ofqctl.jobs.starting import Start, open_start
+from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
 from ofqctl.jobs.writing import default_output
 from ofqctl.models import LoadedModel, ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.quantizers.fusing import fused
-from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Training
 from ofqctl.training import (
     FILE,
@@ -128,7 +127,10 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
     start = open_start(request.model, settings.drop_path)
-    _check_model(request.recipe, start.loaded)
+    check_model(request.recipe, start.loaded)
+    if request.recipe.ptq:
+        stages = ", ".join(stage.step for stage in request.recipe.ptq)
+        start.loaded.notes.append(f"ptq is for `ofqctl quantize`; training starts without {stages}")
     if settings.augmentation.crop_pct is not None:
         start.loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
     output = _output(request, start.loaded)
@@ -174,14 +176,6 @@ def _fit(job: _Job, engine: Engine, run: TrainedRun, on_step: Callable[[Row, int
         except Interrupted as interruption:
             interruption.directory = job.output
             raise
-
-
-def _check_model(recipe: Recipe, loaded: LoadedModel) -> None:
-    if recipe.model is not None and not fnmatchcase(loaded.architecture, recipe.model):
-        raise RecipeError(
-            f"recipe '{recipe.name}': is for {recipe.model}, not for {loaded.architecture}",
-            hint="--set model=null takes it for any model",
-        )
 
 
 def _output(request: TrainRequest, loaded: LoadedModel) -> Path:

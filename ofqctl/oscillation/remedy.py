@@ -5,6 +5,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from ofqctl.errors import RecipeError
+from ofqctl.layers import weight_sites
 from ofqctl.registry import Frozen
 
 
@@ -27,12 +29,14 @@ class Remedy:
     """
 
     @classmethod
-    def check(cls, model: nn.Module, settings: RemedySettings) -> None:
-        """Find out ahead of all training whether ``model`` has what the remedy is for.
+    def check(cls, model: nn.Module, settings: RemedySettings) -> None:  # noqa: ARG003
+        """Find out ahead of all training whether ``model`` has what the remedy is for; by default quantized weights.
 
         Raises:
             RecipeError: It has not.
         """
+        if next(weight_sites(model), None) is None:
+            raise RecipeError(f"{cls.__name__} acts on quantized weights, and this model has none")
 
     def gradients(self, compute: Callable[[], Tensor]) -> Tensor:
         """Call ``compute``, which puts the gradients of the step in place, and return what it returned.

@@ -1,8 +1,8 @@
 """What a recipe may say."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan, quantizer_plan
@@ -130,6 +130,12 @@ class Override(Frozen):
     weights: AnyWeights | None = None
     activations: AnyActivations | None = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.weights is None and self.activations is None:
+            raise ValueError(f"says nothing about '{self.target}'; give weights, activations or both")
+        return self
+
 
 class Attention(Frozen):
     """What is done to attention.
@@ -143,6 +149,12 @@ class Attention(Frozen):
     products: bool = True
     qkr: bool = False
     query_bias: bool = True
+
+    @model_validator(mode="after")
+    def _merges_what_is_quantized(self) -> Self:
+        if self.qkr and not self.products:
+            raise ValueError("qkr merges query and key of quantized products; products: false leaves them in float")
+        return self
 
 
 class Calibration(Frozen):

@@ -92,7 +92,7 @@ class Augmentation(Frozen):
         scale: Share of the image's area that a random crop takes, smallest and largest.
         ratio: Its aspect ratio, smallest and largest.
         hflip: Probability of a horizontal flip.
-        color_jitter: Strength, or None.
+        color_jitter: Strength, or None; timm leaves it out beside most policies of ``auto_augment``.
         auto_augment: timm's policy, such as ``rand-m9-mstd0.5-inc1``, or None.
         random_erase: Probability of erasing a rectangle.
         mixup: Alpha of mixup, 0 for none.
@@ -211,6 +211,24 @@ class Training(Frozen):
         optimizer = self.optimizer.model_copy(update={"lr": self.optimizer.lr * factor})
         phases = tuple(p.model_copy(update={"lr": p.lr and p.lr * factor}) for p in self.phases)
         return self.model_copy(update={"optimizer": optimizer, "phases": phases})
+
+    @model_validator(mode="after")
+    def _minimizes_something(self) -> Self:
+        weights = {name: getattr(settings, "weight", 1.0) for name, settings in self.objective.items()}
+        if not any(weights.values()):
+            raise ValueError(f"nothing is minimized: {' and '.join(weights)} have a weight of 0")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_fall(self) -> Self:
+        for phase in self.phases:
+            peak = phase.lr or self.optimizer.lr
+            if phase.schedule == "cosine" and phase.min_lr > peak:
+                raise ValueError(
+                    f"phase '{phase.name}' ends at min_lr {phase.min_lr:g}, above its peak of {peak:g}; "
+                    "lower min_lr, or set schedule: constant"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_the_teacher_it_needs(self) -> Self:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ofqctl.convert import operands
 from ofqctl.data import Batch
 from ofqctl.distill import Teacher
+from ofqctl.errors import RecipeError
 from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
@@ -87,6 +88,8 @@ class Engine:
         self.settings: Training = self.recipe.training
         for phase in self.settings.phases:
             check_remedies(phase, self.model)
+        if self.settings.tracking is not None and not any(module.weight for module in self.plan.modules.values()):
+            raise RecipeError("training.tracking: follows the codes of quantized weights, and this recipe has none")
         self.position, self.meter = Position(), Meter()
         self.history: list[Row] = []
         self.ema = None if self.settings.ema is None else ModelEmaV3(self.model, decay=self.settings.ema)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ofqctl.convert import operands, weight_site
-from ofqctl.errors import RecipeError
+from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Phase, Training
@@ -88,6 +88,9 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
         optimizer: Of :func:`make_optimizer`.
         saved: Its state dict, or one from before parameters were named in it, which knows those that ``model`` trains.
         model: With the parameters of the phase under way selected.
+
+    Raises:
+        ArtifactError: Parameters are not named in the state, and are not as many as are trained.
     """
     if any("param_names" not in group for group in saved["param_groups"]):
         saved = _with_names(saved, model)
@@ -106,16 +109,24 @@ def make_schedule(optimizer: Optimizer, training: Training, phase: Phase, steps_
     """Warm-up and cosine over the optimizer steps of a phase; a constant rate is a flat cosine.
 
     With ``warmup_prefix`` the cosine takes the steps that the warm-up leaves, so that it ends with the phase too.
+
+    Raises:
+        RecipeError: The warm-up is longer than the phase.
     """
     steps = phase.epochs * steps_per_epoch
     warmup = phase.warmup_steps + phase.warmup_epochs * steps_per_epoch
+    if warmup > steps:
+        raise RecipeError(
+            f"training phase '{phase.name}': warm-up takes {warmup} optimizer steps, and the phase has {steps}",
+            hint="give it more epochs, or fewer warmup_steps and warmup_epochs",
+        )
     peak = phase.lr or training.optimizer.lr
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = peak
     return CosineLRScheduler(
         optimizer,
         t_initial=max(1, steps - warmup) if phase.warmup_prefix else steps,
-        lr_min=peak if phase.schedule == "constant" else min(phase.min_lr, peak),
+        lr_min=peak if phase.schedule == "constant" else min(phase.min_lr, peak),  # scaled rates
         warmup_t=warmup,
         warmup_lr_init=phase.warmup_lr if warmup else 0.0,
         warmup_prefix=phase.warmup_prefix,
@@ -147,5 +158,10 @@ def _with_names(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         if parameter.requires_grad:
             spared = parameter in quantizers or name in listed or parameter.dim() < 2
             groups[0 if spared else 1].append(name)
+    if [len(group["params"]) for group in saved["param_groups"]] != [len(names) for names in groups]:
+        raise ArtifactError(
+            "the training state is of an optimizer whose parameters were not named, and others are trained now",
+            hint="continue it with the `trainable` of its recipe",
+        )
     named = [group | {"param_names": names} for group, names in zip(saved["param_groups"], groups, strict=True)]
     return saved | {"param_groups": named}

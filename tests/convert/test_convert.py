@@ -11,7 +11,7 @@ from ofqctl.convert import convert, describe
 from ofqctl.errors import RecipeError
 from ofqctl.layers import QuantConv2d, QuantLinear
 from ofqctl.ptq import calibrate
-from ofqctl.recipe import Override, Weights
+from ofqctl.recipe import Activations, Override, Weights
 from ofqctl.recipe.catalogue import load, names
 
 FLOAT = [f"{part}bits=32" for part in ("weights.", "activations.")] + [
@@ -101,10 +101,38 @@ def test_overrides_apply_in_order(tiny_vit):
 
 
 def test_a_target_that_matches_nothing_is_an_error_with_the_closest_name(tiny_vit):
-    recipe = load("ptq/minmax").model_copy(update={"layers": (Override(target="blocks.0.mlp.fc3"),)})
+    wrong = Override(target="blocks.0.mlp.fc3", weights=Weights(bits=4))
+    recipe = load("ptq/minmax").model_copy(update={"layers": (wrong,)})
     with pytest.raises(RecipeError, match=r"layers\.0\.target") as caught:
         convert(tiny_vit, recipe, SIZE)
     assert "blocks.0.mlp.fc" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "qkr", "part"),
+    [
+        (Override(target="blocks.*.attn", weights=Weights(bits=4)), False, "weights"),
+        (Override(target="*.qkv", activations=Activations(bits=4)), True, "activations"),
+    ],
+)
+def test_an_override_of_what_no_module_has_is_refused(tiny_vit, override, qkr, part):
+    recipe = load("statsq", [f"attention.qkr={qkr}"]).model_copy(update={"layers": (override,)})
+    with pytest.raises(RecipeError, match=rf"layers\.0\.{part}: no quantizer"):
+        convert(tiny_vit, recipe, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("override", "qkr"),
+    [
+        (Override(target="blocks.*.attn", weights=Weights(bits=4)), True),
+        (Override(target="*.qkv", weights=Weights(bits=4)), True),
+        (Override(target="*.qkv", activations=Activations(bits=4)), False),
+    ],
+)
+def test_an_override_counts_where_some_quantizer_takes_it(tiny_vit, override, qkr):
+    recipe = load("statsq", [f"attention.qkr={qkr}"])
+    changed = recipe.model_copy(update={"layers": (override,)})
+    assert convert(copy.deepcopy(tiny_vit), recipe, SIZE) != convert(copy.deepcopy(tiny_vit), changed, SIZE)
 
 
 def test_describe_settles_what_was_left_to_the_data(tiny_vit, images):

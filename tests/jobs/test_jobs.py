@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ofqctl.data import DataSpec
-from ofqctl.errors import ArtifactError, DataError, ModelError
+from ofqctl.errors import ArtifactError, DataError, ModelError, RecipeError
 from ofqctl.jobs.evaluate import EvaluateRequest, evaluate
 from ofqctl.jobs.importing import ImportRequest, import_checkpoint
 from ofqctl.jobs.inspect import InspectRequest, inspect
@@ -51,6 +51,12 @@ def test_what_quantize_returns_is_what_lies_in_the_run(tmp_path):
     assert told[-1] == ("calibrate", 4, 4)
     assert result["bits"]["weights"] == 2
     assert result["bits"]["first"]["weights"] == 8
+
+
+def test_a_recipe_for_another_architecture_is_refused(tmp_path):
+    recipe = load("ptq/minmax", ["model=deit_*"])
+    with pytest.raises(RecipeError, match="is for deit_\\*, not for vit_tiny_patch16_224"):
+        quantize(QuantizeRequest(FLOAT, recipe, output=tmp_path / "run"))
 
 
 def test_a_folder_without_splits_is_calibrated_on_as_it_is(tmp_path, pictures):

@@ -53,6 +53,20 @@ def test_averaged_weights_and_annealing_exclude_each_other():
         load("demo/digits_ofq_w2a2", ["training.ema=0.999"])
 
 
+@pytest.mark.parametrize(
+    ("name", "assignments", "told"),
+    [
+        ("ofq/vit_w2a2", ["training.optimizer.lr=1e-6"], "ends at min_lr 1e-05, above its peak of 1e-06"),
+        ("demo/digits_ofq_w2a2", ["training.distillation={hard: 0, soft: 0}"], "labels and answers have a weight of 0"),
+        ("ofq/vit_w2a2", ["attention.products=false"], "qkr merges query and key of quantized products"),
+        ("ptq/mse", ["layers=[{target: head}]"], "says nothing about 'head'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(name, assignments, told):
+    with pytest.raises(RecipeError, match=told):
+        load(name, assignments)
+
+
 def test_the_benchmark_alone_starts_its_cosine_behind_the_warm_up():
     trained = {name: load(name).training for name in names() if load(name).training is not None}
     warmed = {name for name, training in trained.items() if any(p.warmup_steps for p in training.phases)}

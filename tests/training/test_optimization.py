@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ofqctl.convert import apply_plan, make_plan
-from ofqctl.errors import RecipeError
+from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.recipe.catalogue import load
 from ofqctl.recipe.training import Optimizer, Phase, Training
 from ofqctl.training.optimization import (
@@ -116,6 +116,15 @@ def test_a_state_from_before_parameters_were_named_goes_to_the_same_parameters(t
         assert all(torch.equal(state[key], again.state[parameter][key]) for key in state)
 
 
+def test_a_state_without_names_is_not_guessed_for_other_parameters(tiny_vit):
+    model, training = quantized(tiny_vit), Training()
+    optimizer = make_optimizer(model, training)
+    saved = unnamed(model, optimizer)
+    select_trainable(model, Phase(trainable=("head.*",)))
+    with pytest.raises(ArtifactError, match="others are trained now"):
+        restore_optimizer(optimizer, saved, model)
+
+
 def test_settings_that_changed_meanwhile_are_those_asked_for_now(tiny_vit):
     before, now = (make_optimizer(tiny_vit, Training(optimizer=Optimizer(weight_decay=d))) for d in (0.05, 0.2))
     restore_optimizer(now, before.state_dict(), tiny_vit)
@@ -153,6 +162,12 @@ def test_a_cosine_from_the_first_step_on_has_come_down_when_the_warm_up_ends():
 def test_a_warm_up_may_take_the_whole_phase():
     phase = Phase(warmup_epochs=1, warmup_lr=0.2, warmup_prefix=True)
     assert rates(Training(optimizer=Optimizer(lr=1.0), phases=(phase,)), 4) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_a_warm_up_longer_than_its_phase_is_refused():
+    training = Training(phases=(Phase(warmup_epochs=1, warmup_steps=1),))
+    with pytest.raises(RecipeError, match="warm-up takes 5 optimizer steps, and the phase has 4"):
+        rates(training, 4)
 
 
 def test_each_phase_has_its_own_peak_rate():

@@ -18,6 +18,8 @@ from ofqctl.jobs.train import recorded_request, train
 from ofqctl.models import ModelRequest
 from ofqctl.training import FILE, Interrupted, read_checkpoint_state
 
+WEIGHTS_IN_FLOAT = [f"{part}weights.bits=32" for part in ("", "first.", "last.")]
+
 
 def weights_of(directory):
     return (directory / "model.safetensors").read_bytes()
@@ -184,6 +186,13 @@ def test_resuming_with_another_recipe_lists_what_differs(request_for):
         (["training.steps_per_epoch=7"], {}, DataError, "7 steps of 8 images are more than its 48"),
         (["training.phases.0.trainable=[nothing.*]"], {}, RecipeError, "matches no parameter"),
         (["training.phases.1.cga.target=[nothing.*]"], {}, RecipeError, r"cga\.target: 'nothing\.\*' matches no"),
+        (
+            [*WEIGHTS_IN_FLOAT, "training.phases.1.cga=null", "training.phases.1.freezing={}"],
+            {},
+            RecipeError,
+            "IterativeFreezing acts on quantized weights",
+        ),
+        ([*WEIGHTS_IN_FLOAT, "training.phases.1.cga=null"], {}, RecipeError, r"training\.tracking: follows the codes"),
         ([], {"resume": "must"}, ArtifactError, "nothing to resume"),
         (["training=null"], {}, RecipeError, "no training part"),
     ],
@@ -232,6 +241,11 @@ def test_only_the_trainable_parameters_move(request_for):
 def test_a_recipe_for_another_model_is_refused(request_for):
     with pytest.raises(RecipeError, match="is for swin_tiny_patch4_window7_224, not for vit_tiny_patch16_224"):
         train(request_for(sets=["model=swin_tiny_patch4_window7_224"]))
+
+
+def test_stages_of_post_training_quantization_that_training_leaves_out_are_named(request_for):
+    result = train(request_for(sets=["ptq=[{step: layer_norm}, {step: erq}]"]))
+    assert any("training starts without layer_norm, erq" in note for note in result["notes"])
 
 
 def test_mixing_needs_soft_labels_and_gets_them(request_for):
