@@ -57,6 +57,7 @@ def test_recipes_check_the_settings_of_a_foreign_method(ofqctl):
     assert "weights.shore: unknown key; did you mean 'share'?" in ofqctl(*recipe, "weights.shore=0.5", fails=True)
 
 
+@pytest.mark.slow
 def test_a_foreign_quantizer_and_stage_go_all_the_way(ofqctl, tmp_path):
     made = json.loads(
         ofqctl(
@@ -79,6 +80,7 @@ def test_a_foreign_quantizer_and_stage_go_all_the_way(ofqctl, tmp_path):
     assert file["top1"] == pytest.approx(read["top1"], abs=0.6)
 
 
+@pytest.mark.slow
 def test_a_foreign_quantizer_remedy_and_term_train(ofqctl, tmp_path):
     sets = ["weights.method=powers", "weights.bits=3", "training.distillation=null", *ONE_STEP]
     sets += ["training.terms={confidence: {weight: 0.1}}"]

@@ -240,7 +240,7 @@ def write(directory, style="integer"):
     return run.model, graph, graph.serialize()
 
 
-@pytest.mark.parametrize("style", ["integer", "qdq"])
+@pytest.mark.parametrize("style", ["integer", pytest.param("qdq", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are(tmp_path, images, name, style):
     saved(tmp_path / "run", *CASES[name])
@@ -253,7 +253,7 @@ def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are
         assert {p.obstacle for p in graph.products.values()} - {None} == ({FLOAT[name]} if name in FLOAT else set())
 
 
-@pytest.mark.parametrize("name", ["powers of two", "a table"])
+@pytest.mark.parametrize("name", ["powers of two", pytest.param("a table", marks=pytest.mark.slow)])
 def test_an_exported_file_is_verified_described_and_evaluates_as_the_run(tmp_path, images, name):
     saved(tmp_path / "run", *CASES[name])
     result = export_onnx(ExportRequest(ModelRequest(str(tmp_path / "run")), output=tmp_path / "x.onnx", images=8))

@@ -40,6 +40,7 @@ from ofqctl.training import (
     joined,
     open_logs,
     read_checkpoint_state,
+    warmup_steps,
 )
 
 __all__ = ["TrainRequest", "recorded_request", "train"]
@@ -144,6 +145,10 @@ def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
     batches = TrainingBatches(data, loaded.data_config, job.settings, share, seed=request.seed, workers=request.workers)
     teacher = _teacher(request, job.start, processes)
     plan = _quantized(request, job.start, data, job.checkpoint, processes, progress)
+    for phase in job.settings.phases:
+        warmup, steps = warmup_steps(phase, batches.steps_per_epoch), phase.epochs * batches.steps_per_epoch
+        if warmup > steps:
+            loaded.notes.append(f"phase '{phase.name}' ends within its warm-up: it has {steps} of {warmup} steps")
     return Engine(
         loaded.model,
         plan,

@@ -4,6 +4,7 @@ from ofqctl.training.batches import Share, TrainingBatches
 from ofqctl.training.engine import Engine, Hooks, Row
 from ofqctl.training.interruption import Interrupted
 from ofqctl.training.logs import LogName, Logs, check_logs, open_logs
+from ofqctl.training.optimization import warmup_steps
 from ofqctl.training.processes import Processes, joined
 from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state
 
@@ -24,4 +25,5 @@ __all__ = [
     "joined",
     "open_logs",
     "read_checkpoint_state",
+    "warmup_steps",
 ]

@@ -255,7 +255,9 @@ def _collate(items: list[Item]) -> Batch | DataError:
 
 
 class _seeded:  # noqa: N801
-    """Within the block all generators that augmentation draws from start from one number; then they go on as before."""
+    """Within the block the generators of the CPU, from which augmentation draws, start from one number; then they go on
+    as before.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed % (1 << 63)
@@ -264,7 +266,7 @@ class _seeded:  # noqa: N801
         self._states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(self.seed)
         np.random.seed(self.seed % (1 << 32))
-        torch.manual_seed(self.seed)
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also set, slowly, those of devices
 
     def __exit__(self, *_: object) -> None:
         python, numpy, pytorch = self._states

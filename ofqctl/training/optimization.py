@@ -105,21 +105,18 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def warmup_steps(phase: Phase, steps_per_epoch: int) -> int:
+    """Optimizer steps of the warm-up of a phase."""
+    return phase.warmup_steps + phase.warmup_epochs * steps_per_epoch
+
+
 def make_schedule(optimizer: Optimizer, training: Training, phase: Phase, steps_per_epoch: int) -> CosineLRScheduler:
     """Warm-up and cosine over the optimizer steps of a phase; a constant rate is a flat cosine.
 
     With ``warmup_prefix`` the cosine takes the steps that the warm-up leaves, so that it ends with the phase too.
-
-    Raises:
-        RecipeError: The warm-up is longer than the phase.
     """
     steps = phase.epochs * steps_per_epoch
-    warmup = phase.warmup_steps + phase.warmup_epochs * steps_per_epoch
-    if warmup > steps:
-        raise RecipeError(
-            f"training phase '{phase.name}': warm-up takes {warmup} optimizer steps, and the phase has {steps}",
-            hint="give it more epochs, or fewer warmup_steps and warmup_epochs",
-        )
+    warmup = warmup_steps(phase, steps_per_epoch)
     peak = phase.lr or training.optimizer.lr
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = peak

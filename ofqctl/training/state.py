@@ -1,7 +1,7 @@
 """Where a training run stands: everything that an exact continuation needs, in one file."""
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class Checkpoint:
             ArtifactError: The disk is full or cannot be written; the previous file is intact.
         """
         with replaced_file(directory / FILE) as fresh:
-            torch.save(asdict(self), fresh)
+            torch.save(vars(self), fresh)
 
 
 def read_checkpoint_state(directory: Path) -> Checkpoint:

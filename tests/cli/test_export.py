@@ -1,17 +1,28 @@
 """Export, and everything that reads what it writes, as a person types it."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from ofqctl.cli.app import main
+
 from .conftest import TINY, quantize_tiny
 
 
+@pytest.fixture(scope="session")
+def _exported(_made, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "x.onnx"
+    assert main(["export", str(_made), "--onnx", "--output", str(path), "--verify-images", "8"]) == 0
+    return path
+
+
 @pytest.fixture
-def file(ofqctl, run):
-    assert ofqctl("export", run, "--onnx", "--output", "x.onnx", "--verify-images", 8).code == 0
-    return "x.onnx"
+def file(_exported, tmp_path):
+    """A file of one's own, exported from the run."""
+    return shutil.copy(_exported, tmp_path / "x.onnx").name
 
 
 def foreign(path, *, opset=20, size=32):

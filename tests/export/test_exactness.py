@@ -43,7 +43,7 @@ def write(directory, style="integer", batch=None):
     return run, graph, graph.serialize()
 
 
-@pytest.mark.parametrize("style", ["integer", "qdq"])
+@pytest.mark.parametrize("style", ["integer", pytest.param("qdq", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RUNS)
 def test_every_product_gives_torchs_codes_and_torchs_values(run, name, style):
     directory = run(*RUNS[name])

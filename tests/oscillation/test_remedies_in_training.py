@@ -16,7 +16,11 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads
 PHASES = (
     "training.phases=[{name: train, epochs: 1, lr: 3.0e-3, freezing: {start: 0.01, end: 1.0e-3, momentum: 0.1},"
     " dampening: {end: 0.1, reduction: sum}}, {name: control, epochs: 1, lr: 1.0e-3, schedule: constant,"
-    " freezing: {start: 0.5, end: 0.5, delay: 0.0}}]"
+    " freezing: {start: 0.5, end: 0.5, delay: 0.0}}]",
+    "training.distillation=null",
+    "training.batch_size=16",
+    "training.steps_per_epoch=22",
+    "calibration.images=16",
 )
 
 
@@ -32,14 +36,14 @@ class StopAfter:
             raise MemoryError
 
 
-@pytest.fixture(params=["lsq", "ofq"])
+@pytest.fixture(params=["lsq", pytest.param("ofq", marks=pytest.mark.slow)])
 def request_for(request, tmp_path):
     sets = ["weights.method=lsq", "attention.qkr=false"] if request.param == "lsq" else []
 
     def make(name, **options):
         return TrainRequest(
             model=ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=10, kwargs=TINY),
-            recipe=load("demo/digits_ofq_w2a2", [PHASES, "training.distillation=null", "calibration.images=16", *sets]),
+            recipe=load("demo/digits_ofq_w2a2", [*PHASES, *sets]),
             data=DataSpec("digits"),
             output=tmp_path / name,
             device="cpu",

@@ -22,6 +22,9 @@ SOFTMAX = {"step": "softmax"}
 EVERY = (FOLD, SOFTMAX, ERQ, {**RECONSTRUCT, "steps": 10}, EVOLVE)
 
 
+TRAINED = ["lsq", "statsq", "ofq/vit_w4a4"]
+
+
 @pytest.mark.parametrize("step", [ERQ, RECONSTRUCT], ids=lambda step: step["step"])
 def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step):
     assert quantized(step).error < 0.8 * quantized().error
@@ -45,6 +48,7 @@ def test_reconstruction_changes_a_model_that_is_sure_of_every_answer(lively_vit,
     assert not torch.equal(after, before)
 
 
+@pytest.mark.slow
 def test_reconstruction_brings_models_of_8_bits_nearer_too(quantized):
     whole = ("weights.bits=8", "activations.bits=8")
     assert quantized(RECONSTRUCT, assignments=whole).error < quantized(assignments=whole).error
@@ -55,7 +59,7 @@ def test_channels_of_unlike_ranges_cost_less_once_they_are_folded(quantized):
     assert quantized(FOLD, assignments=whole).error < 0.8 * quantized(assignments=whole).error
 
 
-@pytest.mark.parametrize("base", ["ptq/mse", "ofq/vit_w4a4"])
+@pytest.mark.parametrize("base", ["ptq/mse", pytest.param("ofq/vit_w4a4", marks=pytest.mark.slow)])
 def test_weights_narrower_than_their_inputs_take_no_ranges_of_a_layer_norm(quantized, base):
     four = ("weights.bits=4", "last.weights.bits=4")
     for bits, folded in ((4, True), (5, False)):
@@ -65,7 +69,7 @@ def test_weights_narrower_than_their_inputs_take_no_ranges_of_a_layer_norm(quant
         assert quantized(FOLD, base=base, assignments=assignments).error != plain
 
 
-@pytest.mark.parametrize("base", ["ptq/mse", "lsq", "statsq", "ofq/vit_w4a4"])
+@pytest.mark.parametrize("base", ["ptq/mse", *(pytest.param(b, marks=pytest.mark.slow) for b in TRAINED)])
 def test_every_step_runs_with_every_quantizer(quantized, base):
     result = quantized(*EVERY, base=base)
     assert torch.isfinite(torch.tensor(result.error))
@@ -146,6 +150,7 @@ def test_evolution_can_search_each_step_by_itself(quantized):
     assert len((after / before).unique()) > 10
 
 
+@pytest.mark.slow
 def test_evolution_searches_images_that_nothing_was_fitted_to_and_tells_if_there_are_none(quantized):
     some = quantized({**RECONSTRUCT, "steps": 10, "share": 1 / 3}, EVOLVE)
     assert some.task.fitted == 8

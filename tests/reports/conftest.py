@@ -14,6 +14,7 @@ from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+QUICK = ["training.distillation=null", "training.batch_size=16", "training.steps_per_epoch=22", "calibration.images=16"]
 BROWSERS = ("chromium", "google-chrome")
 
 
@@ -30,7 +31,7 @@ def run(tmp_path_factory) -> Path:
     train(
         TrainRequest(
             model=ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=10, kwargs=TINY),
-            recipe=load("demo/digits_ofq_w2a2", [phases, "training.distillation=null", "calibration.images=16"]),
+            recipe=load("demo/digits_ofq_w2a2", [phases, *QUICK]),
             data=DataSpec("digits"),
             val_data=DataSpec("digits"),
             output=output,

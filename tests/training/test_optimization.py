@@ -164,12 +164,6 @@ def test_a_warm_up_may_take_the_whole_phase():
     assert rates(Training(optimizer=Optimizer(lr=1.0), phases=(phase,)), 4) == pytest.approx([0.2, 0.4, 0.6, 0.8])
 
 
-def test_a_warm_up_longer_than_its_phase_is_refused():
-    training = Training(phases=(Phase(warmup_epochs=1, warmup_steps=1),))
-    with pytest.raises(RecipeError, match="warm-up takes 5 optimizer steps, and the phase has 4"):
-        rates(training, 4)
-
-
 def test_each_phase_has_its_own_peak_rate():
     phases = (Phase(schedule="constant"), Phase(lr=0.25, schedule="constant"))
     training = Training(optimizer=Optimizer(lr=1.0), phases=phases)

@@ -104,7 +104,7 @@ def test_a_quantized_run_is_trained_on(run_of, request_for):
 
 
 def test_a_training_from_a_run_resumes_like_any_other(run_of, request_for):
-    recipe = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER])
+    recipe = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER, "training.phases.1.epochs=1"])
     request = replace(request_for("whole"), model=ModelRequest(str(run_of("ofq/vit_w2a2"))), recipe=recipe)
     train(request)
 
@@ -146,7 +146,7 @@ def test_activations_relative_to_their_rows_start_anew(run_of, images):
 
 def test_projections_are_merged_on_the_way_but_never_taken_apart(run_of, request_for):
     apart = run_of("statsq")
-    merging = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER])
+    merging = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER, "training.phases.1.epochs=1"])
     request = replace(request_for("merged"), model=ModelRequest(str(apart)), recipe=merging)
     assert any("attn" in note for note in train(request)["notes"])
     back = replace(

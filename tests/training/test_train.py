@@ -21,6 +21,9 @@ from ofqctl.training import FILE, Interrupted, read_checkpoint_state
 WEIGHTS_IN_FLOAT = [f"{part}weights.bits=32" for part in ("", "first.", "last.")]
 
 
+OTHER_STEPS = [[1], [3], [6], [13], [18], [2, 5, 4, 3]]
+
+
 def weights_of(directory):
     return (directory / "model.safetensors").read_bytes()
 
@@ -93,7 +96,7 @@ class StopAfter:
             raise MemoryError
 
 
-@pytest.mark.parametrize("steps", [[1], [3], [6], [7], [13], [18], [2, 5, 4, 3]])
+@pytest.mark.parametrize("steps", [[7], *(pytest.param(s, marks=pytest.mark.slow) for s in OTHER_STEPS)])
 def test_a_killed_run_goes_on_to_the_same_bits(request_for, steps):
     whole = request_for("whole")
     train(whole)
@@ -116,7 +119,7 @@ def test_a_finished_run_resumes_to_itself(request_for):
     assert weights_of(request.output) == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_the_state_and_leaves(request_for, signum):
     whole = request_for("whole")
     train(whole)
@@ -246,6 +249,11 @@ def test_a_recipe_for_another_model_is_refused(request_for):
 def test_stages_of_post_training_quantization_that_training_leaves_out_are_named(request_for):
     result = train(request_for(sets=["ptq=[{step: layer_norm}, {step: erq}]"]))
     assert any("training starts without layer_norm, erq" in note for note in result["notes"])
+
+
+def test_a_phase_that_ends_within_its_warm_up_is_told(request_for):
+    result = train(request_for(sets=["training.phases.0.warmup_steps=13"]))
+    assert "phase 'train' ends within its warm-up: it has 12 of 13 steps" in result["notes"]
 
 
 def test_mixing_needs_soft_labels_and_gets_them(request_for):
