@@ -27,7 +27,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -rs tests/devices
