@@ -153,10 +153,13 @@ class AffineGrid(Grid):
 
     Attributes:
         offset: Minus the zero point of each step, of its shape; or a constant of the method, (), such as 1/2.
+        whole: Whether all offsets are integers. Then values are rounded first and moved behind that, as ONNX's
+            QuantizeLinear does; which of two codes a value halfway between them gets depends on it.
     """
 
     range: CodeRange
     offset: Tensor
+    whole: bool = False
 
     def points(self, codes: Tensor) -> Tensor:
         """``code + offset``."""
@@ -165,6 +168,12 @@ class AffineGrid(Grid):
     def position(self, values: Tensor) -> Tensor:
         """``value - offset``."""
         return values - self.offset
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """As for any grid, or ``round(value) - offset``."""
+        if not self.whole:
+            return super().nearest(values)
+        return values.round().sub_(self.offset).clamp_(self.range.low, self.range.high)
 
     def on_integers(self) -> Integers:
         """Offsets are integers or halves, or leave a rest."""

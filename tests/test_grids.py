@@ -1,23 +1,30 @@
 """Grids: what their points, positions, nearest codes and integers have in common."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid, TableGrid, midpoints, symmetric_grid
+
+QUANTIZE_LINEAR = helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"])
 
 
 @st.composite
 def grids(draw):
     """Any grid that is the same for all steps."""
     codes = CodeRange.of_bits(draw(st.integers(1, 8)), signed=draw(st.booleans()))
-    kind = draw(st.sampled_from(["integers", "offset", "table"]))
+    kind = draw(st.sampled_from(["integers", "offset", "whole offset", "table"]))
     if kind == "integers":
         return IntegerGrid(codes)
     random = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     if kind == "offset":
         return AffineGrid(codes, torch.randn((), generator=random) * 5)
+    if kind == "whole offset":
+        return AffineGrid(codes, torch.randint(-9, 9, (), generator=random).float(), whole=True)
     return TableGrid(codes, (torch.rand(codes.count, generator=random) + 0.1).cumsum(0) - codes.count / 4)
 
 
@@ -43,6 +50,16 @@ def test_the_nearest_point_is_nearest_and_changes_at_the_midpoints(grid, seed):
     beside = 1e-3 * float(points.diff().amin())
     above, below = grid.nearest(thresholds + beside), grid.nearest(thresholds - beside)
     assert torch.equal(above - below, torch.ones_like(thresholds))
+
+
+@given(st.integers(-300, 20), st.floats(0.01, 4.0), st.integers(0, 999))
+def test_whole_offsets_give_the_codes_of_onnx_quantize_linear(offset, step, seed):
+    step, zero = np.float32(step), np.clip(-offset, 0, 255).astype(np.uint8)
+    halves = torch.randint(-600, 600, (200,), generator=torch.Generator().manual_seed(seed)) / 2
+    values = torch.cat([halves * step, torch.randn(200, generator=torch.Generator().manual_seed(seed)) * 50])
+    grid = AffineGrid(CodeRange(0, 255), torch.tensor(-float(zero)), whole=True)
+    (expected,) = ReferenceEvaluator(QUANTIZE_LINEAR).run(None, {"x": values.numpy(), "step": step, "zero": zero})
+    assert np.array_equal(grid.nearest(values / step).numpy(), expected)
 
 
 @given(grids())

@@ -71,18 +71,18 @@ def steps_like(graph: Writer, operand: Operand) -> str:
 
 
 def _flat(array: Array) -> Array:
-    return array if axis_of(array) is None else array.reshape(-1)
+    return array if axis_of(array.shape) is None else array.reshape(-1)
 
 
-def axis_of(array: Array | NDArray[np.int64]) -> int | None:
-    """The one dimension, counted from the end, along which ``array`` varies; None if there is none or several."""
-    long = [d - array.ndim for d, length in enumerate(array.shape) if length > 1]
+def axis_of(shape: tuple[int, ...]) -> int | None:
+    """The one dimension, counted from the end, that is longer than 1; None if there is none or several."""
+    long = [d - len(shape) for d, length in enumerate(shape) if length > 1]
     return long[0] if len(long) == 1 else None
 
 
 def axis_attribute(array: Array, rank: int) -> dict[str, Any]:
     """The ``axis`` of QuantizeLinear and DequantizeLinear for a tensor of ``rank``, counted from the start."""
-    axis = axis_of(array)
+    axis = axis_of(array.shape)
     return {} if axis is None else {"axis": rank + axis}
 
 
@@ -92,10 +92,10 @@ def can_be_signed(operand: Operand) -> bool:
 
 
 def write_codes(graph: Writer, x: str, codes: Codes) -> None:
-    """Write ``clamp(round((x + before) / step - offset))``.
+    """Write ``clamp(round((x + before) / step) - offset)``.
 
-    QuantizeLinear divides, rounds halves to even, adds the zero point and saturates; an offset goes in ahead of the
-    rounding, as it does in the quantizers, because rounding halves to even is another thing after it.
+    That is QuantizeLinear, which divides, rounds halves to even, adds the zero point and saturates. It takes steps and
+    zero points that vary along one dimension; those that vary along several are operators of their own.
 
     Args:
         graph: Where to write.
@@ -108,16 +108,21 @@ def write_codes(graph: Writer, x: str, codes: Codes) -> None:
     if operand.table is not None:
         _write_search(graph, graph.op("Div", x, steps_like(graph, operand)), operand.table.thresholds, out)
         return
-    attributes = axis_attribute(operand.step, codes.rank)
-    if (operand.step.ndim and not attributes) or operand.offset.any():
+    dtype = codes.dtype
+    step: NDArray[Any] = operand.step
+    zeros: NDArray[Any] = -codes.zero
+    varying = np.broadcast_shapes(step.shape, zeros.shape)
+    axis = axis_of(varying)
+    if varying and axis is None:
         x = graph.op("Div", x, steps_like(graph, operand))
-        if operand.offset.any():
-            x = graph.op("Sub", x, offset_of(graph, operand))
-        scale, count, attributes = graph.floats(1.0), (), {}
+        if zeros.ndim:
+            x = graph.op("Sub", graph.op("Round", x), offset_of(graph, operand))
+            zeros = np.asarray(-operand.range.low)
+        step = np.ones((), np.float32)
     else:
-        scale, count = step_of(graph, operand), _flat(operand.step).shape
-    dtype, zero_point = (np.int8, 0) if signed else (np.uint8, -operand.range.low)
-    zero = graph.constant(np.full(count, zero_point, dtype))
+        step, zeros = (np.broadcast_to(array, varying).reshape(-1 if varying else ()) for array in (step, zeros))
+    attributes: dict[str, Any] = {} if axis is None else {"axis": codes.rank + axis}
+    scale, zero = graph.floats(step), graph.constant(zeros.astype(dtype))
     if operand.range.bits == 8:
         graph.op("QuantizeLinear", x, scale, zero, out=out, **attributes)
         return

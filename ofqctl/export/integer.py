@@ -124,7 +124,7 @@ class IntegerProducts:
 
     def _steps_of_columns(self, operand: Operand, product: Product) -> str:
         """The steps of a right operand, as factors of the columns of the product."""
-        if product.transposed and axis_of(operand.step) == -2:  # one dimension is aligned with the columns
+        if product.transposed and axis_of(operand.step.shape) == -2:  # one dimension is aligned with the columns
             return step_of(self._graph, operand)
         return self._along_columns(steps_like(self._graph, operand), operand.step, product)
 

@@ -20,14 +20,14 @@ def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
     operand = codes.operand
     if operand.before is not None:
         x = graph.op("Add", x, graph.floats(operand.before))
-    step, low, high = np.float32(1.0), operand.range.low, operand.range.high
+    step, ends = np.float32(1.0), (operand.range.low, operand.range.high)
     if _has_one_step(operand):
-        step = np.float32(operand.step)
+        step, ends = np.float32(operand.step), (int(operand.zero), int(operand.zero) + operand.range.count - 1)
     else:
         x = graph.op("Div", x, steps_like(graph, operand))
-        x = graph.op("Sub", x, offset_of(graph, operand)) if operand.offset.any() else x
+        x = graph.op("Sub", graph.op("Round", x), offset_of(graph, operand)) if operand.offset.any() else x
     if operand.range.bits < 8:
-        x = graph.op("Clip", x, graph.floats(step * low), graph.floats(step * high))
+        x = graph.op("Clip", x, *(graph.floats(step * end) for end in ends))
     graph.op("QuantizeLinear", x, *_scale(graph, operand), out=codes.tensor)
 
 
@@ -60,10 +60,11 @@ def write_weight(graph: Writer, weights: WeightWriter, weight: Weight, out: str)
 
 
 def _has_one_step(operand: Operand) -> bool:
-    return operand.step.ndim == 0 and not operand.offset.any()
+    return operand.step.ndim == 0 and operand.offset.ndim == 0
 
 
 def _scale(graph: Writer, operand: Operand) -> tuple[str, str]:
     """Step and zero point of both operators."""
-    step = step_of(graph, operand) if _has_one_step(operand) else graph.floats(1.0)
-    return step, graph.constant(np.uint8(-operand.range.low))
+    if _has_one_step(operand):
+        return step_of(graph, operand), graph.constant((-operand.zero).astype(np.uint8))
+    return graph.floats(1.0), graph.constant(np.uint8(-operand.range.low))

@@ -24,9 +24,11 @@ class Layout:
 
     Attributes:
         range: Of the codes.
+        whole: Whether offsets are integers; see `ofqctl.grids.AffineGrid`.
     """
 
     range: CodeRange
+    whole: bool = False
 
     @property
     def planes(self) -> int:
@@ -55,10 +57,19 @@ def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     return x / largest, largest
 
 
-def in_steps(x: Tensor, step: Tensor, offset: Offset) -> Tensor:
-    """A fresh tensor ``x / step - offset``."""
-    position = x / step
-    return position if offset is None else position.sub_(offset)
+def placed(in_steps: Tensor, offset: Offset, layout: Layout) -> tuple[Tensor, Tensor]:
+    """What is rounded of values in steps (used up), and the same held between the outermost points.
+
+    Whole offsets come in behind the rounding: what is rounded are the values themselves, and gives points. Other
+    offsets come in ahead of it: what is rounded are positions among the codes, and gives codes.
+    """
+    low, high = layout.range.low, layout.range.high
+    if offset is None:
+        return in_steps, in_steps.clamp(low, high)
+    if layout.whole:
+        return in_steps, in_steps.clamp(low + offset, high + offset)
+    position = in_steps.sub_(offset)
+    return position, position.clamp(low, high)
 
 
 def value_of(codes: Tensor, step: Tensor, offset: Offset, after: Tensor | None) -> Tensor:
@@ -85,18 +96,19 @@ def snap_and_keep(
     moved = x.float() if before is None else x + before
     if x.stride()[-1:] == (1,):
         moved = moved.contiguous()
-    position = in_steps(moved, step.clamp(min=SMALLEST_STEP), offset)
-    inside = position.clamp(layout.range.low, layout.range.high)
-    codes = inside.round()
-    kept = torch.sub(codes, inside).mul_(layout.per_step).round_().add_(layout.zero)
+    position, inside = placed(moved / step.clamp(min=SMALLEST_STEP), offset, layout)
+    nearest = inside.round()
+    kept = torch.sub(nearest, inside).mul_(layout.per_step).round_().add_(layout.zero)
     kept = kept.masked_fill_(inside != position, 0.0)
+    codes = nearest - offset if offset is not None and layout.whole else nearest
     kept = kept.add_(codes - layout.range.low, alpha=1 << layout.low_bits)
     planes = []
     for _ in range(layout.planes - 1):
         rest = (kept * 2.0**-8).floor_()
         planes.append(kept.sub_(rest, alpha=1 << 8).to(torch.uint8))
         kept = rest
-    return value_of(codes, step.clamp(min=SMALLEST_STEP), offset, after).to(dtype), *planes, kept.to(torch.uint8)
+    ahead = None if layout.whole else offset
+    return value_of(nearest, step.clamp(min=SMALLEST_STEP), ahead, after).to(dtype), *planes, kept.to(torch.uint8)
 
 
 def decode_kept(

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
-from ofqctl.grids import SMALLEST_STEP, AffineGrid, CodeRange, Grid, IntegerGrid
+from ofqctl.grids import SMALLEST_STEP, AffineGrid, Grid, IntegerGrid
 from ofqctl.quantizers import reference
 from ofqctl.quantizers.cores import (
     Layout,
     Offset,
     decode_kept,
     gradients,
-    in_steps,
+    placed,
     snap_and_keep,
     value_of,
 )
@@ -57,14 +57,15 @@ def fake_quantize(
     if not isinstance(grid, IntegerGrid | AffineGrid):
         return reference.fake_quantize(x, step, grid, before, after, passes).to(dtype)
     offset = grid.offset if isinstance(grid, AffineGrid) else None
+    layout = Layout(grid.range, isinstance(grid, AffineGrid) and grid.whole)
     tensors = (x, step, before, after)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, grid.range, dtype, passes)
+        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, layout, dtype, passes)
         return value
     moved = x.float() if before is None else x + before
     step = step.clamp(min=SMALLEST_STEP)
-    codes = in_steps(moved, step, offset).round_().clamp_(grid.range.low, grid.range.high)
-    return value_of(codes, step, offset, after).to(dtype)
+    nearest = placed(moved / step, offset, layout)[1].round_()
+    return value_of(nearest, step, None if layout.whole else offset, after).to(dtype)
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
@@ -133,11 +134,11 @@ class _FakeQuantize(Function):
         before: Tensor | None,
         after: Tensor | None,
         offset: Offset,
-        codes: CodeRange,
+        layout: Layout,
         dtype: torch.dtype,
         passes: int,
     ) -> Tensor:
-        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype, ctx.passes = offset, Layout(codes), dtype, x.dtype, passes
+        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype, ctx.passes = offset, layout, dtype, x.dtype, passes
         ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
         value, *planes = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
         ctx.save_for_backward(step, after, *planes)

@@ -158,7 +158,7 @@ def _symmetric(low: Tensor, high: Tensor, codes: CodeRange) -> Fit:
 def _asymmetric(low: Tensor, high: Tensor, codes: CodeRange) -> Fit:
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)  # 0 is always on the grid
     step = ((high - low) / codes.high).clamp(min=SMALLEST_STEP)
-    return step, AffineGrid(codes, (low / step).round().clamp(-codes.high, 0))
+    return step, AffineGrid(codes, (low / step).round().clamp(-codes.high, 0), whole=True)
 
 
 def _between(low: Tensor, high: Tensor, codes: CodeRange) -> Fit:

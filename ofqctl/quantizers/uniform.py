@@ -59,7 +59,7 @@ class Uniform(Quantizer):
     @property
     def grid(self) -> Grid:
         """Evenly around 0, or off it by the zero points."""
-        return super().grid if self.settings.symmetric else AffineGrid(self.range, self.offset.float())
+        return super().grid if self.settings.symmetric else AffineGrid(self.range, self.offset.float(), self.plan.whole)
 
     def _take_in(self, x: Tensor) -> None:
         """Add the elements of ``x`` to what is known of each group's range."""

@@ -37,7 +37,7 @@ def trained(grid, transposed):
     ("grid", "transposed"),
     [
         (IntegerGrid(CodeRange(-2, 1)), False),
-        (AffineGrid(CodeRange(0, 15), torch.tensor(-3.0)), True),
+        (AffineGrid(CodeRange(0, 15), torch.tensor(-3.0), whole=True), True),
         (AffineGrid(CodeRange(-128, 127), torch.tensor(0.5)), False),
     ],
 )

@@ -29,7 +29,7 @@ def evenly_spaced(draw):
         "whole": -torch.randint(0, codes.count, shapes[0], generator=random).float(),
         "any": 3 * torch.randn(shapes[0], generator=random),
     }
-    return AffineGrid(codes, offsets[offset]), shapes
+    return AffineGrid(codes, offsets[offset], offset == "whole"), shapes
 
 
 def leaves(grid, shapes, seed):
