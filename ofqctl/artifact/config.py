@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
 from ofqctl.recipe import Plan, Recipe
-from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1
+from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
 FORMAT_VERSION = 2
 READABLE = (1, FORMAT_VERSION)
@@ -115,6 +115,8 @@ def parse_config(text: str, where: str) -> RunConfig:
             "recipe": recipe_from_format_1(quantization.get("recipe") or {}),
             "plan": plan_from_format_1(quantization.get("plan") or {}),
         }
+    if isinstance(quantization.get("recipe"), dict):
+        quantization["recipe"] = with_current_keys(quantization["recipe"])
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

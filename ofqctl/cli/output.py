@@ -43,8 +43,8 @@ class Sink:
     """Where a command's result, progress, notes and errors go.
 
     On a terminal, tables have frames and progress is a bar. In a pipe or a file, tables are aligned text, nothing is
-    cut off, and progress is a line when a stage starts and ends, and every ten seconds in between, with the time left.
-    Of several processes that torchrun started, the first speaks.
+    cut off, and progress is a line when work starts and ends, and every ten seconds in between, with the time left. Of
+    several processes started by torchrun, only the first prints.
 
     Args:
         as_json: Print the result as one JSON document.
@@ -52,10 +52,10 @@ class Sink:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._speaks = os.environ.get("RANK", "0") == "0"
+        self._prints = os.environ.get("RANK", "0") == "0"
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
         self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
@@ -66,25 +66,25 @@ class Sink:
     ) -> None:
         self._stop_bars()
 
-    def progress(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
-        """Tell how far a stage is, see `ofqctl.progress.Progress`, and figures of it in a few words."""
-        if not self._speaks:
+    def progress(self, work: str, done: int, total: int | None, detail: str = "") -> None:
+        """Show the progress of some work, see `ofqctl.progress.Progress`, with a few words of detail."""
+        if not self._prints:
             return
         if sys.stderr.isatty():
-            self._move_bar(stage, done, total, detail)
+            self._move_bar(work, done, total, detail)
             return
         now = time.monotonic()
-        if done <= self._began.setdefault(stage, (now, done))[1]:  # the stage begins, or comes again
-            self._began[stage] = now, done
-        began, first = self._began[stage]
+        if done <= self._began.setdefault(work, (now, done))[1]:  # the work begins, or begins again
+            self._began[work] = now, done
+        began, first = self._began[work]
         finished = total is not None and done >= total > 0
-        due = now - self._told.get(stage, -math.inf) >= _SECONDS_BETWEEN_LINES
+        due = now - self._printed.get(work, -math.inf) >= _SECONDS_BETWEEN_LINES
         if due or finished:
-            self._told[stage] = now
+            self._printed[work] = now
             far = "" if not (done or total) else f" {done}" if total is None else f" {done}/{total}"
             if total and first < done < total and now - began >= _SECONDS_BETWEEN_LINES:
                 far += f", {duration((now - began) / (done - first) * (total - done))} left"
-            print(f"{stage}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
+            print(f"{work}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
 
     def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
         """Print a result.
@@ -93,7 +93,7 @@ class Sink:
             result: Able to be written as JSON; its ``notes`` go to stderr too.
             render: Makes the tables and lines that a person reads.
         """
-        if not self._speaks:
+        if not self._prints:
             return
         self._stop_bars()
         if self.as_json:
@@ -105,16 +105,16 @@ class Sink:
         for note in result.get("notes", ()) if isinstance(result, dict) else ():
             print(f"note: {note}", file=sys.stderr)
 
-    def _move_bar(self, stage: str, done: int, total: int | None, detail: str) -> None:
+    def _move_bar(self, work: str, done: int, total: int | None, detail: str) -> None:
         if self._bars is None:
             self._bars = _new_bars()
             self._bars.start()
-        if stage not in self._tasks:
+        if work not in self._tasks:
             for task in self._tasks.values():
                 self._bars.update(task, visible=False)
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        description = f"{stage}  {detail}" if detail else stage
-        self._bars.update(self._tasks[stage], completed=done, total=total, description=description)
+            self._tasks[work] = self._bars.add_task(work, total=total)
+        description = f"{work}  {detail}" if detail else work
+        self._bars.update(self._tasks[work], completed=done, total=total, description=description)
 
     def _stop_bars(self) -> None:
         if self._bars is not None:

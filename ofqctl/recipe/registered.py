@@ -87,10 +87,12 @@ class ByName(_Dispatching):
         if not isinstance(values, Mapping):
             return base
         field = base.model_fields[self.key]
-        if self.key not in values and field.is_required():
-            raise _fault(base, self.key, f"is missing; it says which {self.registry.noun}", values)
-        name = values.get(self.key, field.default)
         methods = self.registry.methods(self.role)
+        if self.key not in values and field.is_required():
+            other = next((key for key, value in values.items() if isinstance(value, str) and value in methods), None)
+            hint = f"did you mean '{self.key}' in place of '{other}'?" if other else f"it names a {self.registry.noun}"
+            raise _fault(base, self.key, f"is missing; {hint}", values)
+        name = values.get(self.key, field.default)
         if name not in methods:
             match = closest(str(name), methods)
             hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(methods)}"

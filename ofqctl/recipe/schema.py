@@ -97,16 +97,16 @@ def plan_for(
 
 
 class Stage(_Method):
-    """One stage of post-training quantization; beside this key there are its settings.
+    """One stage of post-training quantization; its settings stand beside this key.
 
     Attributes:
-        step: Its name.
+        stage: Name of the stage.
     """
 
-    step: str
+    stage: str
 
 
-AnyStage = Annotated[Stage, ByName(PTQ_STAGES, key="step")]
+AnyStage = Annotated[Stage, ByName(PTQ_STAGES, key="stage")]
 
 
 class Layer(Frozen):

@@ -12,7 +12,7 @@ from ofqctl.artifact.atomic import replaced_file
 from ofqctl.errors import ArtifactError
 from ofqctl.models import read_torch_file
 from ofqctl.recipe import Recipe
-from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1
+from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
 FILE = "last.pt"
 VERSION = 2
@@ -135,7 +135,9 @@ def checkpoint_of(values: Any, path: Path) -> Checkpoint:
             "plan": plan_from_format_1(values["plan"]),
             "version": VERSION,
         }
-    recipe = Recipe.model_validate(values["recipe"]).model_dump(mode="json")  # with what is new at its default
+    recipe = Recipe.model_validate(with_current_keys(values["recipe"])).model_dump(
+        mode="json"
+    )  # with what is new at its default
     return Checkpoint(**values | {"recipe": recipe})
 
 

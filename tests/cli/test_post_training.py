@@ -13,7 +13,7 @@ DIGITS = ("--calib-data", "digits")
 
 @pytest.mark.parametrize("name", ["repq", "erq", "evolq", "best"])
 def test_each_recipe_makes_a_run_that_evaluates_as_it_was_measured(ofqctl, name):
-    quick = {"evolq": ("ptq.1.steps=5", "ptq.2.passes=1"), "best": ("ptq.1.steps=5",)}.get(name, ())
+    quick = {"evolq": ("ptq.1.iterations=5", "ptq.2.passes=1"), "best": ("ptq.1.iterations=5",)}.get(name, ())
     arguments = ("quantize", "vit_tiny_patch16_224", *TINY, "--recipe", f"ptq/{name}", "--wbits", 4, "--abits", 4)
     ended = ofqctl(*arguments, *FEW, *quick, *DIGITS, "--data", "digits", "--output", "run", "--json")
     assert ended.code == 0, ended.err
