@@ -48,7 +48,7 @@ def test_what_a_script_registers_is_known_to_recipes_at_once(stage):
 
 def test_a_name_is_taken_once_but_the_same_thing_may_come_again(stage):
     PTQ_STAGES.register("soften", Strength)(stage)
-    with pytest.raises(ValueError, match="'erq' is registered by"):
+    with pytest.raises(ValueError, match="'erq' is already registered by"):
         PTQ_STAGES.register("erq", Strength)(stage)
 
 

@@ -162,14 +162,14 @@ def train(
     from ofqctl.jobs.train import train as execute
     from ofqctl.training import Interrupted
 
-    before = None if run is None else recorded_request(run)
+    recorded = None if run is None else recorded_request(run)
     changes = [*([] if epochs is None else [f"training.phases.0.epochs={epochs}"]), *(assignments or [])]
     columns = (image_column, label_column, class_map, streaming)
     asked: dict[str, Any] = {
         "model": options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs)
         if model
         else None,
-        "recipe": _recipe(recipe, model, None if before is None else before.recipe, changes, scale_lr),
+        "recipe": _recipe(recipe, model, None if recorded is None else recorded.recipe, changes, scale_lr),
         "data": options.data_spec(data, split, *columns) if data else None,
         "val_data": options.data_spec(val_data, val_split, *columns) if val_data else None,
         "output": output,
@@ -186,7 +186,7 @@ def train(
         "logs": tuple(dict.fromkeys(name.value for name in log)) if log else None,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    request = TrainRequest(**given) if before is None else replace(before, **given)
+    request = TrainRequest(**given) if recorded is None else replace(recorded, **given)
     with Sink(as_json=as_json) as sink:
         try:
             result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))

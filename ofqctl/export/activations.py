@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ofqctl.export.arithmetic import Array, Operand, Table
+from ofqctl.export.arithmetic import Array, LookupTable, Operand
 from ofqctl.export.graph import Writer
 
 
 @dataclass(frozen=True)
-class Codes:
+class ActivationCodes:
     """Codes of an activation in the graph, or what they are looked up as: ``value = step * (tensor + zero) + after``.
 
     Attributes:
@@ -54,7 +54,7 @@ def after_of(graph: Writer, operand: Operand) -> str:
     return graph.floats(operand.after)
 
 
-def zero_of(graph: Writer, codes: Codes, to: int) -> str:
+def zero_of(graph: Writer, codes: ActivationCodes, to: int) -> str:
     """The zeros, as numbers of type ``to``."""
     kind = helper.tensor_dtype_to_np_dtype(to)
     if codes.zero.ndim == 0:
@@ -91,7 +91,7 @@ def can_be_signed(operand: Operand) -> bool:
     return operand.range.signed and operand.table is None and not operand.offset.any()
 
 
-def write_codes(graph: Writer, x: str, codes: Codes) -> None:
+def write_codes(graph: Writer, x: str, codes: ActivationCodes) -> None:
     """Write ``clamp(round((x + before) / step - offset))``.
 
     QuantizeLinear divides, rounds halves to even, adds the zero point and saturates; an offset goes in ahead of the
@@ -139,13 +139,13 @@ def _write_search(graph: Writer, x: str, thresholds: Array, out: str) -> None:
     graph.op("Cast", found, to=TensorProto.UINT8, out=out)
 
 
-def look_up(graph: Writer, tensor: str, table: Table) -> str:
+def look_up(graph: Writer, tensor: str, table: LookupTable) -> str:
     """What codes, uint8 counted from the lowest, stand for in ``table``."""
     index = graph.op("Cast", tensor, to=TensorProto.INT32)
     return graph.op("Gather", graph.constant(table.levels), index)
 
 
-def write_values(graph: Writer, codes: Codes, *, shifted: bool = True, out: str | None = None) -> str:
+def write_values(graph: Writer, codes: ActivationCodes, *, shifted: bool = True, out: str | None = None) -> str:
     """Write ``step * (code + offset)``, and the shift ``after`` if it is wanted; float32."""
     operand, attributes = codes.operand, axis_attribute(codes.operand.step, codes.rank)
     shifted = shifted and operand.after is not None

@@ -20,7 +20,7 @@ _UINT8_MAX = 255
 
 
 @dataclass(frozen=True)
-class Table:
+class LookupTable:
     """Points of an activation that are not evenly spaced.
 
     Attributes:
@@ -61,7 +61,7 @@ class Operand:
     before: Array | None
     after: Array | None
     dynamic: bool = False
-    table: Table | None = None
+    table: LookupTable | None = None
 
     @property
     def zero(self) -> NDArray[np.int64]:
@@ -75,7 +75,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Weight:
+class ExportedWeight:
     """A quantized weight as it is stored: the bytes and steps of ``model.safetensors``.
 
     ``value = unit * (levels[stored] + zero + rest)``, with ``stored`` the codes counted from the lowest.
@@ -158,7 +158,7 @@ class Weight:
         values: NDArray[np.float64] = (points + self.zero + self.rest) * self.unit
         return values
 
-    def as_matrix(self) -> "Weight":
+    def as_matrix(self) -> "ExportedWeight":
         """(in, out), as the right factor of a product; from (..., in) or (out, in, height, width)."""
         depth = self.shape[-1] if len(self.shape) < 4 else int(np.prod(self.shape[1:]))
         codes = np.ascontiguousarray(self.codes.reshape(-1, depth).T)
@@ -196,17 +196,17 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
     )
 
 
-def _table(grid: Grid, integers: Integers | None) -> tuple[Table, int]:
+def _table(grid: Grid, integers: Integers | None) -> tuple[LookupTable, int]:
     """Points that are looked up, and what a step is to be divided by for them."""
     points = grid.points(grid.range.all()).detach().cpu()
     thresholds = midpoints(points)
     if integers is None or int(integers.levels[-1]) > _UINT8_MAX:
-        return Table(_array(thresholds), _array(points), 0), 1
+        return LookupTable(_array(thresholds), _array(points), 0), 1
     levels = integers.levels.numpy().astype(np.uint8)
-    return Table(_array(thresholds * integers.multiplier), levels, int(integers.zero)), integers.multiplier
+    return LookupTable(_array(thresholds * integers.multiplier), levels, int(integers.zero)), integers.multiplier
 
 
-def weight_of(name: str, encoded: Encoded) -> Weight:
+def weight_of(name: str, encoded: Encoded) -> ExportedWeight:
     """The numbers of a quantized weight."""
     codes = encoded.codes.detach().cpu().to(torch.int16)
     integers = encoded.grid.on_integers()
@@ -217,7 +217,7 @@ def weight_of(name: str, encoded: Encoded) -> Weight:
         multiplier, levels = integers.multiplier, integers.levels.numpy()
         zero, rest = _shared(integers.zero).astype(np.int64), _shared(integers.rest)
     shape, step = tuple(codes.shape), _array(encoded.step)
-    return Weight(name, shape, encoded.grid.range, codes.numpy(), step, multiplier, levels, zero, rest)
+    return ExportedWeight(name, shape, encoded.grid.range, codes.numpy(), step, multiplier, levels, zero, rest)
 
 
 def _array(tensor: Tensor) -> Array:

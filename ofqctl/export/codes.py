@@ -8,7 +8,7 @@ alone, so that a runtime computes them once.
 import numpy as np
 from onnx import TensorProto, helper
 
-from ofqctl.export.arithmetic import Weight
+from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.graph import Writer
 
 _GROUP = 8  # codes that together fill a whole number of bytes at every width
@@ -34,7 +34,7 @@ class WeightWriter:
     def __init__(self, graph: Writer, streamed: tuple[int, ...] = ()) -> None:
         self._graph = graph
         self._types = {bits: kind for bits, kind in _TYPES.items() if bits not in streamed}
-        self.written: dict[str, Weight] = {}
+        self.written: dict[str, ExportedWeight] = {}
 
     @property
     def opset(self) -> int:
@@ -42,7 +42,7 @@ class WeightWriter:
         bits = {weight.range.bits for weight in self.written.values()} & self._types.keys()
         return max((_OPSET_OF_BITS.get(width, OPSET) for width in bits), default=OPSET)
 
-    def values(self, weight: Weight) -> str:
+    def values(self, weight: ExportedWeight) -> str:
         """The decoded weight, float32, to the bit what the quantizers make of it."""
         graph = self._graph
         if not weight.even:
@@ -53,18 +53,18 @@ class WeightWriter:
             moved = graph.op("Add", moved, graph.floats(weight.rest, f"{weight.name}.rest"))
         return graph.op("Mul", moved, self.units(weight))
 
-    def codes(self, weight: Weight) -> str:
+    def codes(self, weight: ExportedWeight) -> str:
         """The codes counted from the lowest, uint8."""
         return self._codes(weight, TensorProto.UINT8)
 
-    def levels(self, weight: Weight, *, signed: bool = False) -> str:
+    def levels(self, weight: ExportedWeight, *, signed: bool = False) -> str:
         """The integers that the codes stand for, less the zero; uint8 or int8."""
         graph, kind = self._graph, TensorProto.INT8 if signed else TensorProto.UINT8
         if weight.even:
             return self._codes(weight, kind, weight.multiplier)
         return graph.op("Cast", graph.op("Sub", self._points(weight), graph.floats(weight.zero)), to=kind)
 
-    def centred(self, weight: Weight) -> str:
+    def centred(self, weight: ExportedWeight) -> str:
         """The integers that the codes stand for, int8."""
         graph = self._graph
         if not weight.even:
@@ -72,16 +72,16 @@ class WeightWriter:
         codes, zero = self._codes(weight, TensorProto.FLOAT), graph.constant(np.asarray(weight.zero, np.int8))
         return graph.op("QuantizeLinear", codes, graph.floats(1.0 / weight.multiplier), zero)
 
-    def units(self, weight: Weight) -> str:
+    def units(self, weight: ExportedWeight) -> str:
         """What 1 of the integers is worth, in the shape of the steps."""
         return self._graph.floats(weight.unit, f"{weight.name}.step")
 
-    def _points(self, weight: Weight) -> str:
+    def _points(self, weight: ExportedWeight) -> str:
         """Points that are not evenly spaced, integers if they can be, looked up by the codes; float32."""
         points = self._graph.floats(weight.levels + weight.zero, f"{weight.name}.points")
         return self._graph.op("Gather", points, self._codes(weight, TensorProto.INT32))
 
-    def _codes(self, weight: Weight, to: int, multiplier: int = 1) -> str:
+    def _codes(self, weight: ExportedWeight, to: int, multiplier: int = 1) -> str:
         """The codes counted from the lowest, times 1 or 2, as numbers of type ``to``."""
         graph, name, kind = self._graph, f"{weight.name}.codes", self._types.get(weight.range.bits)
         self.written[weight.name] = weight
@@ -95,7 +95,7 @@ class WeightWriter:
         doubled = graph.op("Add", codes, codes)
         return doubled if between == to else graph.op("Cast", doubled, to=to)
 
-    def _unpack(self, weight: Weight, to: int, multiplier: int) -> str:
+    def _unpack(self, weight: ExportedWeight, to: int, multiplier: int) -> str:
         """From a stream: the bytes of every eight codes as one integer, shifted to each of them, other bits cleared."""
         graph, bits, count, packed = self._graph, weight.range.bits, weight.codes.size, weight.packed
         kind = np.uint32 if bits * _GROUP < np.iinfo(np.uint32).bits else np.uint64

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from ofqctl.export.activations import Codes
-from ofqctl.export.arithmetic import Array, Operand, Weight
+from ofqctl.export.activations import ActivationCodes
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.integer import IntegerProducts, zero_point
@@ -29,7 +29,7 @@ class IntegerConvolutions:
     def __init__(self, graph: Writer, weights: WeightWriter, products: IntegerProducts) -> None:
         self._graph, self._weights, self._products = graph, weights, products
 
-    def write(self, product: Product, codes: Codes, out: str) -> None:
+    def write(self, product: Product, codes: ActivationCodes, out: str) -> None:
         """(batch, in, height, width) -> (batch, out, height, width)."""
         weight, window, operand = product.weight, product.window, codes.operand
         assert weight is not None and window is not None
@@ -41,7 +41,13 @@ class IntegerConvolutions:
             self._slide(product, weight, codes, mean, shift, out)
 
     def _patches(
-        self, product: Product, weight: Weight, codes: Codes, zero: NDArray[np.int64], shift: Array | None, out: str
+        self,
+        product: Product,
+        weight: ExportedWeight,
+        codes: ActivationCodes,
+        zero: NDArray[np.int64],
+        shift: Array | None,
+        out: str,
     ) -> None:
         """One matrix product, (patches, in * kernel) and (in * kernel, out), or one for each channel."""
         graph, window, operand = self._graph, product.window, codes.operand
@@ -70,7 +76,7 @@ class IntegerConvolutions:
         turned = graph.op("Transpose", added, perm=[0, 2, 1])
         graph.op("Reshape", turned, graph.shape([-1, weight.shape[0], height, width]), out=out)
 
-    def _map_shift(self, shift: Array, weight: Weight, window: Window) -> str:
+    def _map_shift(self, shift: Array, weight: ExportedWeight, window: Window) -> str:
         """What a shift adds to each patch, (1, patches, out): as it is, or computed at load where that is smaller."""
         graph, matrix = self._graph, weight.as_matrix()
         (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
@@ -82,7 +88,7 @@ class IntegerConvolutions:
         cut = self._cut(graph.op("Expand", graph.floats(shift), graph.shape(whole.shape)), weight, window, each=False)
         return graph.op("MatMul", cut, self._weights.values(matrix))
 
-    def _cut(self, image: str, weight: Weight, window: Window, *, each: bool) -> str:
+    def _cut(self, image: str, weight: ExportedWeight, window: Window, *, each: bool) -> str:
         """(batch, in, H, W) -> (batch, patches, in * kernel), or (batch, in, patches, kernel) channel by channel."""
         graph, channels = self._graph, window.size[0]
         (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
@@ -94,7 +100,13 @@ class IntegerConvolutions:
         return graph.op("Reshape", turned, graph.shape([-1, rows * columns, channels * height * width]))
 
     def _slide(
-        self, product: Product, weight: Weight, codes: Codes, zero: NDArray[np.int64], shift: Array | None, out: str
+        self,
+        product: Product,
+        weight: ExportedWeight,
+        codes: ActivationCodes,
+        zero: NDArray[np.int64],
+        shift: Array | None,
+        out: str,
     ) -> None:
         """ConvInteger; with a step for each channel that are all summed, a group of outputs for each channel."""
         graph, window, operand = self._graph, product.window, codes.operand
@@ -141,7 +153,7 @@ def _shift(operand: Operand, beyond: NDArray[np.int64]) -> Array | None:
     return shift if operand.after is None else shift + operand.after
 
 
-def _cuts_patches(weight: Weight, window: Window) -> bool:
+def _cuts_patches(weight: ExportedWeight, window: Window) -> bool:
     """Whether each input pixel is read exactly once, by one patch."""
     kernel = weight.shape[2:]
     whole = all(size % taps == 0 for size, taps in zip(window.size[1:], kernel, strict=True))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ofqctl.export.activations import (
-    Codes,
+    ActivationCodes,
     after_of,
     axis_attribute,
     axis_of,
@@ -24,7 +24,7 @@ from ofqctl.export.activations import (
     write_values,
     zero_of,
 )
-from ofqctl.export.arithmetic import Array, Operand, Weight
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.sites import Product
@@ -70,7 +70,7 @@ class IntegerProducts:
     def __init__(self, graph: Writer, weights: WeightWriter) -> None:
         self._graph, self._weights = graph, weights
 
-    def linear(self, product: Product, codes: Codes, out: str) -> None:
+    def linear(self, product: Product, codes: ActivationCodes, out: str) -> None:
         """(..., in) -> (..., out)."""
         graph, operand = self._graph, codes.operand
         assert product.weight is not None
@@ -85,7 +85,7 @@ class IntegerProducts:
         if added:
             graph.op("Add", scaled, graph.floats(constant), out=out)
 
-    def multiply_weight(self, name: str, codes: Codes, weight: Weight) -> str:
+    def multiply_weight(self, name: str, codes: ActivationCodes, weight: ExportedWeight) -> str:
         """``sum(code * integer)``, int32, of activations (..., in) and the integers of a weight (in, out)."""
         graph, depth = self._graph, weight.shape[0]
         summed = self._multiply(name, codes, self.integers(weight, codes.operand.bits), depth)
@@ -95,7 +95,7 @@ class IntegerProducts:
         twice = graph.op("Mul", summed, graph.constant(np.int32(2)))
         return graph.op("Add", twice, self._sum_of_rows(codes, depth))
 
-    def integers(self, weight: Weight, left_bits: int) -> Right:
+    def integers(self, weight: ExportedWeight, left_bits: int) -> Right:
         """The integers of a weight, in a type that no kernel saturates on; codes only where it is ``widened``."""
         weights, counted = self._weights, int(weight.levels[-1])
         if weight.widened:
@@ -107,7 +107,7 @@ class IntegerProducts:
             return Right(weights.centred(weight), np.asarray(0), signed=True)
         return Right(weights.levels(weight), weight.zero, signed=False)
 
-    def matmul(self, product: Product, left: Codes, right: Codes, place: "Place", out: str) -> None:
+    def matmul(self, product: Product, left: ActivationCodes, right: ActivationCodes, place: "Place", out: str) -> None:
         """(..., M, K) and (..., N, K) or (..., K, N) -> (..., M, N), times ``place.factor``."""
         graph, operand, zeros = self._graph, right.operand, None
         tensor = self._turn(right.tensor, place.rank) if product.transposed else right.tensor
@@ -137,7 +137,7 @@ class IntegerProducts:
     def _times(self, tensor: str, factor: float) -> str:
         return tensor if factor == 1.0 else self._graph.op("Mul", tensor, self._graph.floats(factor))
 
-    def _multiply(self, name: str, left: Codes, right: Right, depth: int) -> str:
+    def _multiply(self, name: str, left: ActivationCodes, right: Right, depth: int) -> str:
         """``sum((left + zero) * (right + zero))`` over ``depth`` terms, int32.
 
         The operator itself takes one zero point for all of the left factor, and one for each column of a weight; what
@@ -159,7 +159,7 @@ class IntegerProducts:
             summed = graph.op("Add", summed, rows)
         return summed
 
-    def _sum_of_rows(self, left: Codes, depth: int) -> str:
+    def _sum_of_rows(self, left: ActivationCodes, depth: int) -> str:
         """``sum(left + zero)`` of each row, int32, (..., M, 1)."""
         graph = self._graph
         ones = graph.constant(np.ones((depth, 1), np.int8))
@@ -170,7 +170,7 @@ class IntegerProducts:
         return graph.op("Add", rows, zeros)
 
     def _scale(
-        self, summed: str, left: Codes, columns: str | None, by_column: bool = False, out: str | None = None
+        self, summed: str, left: ActivationCodes, columns: str | None, by_column: bool = False, out: str | None = None
     ) -> str:
         """Integers times the steps of their rows and columns, float32.
 
@@ -197,7 +197,7 @@ class IntegerProducts:
         return graph.op("Mul", scaled, graph.op("Mul", steps, columns) if columns else steps, out=out)
 
     def _terms_of_shifts(
-        self, product: Product, left: Codes, right: Codes, place: "Place", turned: str, steps: str
+        self, product: Product, left: ActivationCodes, right: ActivationCodes, place: "Place", turned: str, steps: str
     ) -> list[str]:
         """What the shifts of two activations add to their product: something for each row, column, or both.
 

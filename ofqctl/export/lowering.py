@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper, numpy_helper
 
-from ofqctl.export.activations import Codes, can_be_signed, look_up, write_codes, write_values
-from ofqctl.export.arithmetic import Operand, Weight
+from ofqctl.export.activations import ActivationCodes, can_be_signed, look_up, write_codes, write_values
+from ofqctl.export.arithmetic import ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.constants import compact
 from ofqctl.export.convolution import IntegerConvolutions
@@ -69,7 +69,7 @@ class Lowered:
     model: onnx.ModelProto
     products: list[Boundary] = field(default_factory=list)
     quantizations: list[Quantization] = field(default_factory=list)
-    weights: dict[str, Weight] = field(default_factory=dict)
+    weights: dict[str, ExportedWeight] = field(default_factory=dict)
 
 
 def lower(traced: onnx.ModelProto, sites: Sites) -> Lowered:
@@ -121,7 +121,7 @@ class _Lowering:
 
     def _write_quantize(self, site: str, inputs: list[str], out: str) -> None:
         operand = self._sites.operands[site]
-        codes = Codes(out, operand, operand.name in self._signed, len(self._shapes[out]))
+        codes = ActivationCodes(out, operand, operand.name in self._signed, len(self._shapes[out]))
         if self._pairs and operand.table is None:
             write_quantized(self._graph, inputs[0], codes)
         else:
@@ -172,11 +172,11 @@ class _Lowering:
             self._alias[out] = inputs[0]
         self.done.products.append(Boundary(self._sites.products[site], inputs[0]))
 
-    def _codes(self, tensor: str, operand: Operand) -> Codes:
+    def _codes(self, tensor: str, operand: Operand) -> ActivationCodes:
         """The codes in ``tensor`` as what takes them computes with them."""
         rank = len(self._shapes[tensor])
         numbers = tensor if operand.table is None else look_up(self._graph, tensor, operand.table)
-        return Codes(numbers, operand, operand.name in self._signed, rank)
+        return ActivationCodes(numbers, operand, operand.name in self._signed, rank)
 
     def _scalar_factor(self, out: str) -> tuple[float, str]:
         """A constant that is all that multiplies a product next, made part of it, and the output of both."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import ops
 
-from ofqctl.export.arithmetic import Array, Operand, Weight, operand_of, weight_of
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand, operand_of, weight_of
 from ofqctl.export.recording import activation_quantizers
 from ofqctl.export.sites import Product, Sites, Style, Window, obstacle_of
 from ofqctl.hooks import shadowed
@@ -100,7 +100,7 @@ class _Marking:
         found = [self.sites.operands[self._names[m]] for m in modules if isinstance(m, Quantizer)]
         return tuple(found) if len(found) == len(modules) else ()
 
-    def _weight(self, site: WeightSite, name: str) -> Weight | None:
+    def _weight(self, site: WeightSite, name: str) -> ExportedWeight | None:
         return self.sites.weights.get(f"{name}.weight") if site.weight_quantizer is not None else None
 
     def _weight_value(self, site: WeightSite, name: str, like: Tensor) -> Tensor:
@@ -341,6 +341,6 @@ def _window(module: QuantConv2d, x: Tensor) -> Window:
         total = [d * (k - 1) if same else 0 for k, d in zip(module.kernel_size, dilation, strict=True)]
     else:
         total = [2 * amount for amount in module.padding]
-    before = [amount // 2 for amount in total]
-    pads = (before[0], before[1], total[0] - before[0], total[1] - before[1])
+    leading = [amount // 2 for amount in total]
+    pads = (leading[0], leading[1], total[0] - leading[0], total[1] - leading[1])
     return Window(stride, pads, dilation, module.groups, (int(x.shape[1]), int(x.shape[2]), int(x.shape[3])))

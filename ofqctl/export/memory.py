@@ -26,7 +26,7 @@ def peak_bytes(path: str, *, batch: int, threads: int) -> int:
 
 
 def _main(path: str, batch: int, threads: int) -> int:
-    before = _peak()
+    peak_at_start = _peak()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -35,7 +35,7 @@ def _main(path: str, batch: int, threads: int) -> int:
     images = np.zeros(shape, np.uint8 if image.type == "tensor(uint8)" else np.float32)
     for _ in range(2):
         session.run(None, {image.name: images})
-    return _peak() - before
+    return _peak() - peak_at_start
 
 
 def _peak() -> int:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
-from ofqctl.export.arithmetic import Weight
+from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.sites import Product
 
 FORMAT_VERSION = 1
@@ -97,7 +97,7 @@ def read_entry(properties: Mapping[str, str], key: str, where: str) -> dict[str,
     return values
 
 
-def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
+def about_weights(written: Mapping[str, ExportedWeight]) -> dict[str, dict[str, Any]]:
     """How each weight is stored: what a reader needs to decode it."""
     return {
         name: {
@@ -110,7 +110,7 @@ def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _arithmetic(weight: Weight) -> dict[str, Any]:
+def _arithmetic(weight: ExportedWeight) -> dict[str, Any]:
     """How evenly spaced points follow from the codes; others are looked up."""
     zero = weight.zero.reshape(-1).tolist() if weight.zero.ndim else int(weight.zero)
     return {"multiplier": weight.multiplier, "zero": zero}

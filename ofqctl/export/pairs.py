@@ -6,13 +6,13 @@ again behind the pair, whose own step is 1.
 
 import numpy as np
 
-from ofqctl.export.activations import Codes, offset_of, step_of, steps_like
-from ofqctl.export.arithmetic import Operand, Weight
+from ofqctl.export.activations import ActivationCodes, offset_of, step_of, steps_like
+from ofqctl.export.arithmetic import ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 
 
-def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
+def write_quantized(graph: Writer, x: str, codes: ActivationCodes) -> None:
     """Write the codes of an activation, uint8 counted from the grid's lowest.
 
     What lies beyond the grid is clipped in float, so that nothing stands between QuantizeLinear and DequantizeLinear.
@@ -31,7 +31,7 @@ def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
     graph.op("QuantizeLinear", x, *_scale(graph, operand), out=codes.tensor)
 
 
-def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
+def write_dequantized(graph: Writer, codes: ActivationCodes, out: str) -> None:
     """Write the value of such codes."""
     operand = codes.operand
     rest = []
@@ -45,7 +45,7 @@ def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
         value = graph.op(kind, value, by, out=out if index == len(rest) else None)
 
 
-def write_weight(graph: Writer, weights: WeightWriter, weight: Weight, out: str) -> None:
+def write_weight(graph: Writer, weights: WeightWriter, weight: ExportedWeight, out: str) -> None:
     """Write the value of a weight."""
     if weight.widened or weight.obstacle is not None:
         graph.op("Identity", weights.values(weight), out=out)

@@ -16,7 +16,7 @@ from ofqctl.quantizers import Quantizer
 
 
 @dataclass
-class Record:
+class Recording:
     """One forward pass; a second call of a module has ``@2`` behind its name, and so on.
 
     Attributes:
@@ -32,14 +32,14 @@ class Record:
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def record(model: nn.Module, images: Tensor) -> Record:
+def record(model: nn.Module, images: Tensor) -> Recording:
     """Run ``model`` on ``images`` and keep everything at the borders of its products.
 
     Args:
         model: Quantized, in evaluation mode; runs exactly as it always does.
         images: (B, 3, H, W).
     """
-    kept = Record()
+    kept = Recording()
     with _listening(model, kept), torch.inference_mode():
         kept.logits = model(images).float()
     return kept
@@ -52,7 +52,7 @@ def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
 
 
 @contextmanager
-def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
+def _listening(model: nn.Module, kept: Recording) -> Iterator[None]:
     with ExitStack() as undo:
         for name, quantizer in activation_quantizers(model).items():
             undo.enter_context(quantizer.register_forward_hook(partial(_keep_codes, kept, name)))
@@ -64,7 +64,7 @@ def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
         yield
 
 
-def _listen_to_attention(products: AttentionProducts, name: str, kept: Record, undo: ExitStack) -> None:
+def _listen_to_attention(products: AttentionProducts, name: str, kept: Recording, undo: ExitStack) -> None:
     def listen(method: str, product: str, factor: float = 1.0) -> None:
         original = getattr(products, method)
 
@@ -88,15 +88,15 @@ def _keep(where: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     where[f"{name}@{calls + 1}" if calls else name] = tensor
 
 
-def _keep_codes(kept: Record, name: str, quantizer: Any, args: tuple[Tensor, ...], _value: Tensor) -> None:
+def _keep_codes(kept: Recording, name: str, quantizer: Any, args: tuple[Tensor, ...], _value: Tensor) -> None:
     _keep(kept.inputs, name, args[0].clone())
     _keep(kept.codes, name, quantizer.encode(args[0]).codes)
 
 
-def _keep_output(kept: Record, name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
+def _keep_output(kept: Recording, name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
     _keep(kept.outputs, name, output.clone())
 
 
-def _keep_projection(kept: Record, name: str, _module: nn.Module, args: tuple[Tensor, ...], _value: Tensor) -> None:
+def _keep_projection(kept: Recording, name: str, _module: nn.Module, args: tuple[Tensor, ...], _value: Tensor) -> None:
     """``W x`` of a merged block, (B, H, N, C), as one product, (B, N, H * C)."""
     _keep(kept.outputs, name, args[0].transpose(1, 2).flatten(2))

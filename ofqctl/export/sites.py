@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ofqctl.export.arithmetic import Array, Operand, Weight
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 
 Style = Literal["integer", "qdq"]
 """Products on integers wherever that is exact; or ordinary products between QuantizeLinear and DequantizeLinear."""
@@ -60,7 +60,7 @@ class Product:
     name: str
     kind: ProductKind
     operands: tuple[Operand, ...]
-    weight: Weight | None = None
+    weight: ExportedWeight | None = None
     bias: Array | None = None
     transposed: bool = False
     before_softmax: bool = False
@@ -87,7 +87,7 @@ class Sites:
 
     style: Style
     operands: dict[str, Operand] = field(default_factory=dict)
-    weights: dict[str, Weight] = field(default_factory=dict)
+    weights: dict[str, ExportedWeight] = field(default_factory=dict)
     products: dict[str, Product] = field(default_factory=dict)
 
 
@@ -121,7 +121,7 @@ def _obstacle_of_matmul(left: Operand, right: Operand, *, transposed: bool) -> s
     return None
 
 
-def _obstacle_of_convolution(operand: Operand, weight: Weight, window: Window | None) -> str | None:
+def _obstacle_of_convolution(operand: Operand, weight: ExportedWeight, window: Window | None) -> str | None:
     assert window is not None
     if weight.zero.ndim:
         return "its weight has a zero point for each channel"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ofqctl.export.decoding import decoded_weights
 from ofqctl.export.lowering import Lowered
-from ofqctl.export.recording import Record, activation_quantizers, record
+from ofqctl.export.recording import Recording, activation_quantizers, record
 from ofqctl.export.runtime import open_session
 from ofqctl.export.tracing import INPUT, OUTPUT
 from ofqctl.layers import weight_sites
@@ -111,7 +111,7 @@ def _check_weights(written: onnx.ModelProto, model: nn.Module, found: Exactness)
 
 
 def _check_products(
-    written: onnx.ModelProto, lowered: Lowered, kept: Record, names: list[str], model: nn.Module, found: Exactness
+    written: onnx.ModelProto, lowered: Lowered, kept: Recording, names: list[str], model: nn.Module, found: Exactness
 ) -> None:
     products = [b for b in lowered.products if b.product.operands]
     inputs = {q.input: kept.inputs[name].numpy() for q, name in zip(lowered.quantizations, names, strict=True)}
@@ -145,7 +145,7 @@ def _check_products(
 def _check_between(
     written: onnx.ModelProto,
     lowered: Lowered,
-    kept: Record,
+    kept: Recording,
     names: list[str],
     model: nn.Module,
     fed: Tensor,

@@ -66,18 +66,18 @@ def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
     reports: list[Report] = []
     changes: list[Change] = []
     notes: list[str] = []
-    before: Snapshot | None = None
+    previous: Snapshot | None = None
     opened: Opened | None = None
     for path in request.sources:
         progress(f"read {path}", 0, None)
         opened = open_source(path, request.wbits)
         report, snapshot = report_on(opened, request.selection, lambda done, total: progress("analyze", done, total))
-        if before is not None:
+        if previous is not None:
             names = reports[-1].path, report.path
-            changes.append(change_between(before, snapshot, names, changes[-1] if changes else None))
+            changes.append(change_between(previous, snapshot, names, changes[-1] if changes else None))
         reports.append(report)
         notes += opened.notes
-        before = snapshot
+        previous = snapshot
     assert opened is not None
     live, more = _live(request, opened, progress)
     analysis = Analysis(

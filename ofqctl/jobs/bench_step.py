@@ -180,10 +180,10 @@ def _peak_bytes(step: Callable[[], None], device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         step()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated() - allocated
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None

@@ -67,18 +67,18 @@ class Start:
         Raises:
             RecipeError: The run has query and key merged, and the recipe has them apart or merged otherwise.
         """
-        model, before = self.loaded.model, self.plan or Plan(modules={})
+        model, previous = self.loaded.model, self.plan or Plan(modules={})
         plan = make_plan(model, recipe, tuple(self.loaded.data_config["input_size"]))
-        _check_merged(before, plan, recipe, self.loaded.source)
-        plan, kept = _carried_over(before, plan)
+        _check_merged(previous, plan, recipe, self.loaded.source)
+        plan, kept = _carried_over(previous, plan)
         state = None if self.run is None or self.plan is None else _latent_state(self.run, kept)
         if state is not None:  # projections that are merged only now have to be there ahead of it
-            _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(before)])
+            _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(previous)])
         apply_plan(model, plan)
         fresh = {name: prefix for name, prefix in _quantizers(model, plan) if name not in kept}
         if state is not None:
             known = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(fresh.values()))}
-            merged = [f"{name}.products." for name in _merged(plan) - _merged(before)]
+            merged = [f"{name}.products." for name in _merged(plan) - _merged(previous)]
             _fill(model, known, lacks=[*fresh.values(), *merged])
         prepare(model)
         if fresh:
@@ -177,9 +177,9 @@ def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
     return run.model.state_dict()
 
 
-def _check_merged(before: Plan, plan: Plan, recipe: Recipe, source: str) -> None:
+def _check_merged(previous: Plan, plan: Plan, recipe: Recipe, source: str) -> None:
     """Refuse to take merged query-key products apart, or to give them a bias term that they have not."""
-    for name, module in before.modules.items():
+    for name, module in previous.modules.items():
         now = plan.modules.get(name)
         if module.kind == "qkr" and (now is None or now.kind != "qkr" or now.query_bias != module.query_bias):
             seen = "keeps them apart" if now is None or now.kind != "qkr" else f"has query_bias {now.query_bias}"
@@ -190,12 +190,12 @@ def _check_merged(before: Plan, plan: Plan, recipe: Recipe, source: str) -> None
             )
 
 
-def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
-    """``plan`` with the quantizers that ``before`` has too as they are there, and their names."""
+def _carried_over(previous: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
+    """``plan`` with the quantizers that ``previous`` has too as they are there, and their names."""
     kept: set[str] = set()
     modules = dict(plan.modules)
-    for name in plan.modules.keys() & before.modules.keys():
-        module, old = plan.modules[name], before.modules[name]
+    for name in plan.modules.keys() & previous.modules.keys():
+        module, old = plan.modules[name], previous.modules[name]
         weight, inputs = module.weight, dict(module.operands)
         if old.weight is not None and weight is not None and computes_alike(old.weight, weight):
             weight = old.weight

@@ -86,11 +86,11 @@ def check_same(checkpoint: Checkpoint, request: TrainRequest, world: int, where:
     Raises:
         RecipeError: Lists what differs.
     """
-    before = {key: checkpoint.request[key] for key in _DECISIVE if key in checkpoint.request}
-    now = {key: getattr(request, key) for key in before} | {"processes": world}
-    before["processes"] = len(checkpoint.random)
+    recorded = {key: checkpoint.request[key] for key in _DECISIVE if key in checkpoint.request}
+    now = {key: getattr(request, key) for key in recorded} | {"processes": world}
+    recorded["processes"] = len(checkpoint.random)
     recipe = request.recipe.model_dump(mode="json")
-    found = [*_differences(checkpoint.recipe, recipe), *_differences(before, now)]
+    found = [*_differences(checkpoint.recipe, recipe), *_differences(recorded, now)]
     told = [f"{path}: {a!r} in the run, {b!r} now" for path, a, b in found if path not in ("name", "description")]
     if told:
         more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []

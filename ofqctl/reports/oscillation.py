@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from ofqctl.diagnosis.findings import ROLE_WORDS, percent
-from ofqctl.diagnosis.layers import Histogram, Layer
+from ofqctl.diagnosis.layers import AnalyzedLayer, Histogram
 from ofqctl.diagnosis.result import Analysis, Finding, Report
 from ofqctl.oscillation import ROLES
 from ofqctl.reports import page
@@ -99,7 +99,7 @@ def _heat(report: Report) -> str:
     return page.section("Where", lead, page.heat_map(columns, rows, "block"))
 
 
-def _heat_value(layer: Layer) -> float:
+def _heat_value(layer: AnalyzedLayer) -> float:
     if layer.tracked is not None:
         return layer.tracked.oscillating
     return layer.latents.within["0.005"] if layer.latents else 0.0

@@ -146,8 +146,8 @@ def _epochs(report: Report) -> str:
     if len(rows) < 2:
         return ""
     epochs, marks = [float(row.epoch) for row in rows], []
-    for before, row in pairwise(rows):
-        marks += [(row.epoch - 0.5, row.phase)] if row.phase != before.phase else []
+    for previous, row in pairwise(rows):
+        marks += [(row.epoch - 0.5, row.phase)] if row.phase != previous.phase else []
     series = {
         ("Oscillating weights", "% of the weights"): [100.0 * (row.oscillating or 0.0) for row in rows],
         ("Codes that change", "% of the codes in a step"): [100.0 * (row.flips_per_step or 0.0) for row in rows],
@@ -164,7 +164,7 @@ def _epochs(report: Report) -> str:
 def _phase_marks(report: Report) -> list[tuple[float, str]]:
     """Where phases but the first begin."""
     changes = pairwise(report.epochs)
-    return [(float(before.step), row.phase) for before, row in changes if row.phase != before.phase]
+    return [(float(previous.step), row.phase) for previous, row in changes if row.phase != previous.phase]
 
 
 def _annealing(report: Report) -> Iterator[tuple[str, str, str]]:

@@ -121,8 +121,8 @@ def test_what_cannot_be_analyzed_is_said_in_one_line(ofqctl, trained, run, tmp_p
         ([run, "--data", "digits"], "packed codes: no optimizer and no latent weights"),
         ([run, trained], "of different models"),
         ([trained, "--layers", "nothing*"], "--layers nothing*: matches no quantized layer"),
-        ([tmp_path / "nowhere"], "there is no such file or folder"),
-        ([run, "--max-oscillating", 1], "no figure to hold against the limit"),
+        ([tmp_path / "nowhere"], "no such file or folder"),
+        ([run, "--max-oscillating", 1], "no figure to compare with the limit"),
     ):
         ended = ofqctl("analyze-oscillation", *arguments)
         assert (ended.code, ended.out) == (1, ""), arguments

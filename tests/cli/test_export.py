@@ -140,7 +140,7 @@ def test_a_foreign_file_needs_its_normalization_by_hand(ofqctl):
     ended = ofqctl("evaluate", "other.onnx", "--data", "digits", "--limit", 10, *by_hand, "--json")
     assert ended.code == 0
     assert ended.json["images"] == 10
-    assert "does not say how images are prepared" in ended.err
+    assert "does not say how images are preprocessed" in ended.err
     assert "was not written by ofqctl" in ofqctl("inspect", "other.onnx").err
 
 

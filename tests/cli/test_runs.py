@@ -373,7 +373,7 @@ def test_another_file_than_the_weights_of_a_run_is_refused(ofqctl, run):
 def test_a_path_that_is_not_there_is_told_as_a_path(ofqctl):
     ended = ofqctl("evaluate", "runs/nosuch", "--data", "digits")
     assert ended.code == 1
-    assert "there is no such run directory or file" in ended.err
+    assert "no such run directory or file" in ended.err
 
 
 @pytest.mark.slow

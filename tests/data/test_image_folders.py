@@ -61,7 +61,7 @@ def test_splits_are_never_taken_for_classes(make_folder):
 def test_the_only_split_is_taken_and_noted(make_folder):
     data = open_data(DataSpec(str(make_folder({"val/cat": 1, "val/dog": 1}))))
     assert data.class_count == 2
-    assert "'val' was taken" in data.notes[0]
+    assert "'val' was chosen" in data.notes[0]
 
 
 def test_an_unknown_split_suggests_the_closest(make_folder):
