@@ -281,7 +281,7 @@ def test_a_weight_that_the_writer_puts_into_its_table_wrongly_is_found_out(tmp_p
     model, graph, content = write(tmp_path / "run")
     found = check_exactness(content, graph.lowered, model, images)
     assert found.wrong_weights == ["blocks.0.mlp.fc2.weight"]
-    assert "another weight than the model's" in found.faults()[0]
+    assert "differs from the model's" in found.faults()[0]
 
 
 def test_steps_that_are_off_by_less_than_any_product_shows_are_found_out(tmp_path, images):

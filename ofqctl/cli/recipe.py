@@ -62,7 +62,7 @@ def copy(
     catalogue.load(name)
     text = catalogue.path_of(name).read_text(encoding="utf-8")
     if file.is_dir() or (file.exists() and not overwrite):
-        kind = "is a folder" if file.is_dir() else "exists already"
+        kind = "is a folder" if file.is_dir() else "already exists"
         raise RecipeError(f"{file}: {kind}", hint="--overwrite replaces a file, another FILE keeps it")
     try:
         file.write_text(text, encoding="utf-8")

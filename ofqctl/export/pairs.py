@@ -1,7 +1,7 @@
-"""QuantizeLinear and DequantizeLinear around ordinary products: the form that compilers look for.
+"""QuantizeLinear and DequantizeLinear around ordinary products (QDQ): the form that compilers expect.
 
-Compilers expect one step for a whole activation. One that has several is divided by its steps first and multiplied
-again behind the pair, whose own step is 1.
+Compilers expect one scale for a whole activation. An activation with several is divided by its grid steps before the
+pair and multiplied by them after it; the scale of the pair is then 1.
 """
 
 import numpy as np
@@ -13,9 +13,10 @@ from ofqctl.export.graph import Writer
 
 
 def write_quantized(graph: Writer, x: str, codes: ActivationCodes) -> None:
-    """Write the codes of an activation, uint8 counted from the grid's lowest.
+    """Write the codes of an activation minus the lowest code, uint8.
 
-    What lies beyond the grid is clipped in float, so that nothing stands between QuantizeLinear and DequantizeLinear.
+    Values outside of the grid are clipped in float, so that there is nothing between QuantizeLinear and
+    DequantizeLinear.
     """
     operand = codes.operand
     if operand.before is not None:
@@ -32,7 +33,7 @@ def write_quantized(graph: Writer, x: str, codes: ActivationCodes) -> None:
 
 
 def write_dequantized(graph: Writer, codes: ActivationCodes, out: str) -> None:
-    """Write the value of such codes."""
+    """Write the decoded value of codes."""
     operand = codes.operand
     rest = []
     if not _has_one_step(operand):
@@ -64,6 +65,6 @@ def _has_one_step(operand: Operand) -> bool:
 
 
 def _scale(graph: Writer, operand: Operand) -> tuple[str, str]:
-    """Step and zero point of both operators."""
+    """Scale and zero point of both operators."""
     step = step_of(graph, operand) if _has_one_step(operand) else graph.floats(1.0)
     return step, graph.constant(np.uint8(-operand.range.low))

@@ -1,4 +1,4 @@
-"""What torch itself gives to every quantizer and gets from every product of a quantized model."""
+"""Record the inputs of every quantizer and the outputs of every product of a quantized model in torch."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,13 +17,13 @@ from ofqctl.quantizers import Quantizer
 
 @dataclass
 class Recording:
-    """One forward pass; a second call of a module has ``@2`` behind its name, and so on.
+    """The records of one forward pass; the second call of a module is named with ``@2``, and so on.
 
     Attributes:
-        inputs: Of the activation quantizers.
-        codes: That they made of them.
-        outputs: Of the products.
-        logits: Of the model.
+        inputs: Inputs of the activation quantizers.
+        codes: Codes of these inputs.
+        outputs: Outputs of the products.
+        logits: Logits of the model.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -33,11 +33,11 @@ class Recording:
 
 
 def record(model: nn.Module, images: Tensor) -> Recording:
-    """Run ``model`` on ``images`` and keep everything at the borders of its products.
+    """Run ``model`` on ``images`` and record the inputs and outputs of its products.
 
     Args:
-        model: Quantized, in evaluation mode; runs exactly as it always does.
-        images: (B, 3, H, W).
+        model: The quantized model, in evaluation mode; its computation is not changed.
+        images: Images, (B, 3, H, W).
     """
     kept = Recording()
     with _listening(model, kept), torch.inference_mode():
@@ -46,7 +46,7 @@ def record(model: nn.Module, images: Tensor) -> Recording:
 
 
 def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
-    """By name, without those of weights."""
+    """All activation quantizers, by name."""
     of_weights = {site.weight_quantizer for _, site in weight_sites(model)}
     return {name: m for name, m in model.named_modules() if isinstance(m, Quantizer) and m not in of_weights}
 
@@ -98,5 +98,5 @@ def _keep_output(kept: Recording, name: str, _module: nn.Module, _args: Any, out
 
 
 def _keep_projection(kept: Recording, name: str, _module: nn.Module, args: tuple[Tensor, ...], _value: Tensor) -> None:
-    """``W x`` of a merged block, (B, H, N, C), as one product, (B, N, H * C)."""
+    """Record ``W x`` of a merged block, (B, H, N, C), as one product, (B, N, H * C)."""
     _keep(kept.outputs, name, args[0].transpose(1, 2).flatten(2))

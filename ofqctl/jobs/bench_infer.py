@@ -109,7 +109,7 @@ def _file(model: Path, folder: Path, progress: Progress) -> Path:
     """The file itself, or the run as a file in ``folder``."""
     if model.suffix == ".onnx":
         if not model.is_file():
-            raise ArtifactError(f"{model}: there is no such file")
+            raise ArtifactError(f"{model}: no such file")
         return model
     subject = of_run(open_run(model))
     progress(f"write {model} as ONNX", 0, None)

@@ -120,7 +120,7 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder; --output names a file")
     if path.exists() and not overwrite:
-        raise ArtifactError(f"{path}: exists already", hint="--overwrite replaces it, --output names another")
+        raise ArtifactError(f"{path}: already exists", hint="--overwrite replaces it, --output names another")
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ArtifactError(f"{path}: cannot be written: {parent} is not a writable folder")

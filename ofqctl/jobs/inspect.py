@@ -61,7 +61,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
 
 def _onnx(path: Path, progress: Progress) -> dict[str, Any]:
     if not path.is_file():
-        raise ArtifactError(f"{path}: there is no such file")
+        raise ArtifactError(f"{path}: no such file")
     progress("load the file", 0, None)
     contents = asdict(look_into(path))
     description = contents.pop("description")

@@ -119,7 +119,7 @@ def test_what_cannot_be_analyzed_is_said_in_one_line(ofqctl, trained, run, tmp_p
     for arguments, told in (
         ([run, "--steps", 3], "error: --steps 3: live steps need training images"),
         ([run, "--data", "digits"], "packed codes: no optimizer and no latent weights"),
-        ([run, trained], "of different models"),
+        ([run, trained], "belong to different models"),
         ([trained, "--layers", "nothing*"], "--layers nothing*: matches no quantized layer"),
         ([tmp_path / "nowhere"], "no such file or folder"),
         ([run, "--max-oscillating", 1], "no figure to compare with the limit"),

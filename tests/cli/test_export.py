@@ -91,9 +91,9 @@ def test_safetensors_in_one_file_are_evaluated_like_the_run(ofqctl, run):
         (("--onnx", "--safetensors"), "both of --onnx and --safetensors"),
         (("--onnx", "--batch", "0"), "--batch 0"),
         (("--onnx", "--output", "."), "is a folder"),
-        (("--onnx", "--output", "taken.onnx"), "exists already"),
-        (("--safetensors", "--output", "taken.onnx"), "exists already"),
-        (("--safetensors", "--layout", "compressed-tensors"), "cannot hold"),
+        (("--onnx", "--output", "taken.onnx"), "already exists"),
+        (("--safetensors", "--output", "taken.onnx"), "already exists"),
+        (("--safetensors", "--layout", "compressed-tensors"), "cannot represent"),
         (("--onnx", "--verify-data", "nosuch"), "nosuch"),
     ],
 )

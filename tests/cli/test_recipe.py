@@ -25,7 +25,7 @@ def test_a_copied_recipe_is_the_recipe_and_is_not_overwritten_unasked(ofqctl, tm
     assert catalogue.load(str(target)) == catalogue.load("ptq/mse")
     refused = ofqctl("recipe", "copy", "ptq/minmax", target)
     assert refused.code == 1
-    assert "exists already" in refused.err
+    assert "already exists" in refused.err
     assert ofqctl("recipe", "copy", "ptq/minmax", target, "--overwrite").code == 0
     assert ofqctl("recipe", "copy", "ptq/minmax", tmp_path, "--overwrite").code == 1
     assert ofqctl("recipe", "copy", "ptq/minmax", tmp_path / "no" / "my.yaml").code == 1

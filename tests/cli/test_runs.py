@@ -228,7 +228,7 @@ def test_an_existing_output_is_refused_before_any_work_and_replaced_when_asked(o
     before = tensors(run)
     refused = ofqctl(*quantize_tiny("--seed", 5, "--output", run))
     assert refused.code == 1
-    assert "exists already" in refused.err
+    assert "already exists" in refused.err
     assert "load the model" not in refused.err
     assert tensors(run) == before
     assert ofqctl(*quantize_tiny("--seed", 5, "--output", run, "--overwrite")).code == 0

@@ -70,7 +70,7 @@ def test_a_gate_can_be_judged_by_live_steps(ofq_run):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "there is no such file"),
+        (None, "no such file"),
         (b"nonsense", "refused, because"),
         ({"weights": torch.zeros(2)}, "neither a training state of ofqctl nor an OFQ checkpoint"),
         ({"state_dict": {"head.weight": torch.zeros(2, 2)}}, "no OFQ quantizers in it"),

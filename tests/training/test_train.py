@@ -203,7 +203,7 @@ def test_zero_epochs_are_refused():
 def test_an_existing_run_is_not_overwritten_unasked(request_for):
     request = request_for()
     train(request)
-    with pytest.raises(ArtifactError, match="exists already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         train(request)
     train(replace(request, overwrite=True))
 
