@@ -215,7 +215,7 @@ def test_a_quantizer_that_is_not_built_again_from_its_plan_is_found_out(tmp_path
     changed = operands(loaded.model.blocks[0].mlp.fc1)["input"]
     tripled = property(lambda q: TableGrid(q.range, 3 * grid.fget(q).table) if q is changed else grid.fget(q))
     monkeypatch.setattr(PowersOfTwo, "grid", tripled)
-    with pytest.raises(ArtifactError, match=r"blocks\.0\.mlp\.fc1: its plan gives its input another grid"):
+    with pytest.raises(ArtifactError, match=r"blocks\.0\.mlp\.fc1: its plan gives its input a different grid"):
         save_run(tmp_path / "run", loaded.model, weights, config, {})
 
 

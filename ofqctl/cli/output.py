@@ -1,4 +1,4 @@
-"""The one way out: the result to stdout, as tables or as one JSON document; all else to stderr."""
+"""All output: the result goes to stdout, as tables or one JSON document, everything else to stderr."""
 
 import json
 import math
@@ -19,12 +19,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass
 class Table:
-    """Rows for people.
+    """A table to print.
 
     Attributes:
-        columns: Headings; those that start with ``>`` are aligned to the right.
-        rows: One text for each column.
-        title: What the table shows, or nothing.
+        columns: Headings; columns whose heading starts with ``>`` are right-aligned.
+        rows: Rows, with one text for each column.
+        title: Title of the table, or an empty text.
     """
 
     columns: Sequence[str]
@@ -90,8 +90,8 @@ class Sink:
         """Print a result.
 
         Args:
-            result: Able to be written as JSON; its ``notes`` go to stderr too.
-            render: Makes the tables and lines that a person reads.
+            result: The result, which can be written as JSON; its ``notes`` also go to stderr.
+            render: Creates the tables and lines to print from the result.
         """
         if not self._prints:
             return
@@ -123,7 +123,7 @@ class Sink:
 
 
 def print_table(table: Table) -> None:
-    """Print with a frame on a terminal, otherwise as aligned text."""
+    """Print a table, with a frame on a terminal, otherwise as aligned text."""
     if sys.stdout.isatty():
         _print_framed(table)
         return
@@ -140,12 +140,12 @@ def print_table(table: Table) -> None:
 
 
 def megabytes(count: int) -> str:
-    """A size in bytes for people, e.g. ``22.9 MB`` (10^6 bytes)."""
+    """Format a size in bytes, such as ``22.9 MB`` (10^6 bytes)."""
     return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """A time for people, e.g. ``40 s``, ``3 min`` or ``2 h 05 min``."""
+    """Format a time, such as ``40 s``, ``3 min`` or ``2 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -193,7 +193,7 @@ def _new_bars() -> "Bars":
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with null for NaN and infinite numbers, which JSON does not have."""
+    """``value`` with NaN and infinite numbers replaced by null, because JSON lacks them."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -32,10 +32,10 @@ class InspectRequest:
 
 
 def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Everything that a run directory says of itself, checked against its weights; or what lies in an ONNX file.
+    """Describe a run directory, checked against its weights, or the content of an ONNX file.
 
     Raises:
-        ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
+        ArtifactError: The file is missing, truncated, foreign, of a future version, or was changed after writing.
     """
     if request.run.suffix == ".onnx":
         return _onnx(request.run, progress)
@@ -94,7 +94,7 @@ def _weight(site: WeightSite) -> dict[str, Any]:
 
 
 def _quantizer(quantizer: Quantizer, grid: Grid) -> dict[str, Any]:
-    """Bits, method, grid, and the shape of the step."""
+    """Bits, method, grid, and shape of the grid step."""
     return {
         "bits": grid.range.bits,
         "method": quantizer.plan.method,
@@ -106,7 +106,7 @@ def _quantizer(quantizer: Quantizer, grid: Grid) -> dict[str, Any]:
 
 
 def _points(grid: Grid) -> dict[str, list[float]]:
-    """Of a table its points, in steps; else the least and the largest that is added to a code."""
+    """The points of a table, in grid steps; else the smallest and the largest offset."""
     if isinstance(grid, TableGrid):
         return {"points": grid.table.tolist()}
     offsets = grid.points(torch.zeros(()))

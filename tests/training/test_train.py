@@ -174,7 +174,7 @@ def test_resuming_with_another_recipe_lists_what_differs(request_for):
     ("sets", "options", "error", "told"),
     [
         (["training.batch_size=64"], {}, DataError, "fewer than the batch"),
-        ([], {"grad_accum": 3}, DataError, "cannot be shared"),
+        ([], {"grad_accum": 3}, DataError, "cannot be divided"),
         (
             ["training.augmentation.mixup=0.8"],
             {"grad_accum": 8},
