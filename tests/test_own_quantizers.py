@@ -333,7 +333,7 @@ def test_annealing_changes_no_confident_code(images, name):
     for step in range(4):
         backward(model, images, step)
         remedy.before_step()
-        before, held = codes(model), {site: b.held.clone() for site, b in remedy._before.items()}
+        before, held = codes(model), {site: b.held.clone() for site, b in remedy._starts.items()}
         optimizer.step()
         remedy.after_step()
         after = codes(model)

@@ -46,7 +46,7 @@ def check(name: NameOrFile, assignments: options.Assignments = None, as_json: op
     recipe = catalogue.load(name, assignments or [])
     result = {"recipe": recipe.name, "path": str(catalogue.path_of(name)), "valid": True}
     with Sink(as_json=as_json) as sink:
-        sink.show(result, lambda _: [f"{name}: no fault found"])
+        sink.show(result, lambda _: [f"{name}: no errors found"])
 
 
 @app.command("copy", epilog=examples("ofqctl recipe copy ptq/mse my.yaml"))

@@ -78,14 +78,14 @@ def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> di
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The state dict of a training checkpoint, and the architecture that it names."""
+    """Read the state dict of a training checkpoint, and its architecture."""
     content = read_torch_file(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
-        raise ArtifactError(f"{path}: no OFQ checkpoint: it has no 'state_dict'")
+        raise ArtifactError(f"{path}: not an OFQ checkpoint: it has no 'state_dict'")
     strange = [str(name) for name, tensor in state.items() if not isinstance(tensor, Tensor)]
     if strange:
-        raise ArtifactError(f"{path}: no OFQ checkpoint: '{strange[0]}' in its state_dict is no tensor")
+        raise ArtifactError(f"{path}: not an OFQ checkpoint: '{strange[0]}' in its state_dict is not a tensor")
     architecture = content.get("arch")
     return dict(clean_state_dict(state)), architecture if isinstance(architecture, str) else None
 

@@ -1,4 +1,4 @@
-"""What lies in a run directory or an ONNX file: every module's bits and grid, and where the bytes are."""
+"""Inspect a run directory or an ONNX file: bits and grid of every module, and what the bytes are used for."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ofqctl.recipe import ModulePlan
 
 @dataclass(frozen=True)
 class InspectRequest:
-    """What to look into.
+    """A request to inspect a file.
 
     Attributes:
         run: A run directory, the weights file in one, or an ONNX file.

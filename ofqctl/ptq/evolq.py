@@ -2,7 +2,7 @@
 
 All codes stay fixed, so that weights change in proportion to their grid step and the loss changes smoothly. The pass
 with the lowest loss on held-out calibration images is kept. Search and selection avoid images that an earlier stage was
-fitted to, if enough others are left: on fitted images the loss is close to 0 and tells nothing.
+fitted to, if enough others are left: on fitted images the loss is close to 0 and not informative.
 """
 
 import math

@@ -51,7 +51,7 @@ def build(values: Mapping[str, Any], *, where: str) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         faults = [_explain(fault, values) for fault in error.errors()]
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
         raise RecipeError(
             "\n  ".join([f"{where}: {count}", *faults]), hint="`ofqctl recipe show NAME` prints a complete recipe"
         ) from error

@@ -69,7 +69,7 @@ def test_a_split_goes_by_its_alias_and_may_be_sliced(make_table, images):
 )
 def test_an_unknown_split_or_column_suggests_the_closest(make_table, images, option, wrong, right):
     root = make_table({"image": images, "label": (ANIMALS, [0, 1, 1, 0])})
-    with pytest.raises(DataError, match=f"'{wrong}'; the") as caught:
+    with pytest.raises(DataError, match=f"'{wrong}'; ") as caught:
         open_table(root, **{option: wrong})
     assert caught.value.hint == f"did you mean '{right}'?"
 

@@ -65,7 +65,7 @@ def test_the_only_split_is_taken_and_noted(make_folder):
 
 
 def test_an_unknown_split_suggests_the_closest(make_folder):
-    with pytest.raises(DataError, match="no split 'vall'; there is train, val") as caught:
+    with pytest.raises(DataError, match="no split 'vall'; available are train, val") as caught:
         open_data(DataSpec(str(make_folder({"train/cat": 1, "val/cat": 1})), split="vall"))
     assert caught.value.hint == "did you mean 'val'?"
 

@@ -54,7 +54,7 @@ def test_three_faults_are_reported_at_once_with_their_paths():
     with pytest.raises(RecipeError) as caught:
         build(values, where="mine.yaml")
     text = caught.value.message
-    assert text.startswith("mine.yaml: 3 faults")
+    assert text.startswith("mine.yaml: 3 errors")
     for path in ("weights.bits", "activations.method", "calibration.images"):
         assert path in text
 
