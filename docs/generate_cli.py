@@ -22,7 +22,7 @@ stderr. `--set` and `--model-kwargs` take several `k=v` values after one flag.
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | something a person can mend: the message says what, the hint how |
+| 1 | an error that the user can fix: the message says what is wrong, the hint how to fix it |
 | 2 | wrong usage |
 | 70 | a bug, with its traceback; `OFQCTL_DEBUG=1` shows the traceback of every error |
 | 130 | interrupted; nothing was written |

@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Choose the device to compute on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def pick_device(name: DeviceName) -> torch.device:
-    """The device of that name; ``auto`` takes CUDA, then MPS, then the CPU.
+    """The device with this name; ``auto`` chooses CUDA, else MPS, else the CPU.
 
     Raises:
-        DeviceError: It was asked for by name and is absent.
+        DeviceError: The named device is not present.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -28,7 +28,7 @@ def pick_device(name: DeviceName) -> torch.device:
 
 @contextmanager
 def denormals_flushed(device: torch.device) -> Iterator[None]:
-    """Within the block the CPU takes denormal numbers for 0; they slow training down several times over."""
+    """Within the block the CPU treats denormal numbers as 0, because they make training several times slower."""
     flushed = device.type == "cpu" and torch.set_flush_denormal(True)
     try:
         yield

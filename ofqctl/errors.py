@@ -1,7 +1,7 @@
-"""The errors a person can mend, and the closest-name search behind their hints.
+"""Errors that a user can fix, and the search for similar names behind their hints.
 
-Every message reads *where: what is wrong, the value seen, what is allowed*; the hint names the command
-or option that mends it. Anything else that escapes is a bug and keeps its traceback.
+Every message reads *where: what is wrong, the value found, what is allowed*; the hint names the command or option that
+fixes it. Any other exception is a bug and keeps its traceback.
 """
 
 import difflib
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 
 class OfqctlError(Exception):
-    """A fault that the person at the keyboard can mend.
+    """An error that the user can fix.
 
     Args:
-        message: Where it happened, what is wrong, the value seen and what is allowed.
-        hint: The command or option that mends it, if there is one.
+        message: Where it happened, what is wrong, the value found and what is allowed.
+        hint: The command or option that fixes it, if there is one.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -39,19 +39,19 @@ class ArtifactError(OfqctlError):
 
 
 class DeviceError(OfqctlError):
-    """The device asked for is not there."""
+    """The requested device is not present."""
 
 
 class ProcessError(OfqctlError):
-    """One of several processes that work together is gone."""
+    """One of several cooperating processes has ended."""
 
 
 class PackageError(OfqctlError):
-    """An optional package is missing, or cannot do what was asked of it."""
+    """An optional package is missing, or does not support what was requested."""
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """The entry of ``names`` that reads most like ``name``, or None if none comes near."""
+    """The entry of ``names`` most similar to ``name``, or None if none is similar."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return found[0] if found else None
 

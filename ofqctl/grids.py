@@ -1,8 +1,8 @@
-"""What a code means: the one numeric contract between quantizers, packing, evaluation and exporters.
+"""What a code means: the numeric contract between quantizers, packing, evaluation and exporters.
 
-A quantized tensor is ``step * point + shift``. A :class:`CodeRange` says which integers a code may be, a :class:`Grid`
-which point each of them stands for, in units of the step. Where rows are quantized relative to their largest magnitude,
-the value is that times the magnitude.
+A quantized value is ``step * point + shift``, where the step is the grid step (scale). A :class:`CodeRange` says which
+integers are codes, and a :class:`Grid` which point each code stands for, in units of the grid step. Where rows are
+quantized relative to their largest magnitude, the value is multiplied by that magnitude.
 """
 
 from abc import ABC, abstractmethod
@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-SMALLEST_STEP = 2.0**-100  # a step is > 0: the floor of those that learning or rows of zeros would take to 0 or below
-_LARGEST_INTEGER = 255  # that the points of a table are multiplied to
+SMALLEST_STEP = 2.0**-100  # lower bound of grid steps, which training or rows of zeros could take to 0 or below
+_LARGEST_INTEGER = 255  # largest integer that the points of a table may be scaled to
 
 
 @dataclass(frozen=True)
 class CodeRange:
-    """The integers that a code may be.
+    """The range of integers that codes are taken from.
 
     Attributes:
         low: Smallest code.
@@ -36,7 +36,7 @@ class CodeRange:
 
     @property
     def bits(self) -> int:
-        """Bits that one code takes when stored."""
+        """Number of bits that a stored code takes."""
         return (self.high - self.low).bit_length()
 
     @property
@@ -61,13 +61,13 @@ class CodeRange:
 
 @dataclass(frozen=True, eq=False)
 class Integers:
-    """How the points of a grid stand on integers: ``multiplier * point = levels[code - low] + zero + rest``.
+    """The points of a grid as integers: ``multiplier * point = levels[code - low] + zero + rest``.
 
     Attributes:
-        multiplier: A power of two: a step divided by it is exact.
-        levels: Ascending, >= 0; int64, (codes,).
-        zero: int64, () or of the shape of the step.
-        rest: What a zero point has beyond an integer, float32, of the shape of ``zero``; 0 for nearly all grids.
+        multiplier: A power of two, so that dividing a grid step by it is exact.
+        levels: One integer for each code, ascending, >= 0; int64, (codes,).
+        zero: Integer offset; int64, a scalar or in the shape of the grid step.
+        rest: Fractional part of the offset, float32, in the shape of ``zero``; 0 for nearly all grids.
     """
 
     multiplier: int
@@ -77,43 +77,44 @@ class Integers:
 
     @property
     def even(self) -> bool:
-        """Whether a level is ``multiplier`` times its number, so that it is computed and not looked up."""
+        """Whether the level of a code is ``multiplier`` times its number, so that no table is needed."""
         return torch.equal(self.levels, self.multiplier * torch.arange(len(self.levels)))
 
 
 class Grid(ABC):
-    """The points that codes stand for, ascending in the code; everything is in units of the step.
+    """The points that codes stand for, in ascending order; everything is in units of the grid step.
 
-    A value rounds to the nearest point; the thresholds at which its code changes are the midpoints of neighbours.
+    A value rounds to the nearest point; the thresholds at which its code changes lie midway between neighbouring
+    points.
 
     Attributes:
-        range: The codes.
+        range: Range of the codes.
     """
 
     range: CodeRange
 
     @abstractmethod
     def points(self, codes: Tensor) -> Tensor:
-        """What ``codes``, integers of any dtype, stand for: float, their shape."""
+        """The points of ``codes`` (integers of any dtype), as floats in the same shape."""
 
     @abstractmethod
     def position(self, values: Tensor) -> Tensor:
-        """Where ``values`` (in steps) lie among the codes: a point at its code, a threshold halfway between two."""
+        """Continuous codes of ``values`` (in grid steps): points are at their codes, thresholds halfway between."""
 
     def nearest(self, values: Tensor) -> Tensor:
-        """The codes of the points nearest to ``values`` (in steps), as floats; halfway it is the even one."""
+        """Codes of the points nearest to ``values`` (in grid steps), as floats; ties go to the even code."""
         return self.position(values).round().clamp_(self.range.low, self.range.high)
 
     @abstractmethod
     def on_integers(self) -> Integers | None:
-        """How the points stand on integers; None if no small multiplier makes them integers."""
+        """The points as integers; None if no small multiplier makes them integers."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be stored beside codes and steps to know the points again, by name; nothing if the plan says it."""
+        """Tensors to store beside codes and grid steps, by name; empty if the plan alone defines the points."""
         return {}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Grid":
-        """This grid with what was stored, under the names of :meth:`tensors`."""
+        """This grid with stored tensors, under the names of :meth:`tensors`."""
         del tensors
         return self
 
@@ -121,7 +122,7 @@ class Grid(ABC):
         """The grid of a part or a view of the quantized tensor.
 
         Args:
-            change: Makes of a tensor of the shape of the step what belongs to the part.
+            change: Turns a tensor in the shape of the grid step into the tensor for that part or view.
         """
         del change
         return self
@@ -142,7 +143,7 @@ class IntegerGrid(Grid):
         return values
 
     def on_integers(self) -> Integers:
-        """They are integers."""
+        """The points are integers."""
         low = torch.tensor(self.range.low)
         return Integers(1, self.range.all() - low, low, torch.zeros(()))
 
@@ -152,9 +153,9 @@ class AffineGrid(Grid):
     """The points are ``code + offset``.
 
     Attributes:
-        offset: Minus the zero point of each step, of its shape; or a constant of the method, (), such as 1/2.
-        whole: Whether all offsets are integers. Then values are rounded first and moved behind that, as ONNX's
-            QuantizeLinear does; which of two codes a value halfway between them gets depends on it.
+        offset: Minus the zero point, in the shape of the grid step; or a scalar constant of the method, such as 1/2.
+        whole: Whether all offsets are integers. Values are then rounded before the offset is subtracted, as in ONNX's
+            QuantizeLinear, which decides the code of a value halfway between two points.
     """
 
     range: CodeRange
@@ -176,7 +177,7 @@ class AffineGrid(Grid):
         return values.round().sub_(self.offset).clamp_(self.range.low, self.range.high)
 
     def on_integers(self) -> Integers:
-        """Offsets are integers or halves, or leave a rest."""
+        """Integer and half offsets are exact; any other leaves a rest."""
         offset = self.offset.detach().cpu()
         halves = 2 * offset
         multiplier = 2 if bool((halves == halves.round()).all() and (offset != offset.round()).any()) else 1
@@ -186,21 +187,21 @@ class AffineGrid(Grid):
         return Integers(multiplier, multiplier * (self.range.all() - self.range.low), zero, scaled - whole)
 
     def tensors(self) -> dict[str, Tensor]:
-        """``offset``, where each step has its own."""
+        """``offset``, if each grid step has its own."""
         return {"offset": self.offset} if self.offset.dim() else {}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "AffineGrid":
-        """With a stored ``offset``."""
+        """The grid with a stored ``offset``."""
         return replace(self, offset=tensors["offset"]) if "offset" in tensors else self
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "AffineGrid":
-        """With the offsets of the part."""
+        """The grid with the offsets of the part."""
         return replace(self, offset=change(self.offset)) if self.offset.dim() else self
 
 
 @dataclass(frozen=True, eq=False)
 class TableGrid(Grid):
-    """Any points, the same for every step.
+    """Arbitrary points, the same for every grid step.
 
     Attributes:
         table: The point of each code, strictly ascending, float32, (codes,).
@@ -217,22 +218,22 @@ class TableGrid(Grid):
             raise ValueError(f"table: shape {tuple(self.table.shape)}, but there are {self.range.count} codes")
 
     def points(self, codes: Tensor) -> Tensor:
-        """Looked up."""
+        """Look the points up in the table."""
         return self.table.to(codes.device)[codes.to(torch.int64) - self.range.low]
 
     def position(self, values: Tensor) -> Tensor:
-        """Linear between neighbouring points, and beyond the outermost as between the last two."""
+        """Interpolate linearly between neighbouring points; extrapolate from the last two beyond the ends."""
         table = self.table.detach().to(values)
         left = torch.bucketize(values.contiguous(), table[1:-1].contiguous(), right=True)
         return (values - table[left]) / (table[left + 1] - table[left]) + (left + self.range.low)
 
     def nearest(self, values: Tensor) -> Tensor:
-        """By comparison with the thresholds; on one of them it is the lower code."""
+        """Compare with the thresholds; a value on a threshold gets the lower code."""
         thresholds = midpoints(self.table.detach()).to(values)
         return torch.bucketize(values.contiguous(), thresholds).add_(self.range.low).to(values.dtype)
 
     def on_integers(self) -> Integers | None:
-        """If a power of two makes integers of all of them, of 8 bits and a sign at most."""
+        """The points as integers, if a power of two makes them integers of at most 8 bits and a sign."""
         table = self.table.detach().cpu().double()
         multiplier, largest = 1, float(table.abs().max())
         while multiplier * largest <= _LARGEST_INTEGER:
@@ -249,12 +250,12 @@ class TableGrid(Grid):
         return {"points": self.table}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "TableGrid":
-        """With the stored ``points``."""
+        """The grid with stored ``points``."""
         return replace(self, table=tensors["points"])
 
 
 def symmetric_grid(codes: CodeRange) -> Grid:
-    """The grid around 0 on which the codes are integers; of 1 bit and signed it is +-1/2, which 0 would not divide."""
+    """The grid around 0 whose points are the codes; with 1 signed bit the points are +-1/2 instead."""
     if codes.signed and codes.bits == 1:
         return AffineGrid(codes, torch.tensor(0.5))
     return IntegerGrid(codes)
@@ -271,14 +272,14 @@ def _as_float(codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A quantized tensor taken apart; every tensor broadcasts to the shape of ``codes``.
+    """A quantized tensor as codes and all that is needed to decode them; every tensor broadcasts to ``codes``.
 
     Attributes:
-        codes: Integers of ``grid.range``; int8 or int16, the shape of the tensor.
-        step: What the points of the grid are multiplied by, > 0, float32.
-        grid: The points that the codes stand for.
-        shift: Added after scaling (the second learned shift of an activation quantizer), or None.
-        largest: The largest magnitude of each row, (..., 1), by which the value is multiplied; or None.
+        codes: Integers in ``grid.range``; int8 or int16, in the shape of the tensor.
+        step: Grid step, by which the points are multiplied; > 0, float32.
+        grid: Grid that gives the points of the codes.
+        shift: Shift added after scaling (the second learned shift of an activation quantizer), or None.
+        largest: Largest magnitude of each row, (..., 1), by which the value is multiplied; or None.
     """
 
     codes: Tensor
@@ -288,7 +289,7 @@ class Encoded:
     largest: Tensor | None = None
 
     def decode(self) -> Tensor:
-        """The value, float32, in exactly the arithmetic of the quantizers' forward."""
+        """The values, float32, computed exactly as in the forward pass of the quantizers."""
         value = self.grid.points(self.codes) * self.step
         value = value if self.shift is None else value + self.shift
         return value if self.largest is None else value * self.largest

@@ -1,4 +1,4 @@
-"""What is changed about modules for one block of code, and goes with it: hooks, and methods of single objects."""
+"""Temporary changes of modules, undone at the end of a ``with`` block: hooks, and methods of single objects."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Within the block, these hooks; each is registered as ``handles`` gives it."""
+    """Keep hooks within the block; each is registered when ``handles`` is iterated."""
     with ExitStack() as stack:
         for handle in handles:
             stack.enter_context(handle)
@@ -19,12 +19,12 @@ def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 @contextmanager
 def shadowed(module: nn.Module, method: str, new: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, ``new`` in place of a method of this one object."""
+    """Replace a method of this one object by ``new`` within the block."""
     own = vars(module)
-    before = {method: own[method]} if method in own else {}
+    overridden = {method: own[method]} if method in own else {}
     own[method] = new
     try:
         yield
     finally:
         del own[method]
-        own.update(before)
+        own.update(overridden)

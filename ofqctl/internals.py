@@ -1,4 +1,4 @@
-"""What is used of torch under names that it keeps to itself; all of it is here, each with the reason."""
+"""All uses of torch's private names, each with the reason."""
 
 from contextlib import AbstractContextManager
 
@@ -6,20 +6,20 @@ import torch
 
 
 def without_function_modes() -> AbstractContextManager[None]:
-    """A context in which no ``TorchFunctionMode`` sees the calls.
+    """A context in which no ``TorchFunctionMode`` intercepts calls.
 
-    Such a mode is on inside attention blocks, and ``torch.compile`` would make it a part of the function it compiles.
-    torch has a public class to switch a mode on, and nothing public to switch all of them off.
+    Such a mode is active inside attention blocks, and ``torch.compile`` would compile it into the function. torch has a
+    public class to switch a mode on, but no public way to switch all modes off.
     """
     context: AbstractContextManager[None] = torch._C.DisableTorchFunction()
     return context
 
 
 def allow_recompiling(shapes: int) -> None:
-    """Let ``torch.compile`` make a version of one function for each of so many shapes; its default is 8.
+    """Let ``torch.compile`` compile one function for up to ``shapes`` shapes; its default is 8.
 
-    Newer releases take this as an argument of ``torch.compile``, older ones only as a setting of the compiler; and the
-    limit of all functions together is such a setting in both.
+    Newer releases take this as an argument of ``torch.compile``, older ones only as a compiler setting. The limit for
+    all functions together is a compiler setting in both.
     """
     from torch._dynamo import config
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GROUP = 8  # codes that together fill a whole number of bytes at every bit-width: a word each, faster than unpackbits
+_GROUP = 8  # codes that fill whole bytes together at every bit-width
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that ``count`` codes of ``bits`` bits occupy."""
+    """Number of bytes that ``count`` codes of ``bits`` bits take."""
     return (count * bits + 7) // 8
 
 
@@ -32,7 +32,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     _check_bits(bits)
     flat = codes.detach().cpu().reshape(-1).numpy()
     if flat.size and (flat.min() < 0 or flat.max() >= 1 << bits):
-        raise ValueError(f"codes: {flat.min()}..{flat.max()} does not fit {bits} bits (0..{(1 << bits) - 1})")
+        raise ValueError(f"codes: {flat.min()}..{flat.max()} do not fit {bits} bits (0..{(1 << bits) - 1})")
     each = np.unpackbits(flat.astype(np.uint8)[:, None], axis=1, count=bits, bitorder="little")
     return torch.from_numpy(np.packbits(each, bitorder="little"))
 
@@ -49,7 +49,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         uint8, (count,).
 
     Raises:
-        ValueError: ``bits`` is not in 1..8 or the number of bytes is not the one ``count`` codes occupy.
+        ValueError: ``bits`` is not in 1..8 or the number of bytes does not match ``count``.
     """
     _check_bits(bits)
     if packed.numel() != packed_size(count, bits):

@@ -1,14 +1,14 @@
-"""How long work tells how far it is: a stage, what is done, and how much there is."""
+"""How long-running work reports its progress."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called with the name of the stage, the images or steps done, and their number if it is known."""
+    """A function that is called to report progress, with counts of images, steps or blocks."""
 
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Tell that ``done`` of ``total`` are done."""
+    def __call__(self, work: str, done: int, total: int | None) -> None:
+        """Report that ``done`` of ``total`` (None if it is not known) are done of the work called ``work``."""
 
 
-def silent(stage: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
+def silent(work: str, done: int, total: int | None) -> None:
+    """Report nothing."""

@@ -1,8 +1,8 @@
-"""Methods by name: how quantizers, stages of post-training quantization, remedies and objective terms are found.
+"""Registries of methods by name: quantizers, stages of post-training quantization, remedies and objective terms.
 
-A method registers itself with one decorator that carries its name and its settings. Methods of this package need no
-list: the modules of the package that a registry belongs to are imported when it is first asked. Other packages name a
-module of theirs under the entry point group ``ofqctl.methods``, and a script just registers before it goes on.
+A method registers itself with one decorator, which takes its name and its settings. Methods of this package need no
+list: when a registry is first used, it imports the modules of the subpackage that it belongs to. Other packages name
+one of their modules under the entry point group ``ofqctl.methods``; a script registers its methods before it uses them.
 """
 
 import pkgutil
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class Frozen(BaseModel):
-    """Settings: never changed after they were made, and no other keys than their own."""
+    """Settings: immutable, and unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,12 +32,12 @@ class Method(Generic[T]):
     """One entry of a registry.
 
     Attributes:
-        name: As recipes call it.
+        name: Its name in recipes.
         target: The class or function that does the work.
-        settings: What a recipe may say about it.
-        by_role: Other settings where it is used in some role, such as ``activations``.
-        roles: What it can be used for; empty for everything.
-        traits: Facts about it that others need to know before it is made.
+        settings: The class of its settings in a recipe.
+        by_role: Other settings classes for some roles, such as ``activations``.
+        roles: What it can be used for; empty if it can be used for everything.
+        traits: Properties that others need to know before the method is created.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Method(Generic[T]):
     traits: Collection[str] = ()
 
     def settings_in(self, role: str) -> type[Frozen]:
-        """The settings of the method in a role."""
+        """The settings class of the method in a role."""
         return self.by_role.get(role, self.settings)
 
 
@@ -56,8 +56,8 @@ class Registry(Generic[T]):
     """The methods of one kind.
 
     Args:
-        noun: What to call one of them in a message.
-        package: Whose modules register the methods that come with ofqctl.
+        noun: What a method of this kind is called in messages.
+        package: The subpackage whose modules register the methods that come with ofqctl.
     """
 
     def __init__(self, noun: str, package: str) -> None:
@@ -78,36 +78,36 @@ class Registry(Generic[T]):
         """Decorate the class or function that does the work.
 
         Args:
-            name: As recipes call it.
-            settings: What a recipe may say about it.
+            name: Its name in recipes.
+            settings: The class of its settings in a recipe.
             roles: What it can be used for; everything by default.
-            traits: Facts about it, by the names that the users of this registry look for.
-            **by_role: Other settings in some role.
+            traits: Its properties, by the names that the users of this registry look for.
+            **by_role: Other settings classes for some roles.
 
         Raises:
-            ValueError: Something else has that name.
+            ValueError: The name is already registered.
         """
 
         def enter(target: R) -> R:
             known = self._methods.get(name)
             if known is not None and _origin(known.target) != _origin(target):
-                raise ValueError(f"{self.noun} '{name}' is registered by {_origin(known.target)} already")
+                raise ValueError(f"{self.noun} '{name}' is already registered by {_origin(known.target)}")
             self._methods[name] = Method(name, target, settings, by_role, roles, traits)  # type: ignore[arg-type]
             return target
 
         return enter
 
     def methods(self, role: str = "") -> dict[str, Method[T]]:
-        """Everything registered by name, or what can be used in ``role``."""
+        """All registered methods by name, or those that can be used in ``role``."""
         self._load()
         usable = (m for m in self._methods.values() if not (role and m.roles) or role in m.roles)
         return {method.name: method for method in sorted(usable, key=lambda method: method.name)}
 
     def __getitem__(self, name: str) -> Method[T]:
-        """The method of that name.
+        """The method with this name.
 
         Raises:
-            KeyError: There is none.
+            KeyError: There is no such method.
         """
         self._load()
         return self._methods[name]
@@ -117,7 +117,7 @@ class Registry(Generic[T]):
         return name in self._methods
 
     def with_trait(self, trait: str) -> list[str]:
-        """Names of the methods of which ``trait`` is true."""
+        """Names of the methods with the property ``trait``."""
         return [name for name, method in self.methods().items() if trait in method.traits]
 
     def _load(self) -> None:
@@ -134,10 +134,10 @@ _plugins: set[str] = set()
 
 
 def load_plugins() -> None:
-    """Import what other packages offer, once.
+    """Import the methods of other packages, once.
 
     Raises:
-        PackageError: One of them cannot be imported.
+        PackageError: A package cannot be imported.
     """
     from importlib.metadata import entry_points
 
@@ -150,7 +150,7 @@ def load_plugins() -> None:
         except Exception as error:
             raise PackageError(
                 f"methods of '{entry.name}' ({entry.value}): cannot be imported: {type(error).__name__}: {error}",
-                hint="repair or uninstall the package that offers them",
+                hint="repair or uninstall the package that provides them",
             ) from error
 
 

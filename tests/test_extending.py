@@ -63,7 +63,7 @@ def test_a_foreign_quantizer_and_stage_go_all_the_way(ofqctl, tmp_path):
         ofqctl(
             "quantize", "vit_tiny", *TINY, "--recipe", "ptq/erq", "--calib-data", "digits", "--data", "digits",
             "--set", "weights.method=powers", "weights.bits=3", "calibration.images=32",
-            "ptq=[{step: erq}, {step: bias_correction}]", "--output", "run", "--json",
+            "ptq=[{stage: erq}, {stage: bias_correction}]", "--output", "run", "--json",
         )
     )  # fmt: skip
     assert made["ptq"]["bias_correction"]

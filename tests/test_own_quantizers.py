@@ -215,7 +215,7 @@ def test_a_quantizer_that_is_not_built_again_from_its_plan_is_found_out(tmp_path
     changed = operands(loaded.model.blocks[0].mlp.fc1)["input"]
     tripled = property(lambda q: TableGrid(q.range, 3 * grid.fget(q).table) if q is changed else grid.fget(q))
     monkeypatch.setattr(PowersOfTwo, "grid", tripled)
-    with pytest.raises(ArtifactError, match=r"blocks\.0\.mlp\.fc1: its plan gives its input another grid"):
+    with pytest.raises(ArtifactError, match=r"blocks\.0\.mlp\.fc1: its plan gives its input a different grid"):
         save_run(tmp_path / "run", loaded.model, weights, config, {})
 
 
@@ -281,7 +281,7 @@ def test_a_weight_that_the_writer_puts_into_its_table_wrongly_is_found_out(tmp_p
     model, graph, content = write(tmp_path / "run")
     found = check_exactness(content, graph.lowered, model, images)
     assert found.wrong_weights == ["blocks.0.mlp.fc2.weight"]
-    assert "another weight than the model's" in found.faults()[0]
+    assert "differs from the model's" in found.faults()[0]
 
 
 def test_steps_that_are_off_by_less_than_any_product_shows_are_found_out(tmp_path, images):
@@ -333,7 +333,7 @@ def test_annealing_changes_no_confident_code(images, name):
     for step in range(4):
         backward(model, images, step)
         remedy.before_step()
-        before, held = codes(model), {site: b.held.clone() for site, b in remedy._before.items()}
+        before, held = codes(model), {site: b.held.clone() for site, b in remedy._starts.items()}
         optimizer.step()
         remedy.after_step()
         after = codes(model)

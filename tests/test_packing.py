@@ -39,7 +39,7 @@ def test_tensors_of_any_shape_are_read_in_row_major_order():
 
 @pytest.mark.parametrize("code", [-1, 4])
 def test_a_code_that_does_not_fit_is_refused(code):
-    with pytest.raises(ValueError, match="does not fit 2 bits"):
+    with pytest.raises(ValueError, match="do not fit 2 bits"):
         pack(torch.tensor([0, code]), 2)
 
 

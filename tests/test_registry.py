@@ -39,16 +39,16 @@ def test_a_role_has_the_methods_that_are_for_it():
 
 
 def test_what_a_script_registers_is_known_to_recipes_at_once(stage):
-    recipe = load("ptq/erq", ["ptq=[{step: soften, strength: 2}]"])
+    recipe = load("ptq/erq", ["ptq=[{stage: soften, strength: 2}]"])
     assert recipe.ptq[0].strength == 2.0
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
     with pytest.raises(RecipeError, match=r"ptq.0.strenght: unknown key; did you mean 'strength'"):
-        load("ptq/erq", ["ptq=[{step: soften, strenght: 2}]"])
+        load("ptq/erq", ["ptq=[{stage: soften, strenght: 2}]"])
 
 
 def test_a_name_is_taken_once_but_the_same_thing_may_come_again(stage):
     PTQ_STAGES.register("soften", Strength)(stage)
-    with pytest.raises(ValueError, match="'erq' is registered by"):
+    with pytest.raises(ValueError, match="'erq' is already registered by"):
         PTQ_STAGES.register("erq", Strength)(stage)
 
 

@@ -1,4 +1,4 @@
-"""What lies on disk: the only reader and writer of run directories."""
+"""Files on disk: the only reader and writer of run directories."""
 
 from ofqctl.artifact.atomic import check_output
 from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config

@@ -1,4 +1,4 @@
-"""Write a whole directory at once: whoever looks finds the old one or the new one, never a part."""
+"""Write a directory atomically: readers find the old one or the new one, never a partial one."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ _RENAME_EXCHANGE = 2
 
 
 def check_output(directory: Path, *, overwrite: bool) -> None:
-    """Make sure, before any work is done, that ``directory`` can be written.
+    """Check before any work that ``directory`` can be written.
 
     Raises:
         ArtifactError: It exists and ``overwrite`` is not set, it is not a run directory, or its parent is read-only.
@@ -23,9 +23,9 @@ def check_output(directory: Path, *, overwrite: bool) -> None:
     empty = directory.is_dir() and not any(directory.iterdir())
     if directory.exists() and not empty:
         if not overwrite:
-            raise ArtifactError(f"{directory}: exists already", hint="--overwrite replaces it, --output names another")
+            raise ArtifactError(f"{directory}: already exists", hint="--overwrite replaces it; --output names another")
         if not (directory.is_dir() and (directory / "config.json").is_file()):
-            raise ArtifactError(f"{directory}: not a run directory, will not be overwritten")
+            raise ArtifactError(f"{directory}: not a run directory, so it is not overwritten")
     parent = next(p for p in (directory.parent, *directory.parent.parents, Path()) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ArtifactError(f"{directory}: cannot be written: {parent} is not a writable folder")
@@ -33,9 +33,9 @@ def check_output(directory: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def replaced_directory(directory: Path) -> Iterator[Path]:
-    """A fresh folder beside ``directory`` that takes its place when the block ends well, and vanishes otherwise.
+    """A new folder that replaces ``directory`` if the block succeeds, and is deleted otherwise.
 
-    Every file is flushed to the disk before the exchange. A killed process leaves ``directory`` as it was.
+    Every file is flushed to disk before the exchange. A killed process leaves ``directory`` unchanged.
 
     Raises:
         ArtifactError: The disk is full or cannot be written.
@@ -59,10 +59,10 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A fresh file beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+    """A new file that replaces ``path`` if the block succeeds, and is deleted otherwise.
 
     Raises:
-        ArtifactError: The disk is full or cannot be written; ``path`` is as it was.
+        ArtifactError: The disk is full or cannot be written; ``path`` is unchanged.
     """
     fresh = path.with_name(f".{path.name}.partial")
     try:
@@ -79,7 +79,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def _exchange(fresh: Path, directory: Path) -> None:
-    """Put ``fresh`` in the place of ``directory``; what was there lies in the place of ``fresh`` afterwards."""
+    """Exchange ``fresh`` and ``directory``; the old content is then at ``fresh``."""
     if not directory.exists():
         fresh.rename(directory)
     elif not _swap_at_once(fresh, directory):
@@ -95,7 +95,7 @@ def _exchange(fresh: Path, directory: Path) -> None:
 
 
 def _swap_at_once(one: Path, other: Path) -> bool:
-    """Exchange two names in one step, where the system can (Linux, most of its file systems)."""
+    """Exchange two names atomically, if the system supports it (Linux, with most file systems)."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
 from ofqctl.recipe import Plan, Recipe
-from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1
+from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
 FORMAT_VERSION = 2
 READABLE = (1, FORMAT_VERSION)
-METADATA_KEY = "ofqctl_format"  # the entry of the metadata of model.safetensors
-CONFIG_KEY = "config"  # another one, of a file that describes itself
+METADATA_KEY = "ofqctl_format"  # key in the metadata of model.safetensors
+CONFIG_KEY = "config"  # key in the metadata of a self-describing file
 
 
 class QuantizationConfig(BaseModel):
@@ -24,9 +24,9 @@ class QuantizationConfig(BaseModel):
         quant_method: Always ``ofqctl``.
         format_version: Version of the layout of the run directory.
         written_by: Version of the program.
-        recipe: The resolved recipe.
+        recipe: The recipe, with all defaults.
         plan: Every quantized module and what was left in float.
-        sha256: Of ``model.safetensors``.
+        sha256: SHA-256 of ``model.safetensors``.
         float_bytes: Size of the float model's weights.
     """
 
@@ -41,11 +41,11 @@ class QuantizationConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """The whole file.
+    """The content of ``config.json``.
 
     Attributes:
         architecture: timm's name of the architecture, without tag.
-        num_classes: Outputs of the classifier.
+        num_classes: Number of outputs of the classifier.
         model_args: Further arguments that build the architecture.
         pretrained_cfg: timm's description of weights and preprocessing.
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
@@ -66,7 +66,7 @@ class RunConfig(BaseModel):
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
+        """Size of one image, (3, H, W)."""
         channels, height, width = self.data_config["input_size"]
         return channels, height, width
 
@@ -79,7 +79,7 @@ def read_config(directory: Path) -> RunConfig:
     """Read and check ``config.json``.
 
     Raises:
-        ArtifactError: No run directory, a damaged file, a foreign one, or one of a future version.
+        ArtifactError: Not a run directory, or the file is damaged, foreign or of a future version.
     """
     path = directory / "config.json"
     try:
@@ -96,10 +96,10 @@ def parse_config(text: str, where: str) -> RunConfig:
 
     Args:
         text: JSON.
-        where: Where it stands, for messages.
+        where: Path of the file, for messages.
 
     Raises:
-        ArtifactError: Damaged, foreign, or of a future version.
+        ArtifactError: The text is damaged, foreign or of a future version.
     """
     try:
         values = json.loads(text)
@@ -115,6 +115,8 @@ def parse_config(text: str, where: str) -> RunConfig:
             "recipe": recipe_from_format_1(quantization.get("recipe") or {}),
             "plan": plan_from_format_1(quantization.get("plan") or {}),
         }
+    if isinstance(quantization.get("recipe"), dict):
+        quantization["recipe"] = with_current_keys(quantization["recipe"])
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -124,10 +126,10 @@ def parse_config(text: str, where: str) -> RunConfig:
 
 
 def check_version(version: object, where: str) -> None:
-    """Accept the format versions that can be read.
+    """Check that a format version can be read.
 
     Raises:
-        ArtifactError: Another one.
+        ArtifactError: It cannot be read.
     """
     if version not in READABLE:
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""Where the bytes of an artifact are: codes, steps, float leftovers, and what they would ideally take."""
+"""Count the bytes of a run: codes, grid steps, float tensors, and the ideal size."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,11 +15,11 @@ class Ledger:
 
     Attributes:
         codes: Packed codes of all quantized weights.
-        steps: Steps, zero points and tables of points, of weights and activations.
+        steps: Grid steps, zero points and tables of points, of weights and activations.
         float_leftovers: Everything else: biases, norms, embeddings, learned shifts, layers left in float.
-        ideal: Codes at exactly their bits, plus steps and float leftovers.
+        ideal: Codes at exactly their bit-width, plus ``steps`` and ``float_leftovers``.
         total: Size of the file, header included.
-        float_model: Weights of the float model.
+        float_model: Size of the float model's weights in bytes.
     """
 
     codes: int
@@ -30,7 +30,7 @@ class Ledger:
     float_model: int
 
     def as_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """The sizes as a dictionary, for JSON."""
         return asdict(self)
 
 
@@ -39,8 +39,8 @@ def make_ledger(model: nn.Module, *, total: int, float_model: int) -> Ledger:
 
     Args:
         model: The quantized model.
-        total: Size of its file.
-        float_model: Size of the float model's weights.
+        total: Size of its weights file in bytes.
+        float_model: Size of the float model's weights in bytes.
     """
     tensors = to_tensors(model)
     codes = _bytes(t for name, t in tensors.items() if name.endswith(".codes"))

@@ -1,4 +1,4 @@
-"""What was written, read again as any reader does, against the model that it was written from."""
+"""Read written files again, as any reader does, and compare them with the original model."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,24 +16,26 @@ _SHOWN = 8
 
 
 def check_written(tensors: Mapping[str, Tensor], model: nn.Module, plan: Plan, where: str) -> None:
-    """Make sure that tensors and plan alone give what ``model`` computes with, to the bit.
+    """Check that the tensors and the plan alone decode to exactly the values that ``model`` computes with.
 
-    Every quantizer is built again from the plan, as a reader does; what the model's own say of themselves is not used.
+    Every quantizer is built again from the plan, as a reader does; the quantizers of the model are not used.
 
     Args:
-        tensors: Read from the file.
-        model: What was written, latent or with fixed codes.
-        plan: What ``config.json`` says.
+        tensors: Tensors read from the file.
+        model: The model that was written, with latent weights or fixed codes.
+        plan: The plan in ``config.json``.
         where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: Names the weights and quantizers that a reader would take for others.
+        ArtifactError: Weights or quantizers differ; the message names them.
     """
     with torch.no_grad():
         faults = [*_weights(tensors, model, plan, where), *_activations(model, plan), *_float_tensors(tensors, model)]
     if faults:
         shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])]
-        raise ArtifactError("\n  ".join([f"{where}: read again, it is another model; nothing was written:", *shown]))
+        raise ArtifactError(
+            "\n  ".join([f"{where}: the written file does not match the model; nothing was written:", *shown])
+        )
 
 
 def _weights(tensors: Mapping[str, Tensor], model: nn.Module, plan: Plan, where: str) -> Iterator[str]:
@@ -49,9 +51,9 @@ def _weights(tensors: Mapping[str, Tensor], model: nn.Module, plan: Plan, where:
             continue
         left = [part for part in rest if part.startswith(f"{name}.")]
         if left:
-            yield f"{name}: its plan knows nothing of {', '.join(left)}"
+            yield f"{name}: its plan does not contain {', '.join(left)}"
         elif not _same(encoded.decode().to(value.dtype), value):
-            yield f"{name}: its codes, steps and points give other values than the model computes with"
+            yield f"{name}: its codes, grid steps and points do not decode to the values that the model computes with"
 
 
 def _activations(model: nn.Module, plan: Plan) -> Iterator[str]:
@@ -62,26 +64,26 @@ def _activations(model: nn.Module, plan: Plan) -> Iterator[str]:
                 again.load_state_dict(quantizer.state_dict())
                 different = not _same(_points(again), _points(quantizer))
             except RuntimeError as error:
-                yield f"{name}: its plan gives its {operand} other tensors: {str(error).splitlines()[-1].strip()}"
+                yield f"{name}: its plan gives its {operand} different tensors: {str(error).splitlines()[-1].strip()}"
                 continue
             if different:
-                yield f"{name}: its plan gives its {operand} another grid"
+                yield f"{name}: its plan gives its {operand} a different grid"
 
 
 def _float_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> Iterator[str]:
     for name, tensor in float_tensors(model).items():
         if name not in tensors or not _same(tensors[name], tensor.cpu()):
-            yield f"{name}: is missing or has other values than the model's"
+            yield f"{name}: is missing or differs from the model's"
 
 
 def _points(quantizer: Quantizer) -> Tensor:
-    """Every point of an activation quantizer: (codes, *shape of the step)."""
+    """All points of an activation quantizer: (codes, *shape of the grid step)."""
     codes, dimensions = quantizer.range.all(), len(quantizer.plan.step_shape)
     return quantizer.grid.points(codes.view(-1, *(1,) * dimensions).to(quantizer.step.device)).cpu()
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are equal, NaN and NaN too."""
+    """Whether all values are equal; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return bool(((one == other) | (one.isnan() & other.isnan())).all())

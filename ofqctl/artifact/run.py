@@ -1,4 +1,4 @@
-"""A run directory in memory, and the only reader and writer of it."""
+"""A run directory in memory, with the only code that reads and writes it."""
 
 import hashlib
 import json
@@ -33,13 +33,13 @@ WEIGHTS = "model.safetensors"
 
 @dataclass
 class Run:
-    """A quantized model and all that is known about it.
+    """A quantized model, with its configuration and results.
 
     Attributes:
         model: The quantized model, in evaluation mode.
-        config: What ``config.json`` says.
-        results: What ``results.json`` says: every figure measured, with what it was measured on.
-        directory: Where it lies; the file itself, if it is one that describes itself.
+        config: Content of ``config.json``.
+        results: Content of ``results.json``: every measured figure, and what it was measured on.
+        directory: Path of the run directory, or of the self-describing file.
     """
 
     model: nn.Module
@@ -49,14 +49,14 @@ class Run:
 
     @property
     def ledger(self) -> Ledger:
-        """Where the bytes are."""
+        """Sizes of the parts of the run."""
         file = self.directory if self.directory.is_file() else self.directory / WEIGHTS
         size = file.stat().st_size
         return make_ledger(self.model, total=size, float_model=self.config.quantization_config.float_bytes)
 
 
 def serialize(model: nn.Module) -> bytes:
-    """The bytes of ``model.safetensors``: the same model gives the same bytes."""
+    """The content of ``model.safetensors``; the same model always gives the same bytes."""
     return safetensors.torch.save(to_tensors(model), metadata={METADATA_KEY: str(FORMAT_VERSION)})
 
 
@@ -66,26 +66,26 @@ def digest(weights: bytes) -> str:
 
 
 def save_run(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
-    """Write a run directory, whole or not at all.
+    """Write a run directory atomically.
 
     Args:
-        directory: Replaced if it exists.
-        model: What the file, read again, is compared with before it takes its place.
-        weights: From :func:`serialize`.
-        config: What to say about it, with the digest of ``weights``.
-        results: Figures measured.
+        directory: Path of the run directory; replaced if it exists.
+        model: The model that the written file is compared with before it is accepted.
+        weights: Result of :func:`serialize`.
+        config: Content of ``config.json``, with the digest of ``weights``.
+        results: Content of ``results.json``.
 
     Raises:
-        ArtifactError: The disk is full or cannot be written, or what was written is not the model.
+        ArtifactError: The disk is full or cannot be written, or the written file does not match the model.
     """
     with replaced_directory(directory) as fresh:
         write_files(fresh, model, weights, config, results)
 
 
 def write_files(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
-    """Write the files of a run into an existing directory, each whole or not at all; see :func:`save_run`.
+    """Write the files of a run into an existing directory, each atomically; see :func:`save_run`.
 
-    A reader that comes between two of them is told by the digest in ``config.json``.
+    A reader that reads between two writes notices by the digest in ``config.json``.
     """
     with replaced_file(directory / WEIGHTS) as fresh:
         fresh.write_bytes(weights)
@@ -106,13 +106,13 @@ def is_run(path: Path) -> bool:
 
 
 def load_run(path: Path) -> Run:
-    """Read a run directory; the model runs at once, each weight decoded exactly once.
+    """Read a run directory; the model can run right away, and each weight is decoded only once.
 
     Args:
-        path: The directory, the ``model.safetensors`` in it, or a file of `save_single_file`.
+        path: Path of the directory, of the ``model.safetensors`` in it, or of a file from `save_single_file`.
 
     Raises:
-        ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
+        ArtifactError: The run is missing, truncated, foreign, of a future version, or was changed after writing.
     """
     if path.is_file() and path.name != WEIGHTS:
         return _load_single_file(path)
@@ -123,7 +123,7 @@ def load_run(path: Path) -> Run:
 
 
 def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Module:
-    """The quantized model, in evaluation mode."""
+    """Build the quantized model, in evaluation mode."""
     model = build_architecture(
         config.architecture,
         num_classes=config.num_classes,
@@ -133,16 +133,16 @@ def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Mod
     try:
         apply_plan(model, config.quantization_config.plan)
     except KeyError as error:
-        raise ArtifactError(f"{where}: its plan names {error}, not in {config.architecture}") from error
+        raise ArtifactError(f"{where}: its plan names {error}, which {config.architecture} does not have") from error
     from_tensors(model, tensors, str(where))
     return model.eval()
 
 
 def save_single_file(path: Path, run: Run) -> None:
-    """Write a run as one file: its weights, with what ``config.json`` says in the metadata.
+    """Write a run as one file: its weights, with the content of ``config.json`` in the metadata.
 
     Raises:
-        ArtifactError: The disk is full or cannot be written, or what was written is not the model.
+        ArtifactError: The disk is full or cannot be written, or the written file does not match the model.
     """
     metadata = {METADATA_KEY: str(FORMAT_VERSION), CONFIG_KEY: run.config.to_json()}
     with replaced_file(path) as fresh:
@@ -155,7 +155,7 @@ def _load_single_file(path: Path) -> Run:
     if CONFIG_KEY not in metadata:
         raise ArtifactError(
             f"{path}: its metadata does not describe a model, and it is not the {WEIGHTS} of a run directory",
-            hint="`ofqctl export RUN --safetensors` writes files that describe themselves",
+            hint="`ofqctl export RUN --safetensors` writes self-describing files",
         )
     config = parse_config(metadata[CONFIG_KEY], str(path))
     weights = safetensors.torch.save(tensors, metadata={METADATA_KEY: metadata[METADATA_KEY]})
@@ -171,11 +171,11 @@ def _read_weights(path: Path, config: RunConfig) -> dict[str, Tensor]:
 
 def _check_digest(weights: bytes, config: RunConfig, path: Path) -> None:
     if digest(weights) != config.quantization_config.sha256:
-        raise ArtifactError(f"{path}: changed after it was written (its SHA-256 is not the one in its config)")
+        raise ArtifactError(f"{path}: changed after it was written (its SHA-256 differs from the one in its config)")
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]:
-    """Tensors, metadata and content of a file of this program."""
+    """Read tensors, metadata and content of a file of this program."""
     try:
         weights = path.read_bytes()
     except OSError as error:
@@ -194,7 +194,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]
 
 
 def read_results(directory: Path) -> dict[str, Any]:
-    """What ``results.json`` says; nothing if it cannot be read."""
+    """The content of ``results.json``; empty if it cannot be read."""
     try:
         values = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

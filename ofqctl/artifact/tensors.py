@@ -1,8 +1,8 @@
 """A quantized model <-> the tensors of ``model.safetensors``.
 
-A quantized weight ``NAME`` is stored as ``NAME.codes`` (uint8, packed; code minus the lowest), ``NAME.step`` and what
-its grid is told from: ``NAME.offset`` where it has zero points, ``NAME.points`` where it is a table. Everything else
-lies under its name in the model.
+A quantized weight ``NAME`` is stored as ``NAME.codes`` (packed uint8, the code minus the lowest code), ``NAME.step``
+and the tensors of its grid: ``NAME.offset`` if it has zero points, ``NAME.points`` if it is a table. Everything else is
+stored under its name in the model.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from ofqctl.quantizers import Quantizer
 
 
 def to_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a quantized model: packed codes, steps, and what is float; on the CPU, in order of their names."""
+    """All tensors of a quantized model (packed codes, grid steps, float tensors), on the CPU, sorted by name."""
     tensors = float_tensors(model)
     for name, site in weight_sites(model):
         encoded = site.encode_weight()
@@ -31,15 +31,15 @@ def to_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Fill a freshly built quantized model; every tensor must be used and every value must be given.
+    """Fill a newly built quantized model; every tensor must be used and no value may be missing.
 
     Args:
-        model: Built and converted as the artifact says.
-        tensors: From :func:`to_tensors`.
+        model: The model, built and converted as the file says.
+        tensors: Result of :func:`to_tensors`.
         where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: Tensors that are missing, unknown, or of another shape or type.
+        ArtifactError: Tensors are missing, unknown, or of the wrong shape or type.
     """
     rest, wanted = dict(tensors), float_tensors(model)
     for name, site in weight_sites(model):
@@ -53,17 +53,17 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         if name in wanted and _kind(tensor) != _kind(wanted[name])
     ]
     if faults:
-        raise ArtifactError("\n  ".join([f"{where}: its tensors do not fit its config.json:", *faults[:8]]))
-    model.load_state_dict(rest, strict=False)  # strictness was checked above, by name, shape and type
+        raise ArtifactError("\n  ".join([f"{where}: its tensors do not match its config.json:", *faults[:8]]))
+    model.load_state_dict(rest, strict=False)  # names, shapes and types were checked above
     for _, site in weight_sites(model):
         assert site.weight_quantizer is not None and site.fixed_codes is not None
         site.weight_quantizer.restore(site.fixed_codes)
 
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What of the state dict of a quantized model is stored in float32: all that packed codes do not stand for.
+    """The tensors of a quantized model that are stored as float32: everything that packed codes do not replace.
 
-    The tensors of a module that several blocks share come only under the first of its names.
+    Tensors of a module that several blocks share are listed once, under its first name.
     """
     modules = {name for name, _ in model.named_modules()}
     replaced = {name for prefix, site in weight_sites(model) for name in _replaced_by_codes(prefix, site)}
@@ -72,7 +72,7 @@ def float_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _replaced_by_codes(weight: str, site: WeightSite) -> set[str]:
-    """Names in the state dict that packed codes stand for: latent weights and the weight quantizer's own tensors."""
+    """Names in the state dict that packed codes replace: latent weights and tensors of the weight quantizer."""
     assert site.weight_quantizer is not None
     prefix = weight.removesuffix("weight")
     own = {f"{prefix}weight_quantizer.{name}" for name in site.weight_quantizer.state_dict()}
@@ -80,23 +80,23 @@ def _replaced_by_codes(weight: str, site: WeightSite) -> set[str]:
 
 
 def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[str, Tensor], where: str) -> Encoded:
-    """Take the tensors of one weight out of ``rest``.
+    """Read one weight, and remove its tensors from ``rest``.
 
     Args:
-        name: What it is stored under.
-        quantizer: Built from the plan.
-        shape: Of the weight.
-        rest: Tensors of the file.
+        name: Name that the weight is stored under.
+        quantizer: Its quantizer, built from the plan.
+        shape: Shape of the weight.
+        rest: Tensors of the file that are not read yet.
         where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: One of them is missing, or of another shape or type.
+        ArtifactError: A tensor is missing, or of the wrong shape or type.
     """
     codes, expected = quantizer.range, {"step": torch.empty(quantizer.plan.step_shape)} | quantizer.grid.tensors()
     packed = rest.pop(f"{name}.codes", None)
     parts = {part: rest.pop(f"{name}.{part}") for part in expected if f"{name}.{part}" in rest}
     if packed is None or len(parts) < len(expected):
-        raise ArtifactError(f"{where}: the codes, steps, offsets or points of {name} are missing")
+        raise ArtifactError(f"{where}: the codes, grid steps, offsets or points of {name} are missing")
     size = packed_size(shape.numel(), codes.bits)
     if packed.dtype != torch.uint8 or packed.shape != (size,):
         raise ArtifactError(
@@ -107,7 +107,7 @@ def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[s
             raise ArtifactError(f"{where}: {name}.{part} is {_kind(tensor)}, expected {_kind(expected[part])}")
     grid = quantizer.grid.with_tensors(parts)
     if "points" in parts and not bool((parts["points"].diff() > 0).all()):
-        raise ArtifactError(f"{where}: {name}.points do not ascend")
+        raise ArtifactError(f"{where}: {name}.points are not in ascending order")
     unpacked = unpack(packed, codes.bits, shape.numel()).reshape(shape).to(torch.int16) + codes.low
     return Encoded(unpacked.to(codes.dtype), parts["step"], grid)
 

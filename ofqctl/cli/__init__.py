@@ -1,1 +1,1 @@
-"""What a person types: each file one command that parses, calls one job and prints its result."""
+"""The command line: each file has one command, which parses its options, calls one job and prints the result."""

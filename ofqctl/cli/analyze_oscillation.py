@@ -37,7 +37,7 @@ def analyze_oscillation(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Training steps to take from the last checkpoint; by default 30. Nothing is written.",
+            help="Optimizer steps to take from the last checkpoint; by default 30. They are not saved.",
             metavar="N",
             min=1,
             rich_help_panel="Data",
@@ -53,7 +53,9 @@ def analyze_oscillation(
     ] = "*",
     top: Annotated[
         int,
-        typer.Option(help="Layers, channels and weights that are shown.", metavar="K", min=1, rich_help_panel="Output"),
+        typer.Option(
+            help="Number of layers, channels and weights to show.", metavar="K", min=1, rich_help_panel="Output"
+        ),
     ] = 5,
     wbits: Annotated[
         int | None,
@@ -63,15 +65,13 @@ def analyze_oscillation(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(
-            help="Write the report to look at: one file, no network.", metavar="FILE", rich_help_panel="Output"
-        ),
+        typer.Option(help="Write an HTML report: one self-contained file.", metavar="FILE", rich_help_panel="Output"),
     ] = None,
     as_json: options.Json = False,
     max_oscillating: Annotated[
         float | None,
         typer.Option(
-            help="Exit with 1 if more percent of the weights of any layer oscillate.",
+            help="Exit with 1 if more than this percentage of the weights of any layer oscillates.",
             metavar="PCT",
             min=0.0,
             max=100.0,
@@ -92,7 +92,7 @@ def analyze_oscillation(
     workers: options.Workers = 0,
     seed: options.Seed = 0,
 ) -> None:
-    """Show whether, where and why weights oscillate, and what would stop it."""
+    """Show whether, where and why weights oscillate, and how to stop it."""
     from ofqctl.diagnosis.report import Selection
     from ofqctl.jobs.analyze import AnalyzeRequest, analyze
     from ofqctl.training import Interrupted
@@ -122,7 +122,7 @@ def analyze_oscillation(
 
 
 def _judge(gates: list[dict[str, Any]]) -> None:
-    """One line for each limit that is not met, and exit code 1."""
+    """Print a line for each exceeded limit, and return exit code 1 if there is one."""
     words = {"oscillating": "of its weights oscillate", "flips_per_step": "of its codes flip in a step"}
     failed = [gate for gate in gates if not gate["met"]]
     for gate in failed:
@@ -153,7 +153,7 @@ def _checkpoint(report: Mapping[str, Any], top: int) -> Iterator[Table | str]:
     about += [report["steps"] and f"{report['steps']} steps tracked"]
     yield f"{report['path']}: {', '.join(part for part in about if part)}"
     for what, reason in report["missing"].items():
-        yield f"  {what}: not known: {reason}"
+        yield f"  {what}: unknown: {reason}"
     yield ""
     together = {**report["roles"], "all": report["total"]}
     yield _table(["role", ">layers"], {(role, str(one["layers"])): one for role, one in together.items()})
@@ -166,7 +166,7 @@ def _checkpoint(report: Mapping[str, Any], top: int) -> Iterator[Table | str]:
 
 
 def _table(head: list[str], rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    """The figures of each row that any row has."""
+    """A table with the figures that at least one row has."""
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         ">weights": lambda row: str(row["weights"]),
         ">oscillating": lambda row: _share(row.get("oscillating")),
@@ -185,7 +185,7 @@ def _table(head: list[str], rows: Mapping[tuple[str, str], Mapping[str, Any]]) -
 
 
 def _rank(layer: Mapping[str, Any]) -> float:
-    """What the layers are sorted by: oscillation, else nearness to thresholds."""
+    """Sort key of layers: share of oscillating weights, else of weights near thresholds."""
     if layer["tracked"]:
         return float(layer["tracked"]["oscillating"])
     return float(layer["latents"]["within"]["0.005"]) if layer["latents"] else 0.0
@@ -230,5 +230,5 @@ def _moves(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _share(value: float | None) -> str:
-    """A share in percent, with three digits that count."""
+    """A share in percent, with three significant digits."""
     return "" if value is None else f"{100 * value:.3g} %"

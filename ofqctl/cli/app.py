@@ -1,6 +1,6 @@
-"""The program ``ofqctl``: its commands, and how it ends.
+"""The program ``ofqctl``: its commands and exit codes.
 
-Exit codes: 0 done, 1 something a person can mend, 2 wrong usage, 70 a bug, 130 interrupted.
+Exit codes: 0 success, 1 an error that the user can fix, 2 wrong usage, 70 a bug, 130 interrupted.
 """
 
 import os
@@ -37,10 +37,10 @@ FAULT, BUG, INTERRUPTED = 1, 70, 130
 
 
 class _Commands(TyperGroup):
-    """The commands, ended by Ctrl-C with a message."""
+    """The group of commands, which handles Ctrl-C with a message."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """Run one."""
+        """Run a command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        arguments: What was typed after its name; None takes the process's own.
+        arguments: Arguments after the program's name; None uses those of the process.
 
     Returns:
         The exit code.
@@ -126,7 +126,7 @@ def _report(error: OfqctlError) -> None:
 
 
 def _hang_up() -> int:
-    """End quietly when whoever read stdout has gone, as ``head`` does."""
+    """End quietly when the reader of stdout has closed it, as ``head`` does."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     return FAULT

@@ -1,4 +1,4 @@
-"""Several values after one flag, and the texts of options -> values."""
+"""Allow several values after one flag, and parse option values."""
 
 import ast
 import re
@@ -18,13 +18,13 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def spread(arguments: Sequence[str]) -> list[str]:
-    """Give each of several ``k=v`` values after one flag a flag of its own, which is what the parser takes.
+    """Repeat the flag for each of several ``k=v`` values after it, as the parser expects.
 
     ``--set a.b=1 c=2`` becomes ``--set a.b=1 --set c=2``; so does ``--model-kwargs``. The values end at the first
-    argument that is not of the form ``k=v``; a file whose name looks like that goes before the flag.
+    argument that is not of the form ``k=v``; a file with such a name must be placed before the flag.
 
     Args:
-        arguments: What was typed.
+        arguments: Arguments of the command line.
     """
     result: list[str] = []
     flag, first = None, False
@@ -44,13 +44,13 @@ def spread(arguments: Sequence[str]) -> list[str]:
 
 
 def parse_model_kwargs(texts: Sequence[str]) -> dict[str, Any]:
-    """``k=v`` texts as arguments of an architecture.
+    """Parse ``k=v`` texts as arguments of an architecture.
 
-    A text may hold several pairs with commas or blanks between them. Values are Python literals, as in timm's own
-    scripts; ``true``, ``false`` and ``none`` in any case count as such, and whatever is no literal is text.
+    A text may contain several pairs, separated by commas or blanks. Values are Python literals, as in timm's own
+    scripts; ``true``, ``false`` and ``none`` are accepted in any case, and anything else is text.
 
     Raises:
-        ModelError: A text that is no ``k=v``.
+        ModelError: A text is not of the form ``k=v``.
     """
     pairs = [pair for text in texts for pair in _BETWEEN_PAIRS.split(text.strip())]
     kwargs = {}
@@ -65,34 +65,38 @@ def parse_model_kwargs(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``3MB``, ``2.5 MB``, ``800kB``, ``3MiB`` or a plain number.
+    """Parse a size such as ``3MB``, ``2.5 MB``, ``800kB``, ``3MiB`` or a plain number; return bytes.
 
     Raises:
-        RecipeError: None of these.
+        RecipeError: The text is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
-        raise RecipeError(f"--target-size {text}: not a size; such as 3MB, 800kB, 2.5MiB or a number of bytes")
+        raise RecipeError(
+            f"--target-size {text}: not a size; expected something like 3MB, 800kB, 2.5MiB or a number of bytes"
+        )
     return int(float(match[1]) * _UNITS[(match[2] or "b").lower()])
 
 
 def parse_widths(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
-    """Bit-widths of ``2,3,4,8``, each once, in rising order.
+    """Parse bit-widths such as ``2,3,4,8``; return each once, in ascending order.
 
     Args:
-        option: What to call it in an error.
-        text: What was typed.
-        least: Widths there must be.
+        option: Name of the option, for messages.
+        text: Value of the option.
+        least: Smallest number of widths.
 
     Raises:
-        RecipeError: Something else, a width that is not 1-8, or too few.
+        RecipeError: The text is not a list of widths, a width is not 1-8, or there are too few.
     """
     words = [word.strip() for word in text.split(",")]
     wrong = next((word for word in words if word not in _BITS), None)
     widths = tuple(sorted({int(word) for word in words if word in _BITS}))
     if wrong is not None or len(widths) < least:
         seen = f"'{text}'" if wrong is None else f"'{wrong}'"
-        raise RecipeError(f"{option}: {seen}; expected {least} or more of 1-8 with commas, such as 2,3,4,8")
+        raise RecipeError(
+            f"{option}: {seen}; expected at least {least} widths from 1 to 8, separated by commas, such as 2,3,4,8"
+        )
     return widths
 
 

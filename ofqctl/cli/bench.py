@@ -42,14 +42,17 @@ def step(
     as_json: options.Json = False,
     device: options.Device = "auto",
     batch_size: Annotated[
-        int, typer.Option(help="Images in one step.", metavar="N", min=1, rich_help_panel="Execution")
+        int, typer.Option(help="Images in one optimizer step.", metavar="N", min=1, rich_help_panel="Execution")
     ] = 16,
     amp: Annotated[
         Literal["bf16"] | None,
         typer.Option(help="Autocast of the forward pass.", metavar="bf16", rich_help_panel="Execution"),
     ] = None,
     steps: Annotated[
-        int, typer.Option(help="Timed steps of each model.", metavar="N", min=1, rich_help_panel="Execution")
+        int,
+        typer.Option(
+            help="Number of timed optimizer steps of each model.", metavar="N", min=1, rich_help_panel="Execution"
+        ),
     ] = 10,
     no_fused: Annotated[
         bool,
@@ -57,7 +60,7 @@ def step(
     ] = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Time a training step of a float model, of the same model quantized, and of that tracked; random weights."""
+    """Time an optimizer step in float, quantized, and quantized with the tracker, with random weights."""
     from ofqctl.recipe import catalogue
 
     shorthand = (("weights.bits", wbits), ("activations.bits", abits))
@@ -103,7 +106,7 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     yield table
     tracker = result["tracker"]
     yield ""
-    yield f"the tracker keeps {tracker['bytes_per_weight']:.2f} bytes for each of {tracker['weights']} weights"
+    yield f"the tracker takes {tracker['bytes_per_weight']:.2f} bytes for each of {tracker['weights']} weights"
 
 
 def _seconds(value: float) -> str:
@@ -125,13 +128,13 @@ def infer(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Another one, or `float`: the float model of the same architecture.",
+            help="Another ONNX file or run, or `float` for the float model of the same architecture.",
             metavar="FILE|RUN|float",
             rich_help_panel="Execution",
         ),
     ] = None,
     threads: Annotated[
-        int, typer.Option(help="Threads of the runtime.", metavar="N", min=1, rich_help_panel="Execution")
+        int, typer.Option(help="Number of threads of the runtime.", metavar="N", min=1, rich_help_panel="Execution")
     ] = 1,
     batch_size: Annotated[
         int, typer.Option(help="Images in one pass.", metavar="N", min=1, rich_help_panel="Execution")
@@ -142,7 +145,7 @@ def infer(
     class_map: options.ClassMap = None,
     as_json: options.Json = False,
 ) -> None:
-    """Time ONNX files in ONNX Runtime on the CPU, taking turns; load time, memory, size and accuracy beside it."""
+    """Compare latency, load time, memory, size and accuracy of ONNX files in ONNX Runtime on the CPU."""
     from ofqctl.jobs.bench_infer import BenchInferRequest, bench_infer
 
     columns: dict[str, Any] = {"image_column": None, "label_column": None, "class_map": class_map, "streaming": False}

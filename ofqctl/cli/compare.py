@@ -22,11 +22,11 @@ def compare(
     ],
     html: Annotated[
         Path | None,
-        typer.Option(help="Write the page to look at: one file, no network.", metavar="FILE", rich_help_panel="Output"),
+        typer.Option(help="Write an HTML page: one self-contained file.", metavar="FILE", rich_help_panel="Output"),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put runs side by side: bits, size, accuracy, oscillation and seconds of training."""
+    """Compare runs side by side: bits, size, accuracy, oscillation and training time."""
     from ofqctl.jobs.compare import CompareRequest
     from ofqctl.jobs.compare import compare as run
 

@@ -1,6 +1,6 @@
-"""How examples stand at the end of a command's help."""
+"""Format the examples at the end of a command's help."""
 
 
 def examples(*commands: str) -> str:
-    """Each command on a line of its own, below a heading."""
+    """A heading, and each command on its own line."""
     return "\n\n".join(("Examples:", *commands))

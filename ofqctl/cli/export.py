@@ -30,7 +30,7 @@ def export(
     style: Annotated[
         Literal["integer", "qdq"],
         typer.Option(
-            help="`integer` multiplies codes; `qdq` puts QuantizeLinear and DequantizeLinear around float products.",
+            help="`integer` computes products on codes; `qdq` has float products with QuantizeLinear/DequantizeLinear.",
             metavar="integer|qdq",
             rich_help_panel=_WHAT,
         ),
@@ -38,29 +38,38 @@ def export(
     layout: Annotated[
         Literal["ofqctl", "compressed-tensors"],
         typer.Option(
-            help="Of --safetensors: one file that describes itself, or a folder for other programs.",
+            help="Layout of --safetensors: one self-describing file, or a folder for other programs.",
             metavar="ofqctl|compressed-tensors",
             rich_help_panel=_WHAT,
         ),
     ] = "ofqctl",
     batch: Annotated[
         str,
-        typer.Option(help="Images in one pass: any number, or exactly N.", metavar="dynamic|N", rich_help_panel=_WHAT),
+        typer.Option(
+            help="Batch size of the file: `dynamic` for any number of images, or exactly N.",
+            metavar="dynamic|N",
+            rich_help_panel=_WHAT,
+        ),
     ] = "dynamic",
     with_preprocess: Annotated[
         bool,
         typer.Option(
             "--with-preprocess",
-            help="Take pixels, uint8 (B, 3, H, W) RGB, and normalize inside.",
+            help="Make the file take pixels, uint8 (B, 3, H, W) RGB, and normalize them itself.",
             rich_help_panel=_WHAT,
         ),
     ] = False,
     verify_data: Annotated[
         str | None,
-        typer.Option(help="Images to verify on; by default synthetic ones.", metavar="DATA", rich_help_panel=_CHECK),
+        typer.Option(
+            help="Images to verify the file on; by default synthetic images.", metavar="DATA", rich_help_panel=_CHECK
+        ),
     ] = None,
     verify_images: Annotated[
-        int, typer.Option(help="Images of the comparison end to end.", metavar="N", min=1, rich_help_panel=_CHECK)
+        int,
+        typer.Option(
+            help="Number of images for the end-to-end comparison.", metavar="N", min=1, rich_help_panel=_CHECK
+        ),
     ] = 64,
     split: options.Split = None,
     class_map: options.ClassMap = None,
@@ -80,7 +89,7 @@ def export(
     """Write a run as an ONNX file that is verified against torch, or as packed safetensors."""
     if onnx == safetensors:
         raise ArtifactError(
-            f"export: {'both' if onnx else 'neither'} of --onnx and --safetensors; one of them is needed",
+            f"export: {'both' if onnx else 'neither'} of --onnx and --safetensors; exactly one of them is needed",
             hint=f"ofqctl export {model} --onnx",
         )
     if safetensors:
@@ -127,7 +136,7 @@ def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise ArtifactError(f"--batch {text}: allowed are `dynamic` and numbers from 1")
+        raise ArtifactError(f"--batch {text}: allowed are `dynamic` and numbers >= 1")
     return int(text)
 
 
@@ -137,7 +146,7 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     if exact["products"]:
         table = Table(["product by product", ">"], title=f"{result['output']}, {result['style']}")
         table.add("products compared", exact["products"])
-        table.add("largest difference of a product, of its largest value", f"{exact['worst']:.1e}")
+        table.add("largest difference of a product, relative to its largest value", f"{exact['worst']:.1e}")
         table.add("codes compared", exact["codes"])
         table.add("codes that differ", exact["different"])
         table.add("largest difference between the products", f"{exact['between']:.1e}")

@@ -20,23 +20,37 @@ EXAMPLES = (
 def import_(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="The .pth.tar; nothing in it is run.", show_default=False),
+        typer.Argument(metavar="FILE", help="The .pth.tar; no code in it is executed.", show_default=False),
     ],
     wbits: Annotated[
         int,
-        typer.Option(help="Bits of its weights.", metavar="N", rich_help_panel="Model", show_default=False),
+        typer.Option(
+            help="Bits of its weights, which the file does not contain.",
+            metavar="N",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
     ],
     abits: Annotated[
         int,
-        typer.Option(help="Bits of its activations.", metavar="N", rich_help_panel="Model", show_default=False),
+        typer.Option(
+            help="Bits of its activations, which the file does not contain.",
+            metavar="N",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="timm's name; by default what the file says.", metavar="NAME", rich_help_panel="Model"),
+        typer.Option(
+            help="timm's name of the architecture; by default that in the file.",
+            metavar="NAME",
+            rich_help_panel="Model",
+        ),
     ] = None,
     num_classes: Annotated[
         int | None,
-        typer.Option(help="By default what the file holds.", metavar="N", rich_help_panel="Model"),
+        typer.Option(help="Number of classes; by default that in the file.", metavar="N", rich_help_panel="Model"),
     ] = None,
     img_size: options.ImgSize = None,
     model_kwargs: options.ModelKwargs = None,
@@ -44,7 +58,7 @@ def import_(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Turn a checkpoint of the OFQ authors into a run directory."""
+    """Convert a checkpoint of the OFQ authors to a run directory."""
     from ofqctl.jobs.importing import ImportRequest, import_checkpoint
 
     request = ImportRequest(

@@ -15,7 +15,7 @@ EXAMPLES = (
     "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.safetensors --json",
     "ofqctl inspect runs/deit_small_patch16_224-w4a4/model.onnx",
 )
-_POINTS = 16  # of a table that are all shown
+_POINTS = 16  # largest number of points of a table that are all shown
 
 
 def inspect(
@@ -29,7 +29,7 @@ def inspect(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show every module's bits, grid and bytes, and where the bytes are; of an ONNX file also its kernels."""
+    """Show bits, grid and bytes of every module, and what the bytes are used for; for ONNX files also the kernels."""
     from ofqctl.jobs.inspect import InspectRequest
     from ofqctl.jobs.inspect import inspect as look
 
@@ -42,10 +42,10 @@ def _render_onnx(result: dict[str, Any]) -> Iterator[Table | str]:
     if result["products"]:
         yield _products(result)
         yield ""
-    table = Table(["where the bytes are", ">bytes", ">"])
+    table = Table(["what the bytes are used for", ">bytes", ">"])
     for key, words in (
         ("codes", "codes of weights"),
-        ("constants", "steps, shifts, biases and all other constants"),
+        ("constants", "grid steps, shifts, biases and all other constants"),
         ("graph", "the graph and its metadata"),
         ("total", "the file"),
     ):
@@ -122,7 +122,7 @@ def _numeric(quantizer: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _grid(grid: dict[str, Any]) -> str:
-    """The range of the codes and what is added to them, or the points of a table."""
+    """The range of the codes and their offset, or the points of a table."""
     if "points" in grid:
         points = [f"{point:.3g}" for point in grid["points"]]
         return " ".join(points if len(points) <= _POINTS else [*points[:2], f"... ({len(points)})", points[-1]])
@@ -141,11 +141,11 @@ def _shape(lengths: list[int]) -> str:
 
 
 def _sizes(size: dict[str, Any]) -> Table:
-    table = Table(["where the bytes are", ">bytes", ">"])
+    table = Table(["what the bytes are used for", ">bytes", ">"])
     for key, words in (
         ("codes", "codes of weights"),
-        ("steps", "steps, zero points and tables of points"),
-        ("float_leftovers", "float leftovers: biases, norms, embeddings, shifts"),
+        ("steps", "grid steps, zero points and tables of points"),
+        ("float_leftovers", "float tensors: biases, norms, embeddings, shifts"),
         ("ideal", "ideal: codes at exactly their bits, and the rest"),
         ("total", "the file"),
         ("float_model", "weights of the float model"),

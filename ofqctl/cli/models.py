@@ -15,12 +15,13 @@ def models(
     pattern: Annotated[
         str | None,
         typer.Argument(
-            metavar="PATTERN", help="Part of a name, or wildcards in quotes; without one, families are listed."
+            metavar="PATTERN",
+            help="Part of a name, or a quoted pattern with wildcards; without one, families are listed.",
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List what timm offers, and how far each family is covered."""
+    """List timm's models, and how much of each family can be quantized."""
     from ofqctl.jobs.coverage import CoverageRequest, coverage
 
     with Sink(as_json=as_json) as sink:
@@ -48,4 +49,4 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     yield ""
     yield from (f"{word:<9} {meaning}" for word, meaning in result["meaning"].items())
     yield "qkr       query and key can be merged in at least one attention class of the family"
-    yield "Read off the code of each family: a model may use only some of its attention classes."
+    yield "Determined from the code of each family: a model may use only some of its attention classes."

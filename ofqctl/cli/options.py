@@ -1,4 +1,4 @@
-"""The options that several commands share, spelled as timm spells them where timm has them."""
+"""Options that several commands share, with timm's names where timm has them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,20 +33,22 @@ AnyModel = Annotated[
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of the float model (.safetensors, .pth); nothing in the file is run.",
+        help="Weights of the float model (.safetensors, .pth); no code in the file is executed.",
         metavar="FILE",
         rich_help_panel=_MODEL,
     ),
 ]
 NoPretrained = Annotated[
-    bool, typer.Option("--no-pretrained", help="Random weights; no download.", rich_help_panel=_MODEL)
+    bool, typer.Option("--no-pretrained", help="Use random weights; nothing is downloaded.", rich_help_panel=_MODEL)
 ]
 NumClasses = Annotated[
     int | None,
-    typer.Option(help="Classes; a classifier of another size is replaced.", metavar="N", rich_help_panel=_MODEL),
+    typer.Option(
+        help="Number of classes; a classifier of another size is replaced.", metavar="N", rich_help_panel=_MODEL
+    ),
 ]
 ImgSize = Annotated[
-    int | None, typer.Option(help="Height and width of the images.", metavar="PIXELS", rich_help_panel=_MODEL)
+    int | None, typer.Option(help="Height and width of the images in pixels.", metavar="PIXELS", rich_help_panel=_MODEL)
 ]
 ModelKwargs = Annotated[
     list[str] | None,
@@ -59,12 +61,19 @@ ModelKwargs = Annotated[
 Mean = Annotated[
     str | None,
     typer.Option(
-        help="Of an ONNX file that does not say it: mean of the channels, in 0..1.",
+        help="Mean of the channels in 0..1, for an ONNX file that does not contain it.",
         metavar="R,G,B",
         rich_help_panel=_MODEL,
     ),
 ]
-Std = Annotated[str | None, typer.Option(help="Likewise, standard deviation.", metavar="R,G,B", rich_help_panel=_MODEL)]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        help="Standard deviation of the channels, for an ONNX file that does not contain it.",
+        metavar="R,G,B",
+        rich_help_panel=_MODEL,
+    ),
+]
 
 Data = Annotated[
     str | None,
@@ -86,36 +95,38 @@ RequiredData = Annotated[
 Split = Annotated[
     str | None,
     typer.Option(
-        help="Part of the data; by default the validation or test part.", metavar="NAME", rich_help_panel=_DATA
+        help="Split of the data; by default the validation or test split.", metavar="NAME", rich_help_panel=_DATA
     ),
 ]
 ImageColumn = Annotated[
-    str | None, typer.Option(help="Column of a table that holds the images.", metavar="NAME", rich_help_panel=_DATA)
+    str | None, typer.Option(help="Column of a table that contains the images.", metavar="NAME", rich_help_panel=_DATA)
 ]
 LabelColumn = Annotated[
-    str | None, typer.Option(help="Column of a table that holds the labels.", metavar="NAME", rich_help_panel=_DATA)
+    str | None, typer.Option(help="Column of a table that contains the labels.", metavar="NAME", rich_help_panel=_DATA)
 ]
 ClassMap = Annotated[
     Path | None,
-    typer.Option(help="File that gives each class its label.", metavar="FILE", rich_help_panel=_DATA),
+    typer.Option(help="File that maps classes to labels.", metavar="FILE", rich_help_panel=_DATA),
 ]
-Streaming = Annotated[bool, typer.Option("--streaming", help="Read a table while it downloads.", rich_help_panel=_DATA)]
+Streaming = Annotated[
+    bool, typer.Option("--streaming", help="Read a table while it is downloaded.", rich_help_panel=_DATA)
+]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Use that many images, drawn from all.", metavar="N", min=1, rich_help_panel=_DATA),
+    typer.Option(help="Number of images to use, drawn at random from all.", metavar="N", min=1, rich_help_panel=_DATA),
 ]
 
 CalibData = Annotated[
     str | None,
     typer.Option(
-        help="Images to calibrate on, labels unused; without any, synthetic images are taken.",
+        help="Images for calibration (labels are not used); without this option, synthetic images are used.",
         metavar="DATA",
         rich_help_panel=_DATA,
     ),
 ]
 CalibSplit = Annotated[
     str | None,
-    typer.Option(help="Part of it; by default the training part.", metavar="NAME", rich_help_panel=_DATA),
+    typer.Option(help="Split of --calib-data; by default the training split.", metavar="NAME", rich_help_panel=_DATA),
 ]
 CalibImages = Annotated[
     str | None, typer.Option(help="Number of calibration images.", metavar="N", rich_help_panel=_DATA)
@@ -125,7 +136,7 @@ Output = Annotated[
     Path | None,
     typer.Option(help="Run directory to write; by default runs/MODEL-wWaA.", metavar="DIR", rich_help_panel=_OUTPUT),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.", rich_help_panel=_OUTPUT)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.", rich_help_panel=_OUTPUT)]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=_OUTPUT),
@@ -133,13 +144,15 @@ Json = Annotated[
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel=_RUN),
+    typer.Option(help="Device to compute on.", metavar="auto|cpu|cuda|mps", rich_help_panel=_RUN),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images in one forward pass.", metavar="N", min=1, rich_help_panel=_RUN)]
-Workers = Annotated[int, typer.Option(help="Processes that decode images.", metavar="N", min=0, rich_help_panel=_RUN)]
+Workers = Annotated[
+    int, typer.Option(help="Number of processes that decode images.", metavar="N", min=0, rich_help_panel=_RUN)
+]
 Seed = Annotated[
     int,
-    typer.Option(help="Decides random weights and images.", metavar="N", min=0, rich_help_panel=_RUN),
+    typer.Option(help="Seed of random weights and images.", metavar="N", min=0, rich_help_panel=_RUN),
 ]
 
 Assignments = Annotated[
@@ -161,7 +174,7 @@ def model_request(
     img_size: int | None,
     model_kwargs: list[str] | None,
 ) -> "ModelRequest":
-    """The model that the options of that name ask for."""
+    """The model request from the options with these names."""
     from ofqctl.models import ModelRequest
 
     return ModelRequest(
@@ -182,17 +195,17 @@ def data_spec(
     class_map: Path | None,
     streaming: bool,
 ) -> "DataSpec":
-    """The data that the options of that name ask for."""
+    """The data spec from the options with these names."""
     from ofqctl.data import DataSpec
 
     return DataSpec(path, split, image_column, label_column, class_map, streaming)
 
 
 def normalization(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """What ``--mean`` and ``--std`` say, or None.
+    """Parse ``--mean`` and ``--std``; None if neither is given.
 
     Raises:
-        ModelError: One without the other, or something else than three numbers.
+        ModelError: Only one is given, or a value is not three numbers.
     """
     if mean is None and std is None:
         return None
@@ -204,7 +217,7 @@ def normalization(mean: str | None, std: str | None) -> tuple[tuple[float, ...],
             numbers = ()
         if len(numbers) != 3 or (name == "--std" and min(numbers) <= 0):
             raise ModelError(
-                f"{name} {text or 'is missing'}: three numbers are allowed, those of --std above 0",
+                f"{name} {text or 'is missing'}: expected three numbers, those of --std above 0",
                 hint="--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
             )
         values.append(numbers)

@@ -1,4 +1,4 @@
-"""The one way out: the result to stdout, as tables or as one JSON document; all else to stderr."""
+"""All output: the result goes to stdout, as tables or one JSON document, everything else to stderr."""
 
 import json
 import math
@@ -19,12 +19,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass
 class Table:
-    """Rows for people.
+    """A table to print.
 
     Attributes:
-        columns: Headings; those that start with ``>`` are aligned to the right.
-        rows: One text for each column.
-        title: What the table shows, or nothing.
+        columns: Headings; columns whose heading starts with ``>`` are right-aligned.
+        rows: Rows, with one text for each column.
+        title: Title of the table, or an empty text.
     """
 
     columns: Sequence[str]
@@ -43,8 +43,8 @@ class Sink:
     """Where a command's result, progress, notes and errors go.
 
     On a terminal, tables have frames and progress is a bar. In a pipe or a file, tables are aligned text, nothing is
-    cut off, and progress is a line when a stage starts and ends, and every ten seconds in between, with the time left.
-    Of several processes that torchrun started, the first speaks.
+    cut off, and progress is a line when work starts and ends, and every ten seconds in between, with the time left. Of
+    several processes started by torchrun, only the first prints.
 
     Args:
         as_json: Print the result as one JSON document.
@@ -52,10 +52,10 @@ class Sink:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._speaks = os.environ.get("RANK", "0") == "0"
+        self._prints = os.environ.get("RANK", "0") == "0"
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
         self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
@@ -66,34 +66,34 @@ class Sink:
     ) -> None:
         self._stop_bars()
 
-    def progress(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
-        """Tell how far a stage is, see `ofqctl.progress.Progress`, and figures of it in a few words."""
-        if not self._speaks:
+    def progress(self, work: str, done: int, total: int | None, detail: str = "") -> None:
+        """Show the progress of some work, see `ofqctl.progress.Progress`, with a few words of detail."""
+        if not self._prints:
             return
         if sys.stderr.isatty():
-            self._move_bar(stage, done, total, detail)
+            self._move_bar(work, done, total, detail)
             return
         now = time.monotonic()
-        if done <= self._began.setdefault(stage, (now, done))[1]:  # the stage begins, or comes again
-            self._began[stage] = now, done
-        began, first = self._began[stage]
+        if done <= self._began.setdefault(work, (now, done))[1]:  # the work begins, or begins again
+            self._began[work] = now, done
+        began, first = self._began[work]
         finished = total is not None and done >= total > 0
-        due = now - self._told.get(stage, -math.inf) >= _SECONDS_BETWEEN_LINES
+        due = now - self._printed.get(work, -math.inf) >= _SECONDS_BETWEEN_LINES
         if due or finished:
-            self._told[stage] = now
+            self._printed[work] = now
             far = "" if not (done or total) else f" {done}" if total is None else f" {done}/{total}"
             if total and first < done < total and now - began >= _SECONDS_BETWEEN_LINES:
                 far += f", {duration((now - began) / (done - first) * (total - done))} left"
-            print(f"{stage}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
+            print(f"{work}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
 
     def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
         """Print a result.
 
         Args:
-            result: Able to be written as JSON; its ``notes`` go to stderr too.
-            render: Makes the tables and lines that a person reads.
+            result: The result, which can be written as JSON; its ``notes`` also go to stderr.
+            render: Creates the tables and lines to print from the result.
         """
-        if not self._speaks:
+        if not self._prints:
             return
         self._stop_bars()
         if self.as_json:
@@ -105,16 +105,16 @@ class Sink:
         for note in result.get("notes", ()) if isinstance(result, dict) else ():
             print(f"note: {note}", file=sys.stderr)
 
-    def _move_bar(self, stage: str, done: int, total: int | None, detail: str) -> None:
+    def _move_bar(self, work: str, done: int, total: int | None, detail: str) -> None:
         if self._bars is None:
             self._bars = _new_bars()
             self._bars.start()
-        if stage not in self._tasks:
+        if work not in self._tasks:
             for task in self._tasks.values():
                 self._bars.update(task, visible=False)
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        description = f"{stage}  {detail}" if detail else stage
-        self._bars.update(self._tasks[stage], completed=done, total=total, description=description)
+            self._tasks[work] = self._bars.add_task(work, total=total)
+        description = f"{work}  {detail}" if detail else work
+        self._bars.update(self._tasks[work], completed=done, total=total, description=description)
 
     def _stop_bars(self) -> None:
         if self._bars is not None:
@@ -123,7 +123,7 @@ class Sink:
 
 
 def print_table(table: Table) -> None:
-    """Print with a frame on a terminal, otherwise as aligned text."""
+    """Print a table, with a frame on a terminal, otherwise as aligned text."""
     if sys.stdout.isatty():
         _print_framed(table)
         return
@@ -140,12 +140,12 @@ def print_table(table: Table) -> None:
 
 
 def megabytes(count: int) -> str:
-    """A size in bytes for people, e.g. ``22.9 MB`` (10^6 bytes)."""
+    """Format a size in bytes, such as ``22.9 MB`` (10^6 bytes)."""
     return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """A time for people, e.g. ``40 s``, ``3 min`` or ``2 h 05 min``."""
+    """Format a time, such as ``40 s``, ``3 min`` or ``2 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -193,7 +193,7 @@ def _new_bars() -> "Bars":
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with null for NaN and infinite numbers, which JSON does not have."""
+    """``value`` with NaN and infinite numbers replaced by null, because JSON lacks them."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -25,7 +25,7 @@ def predict(
     array: Annotated[
         Path | None,
         typer.Option(
-            help="In place of images: preprocessed float values (N, 3, H, W), a .npy file.",
+            help="A .npy file with preprocessed float values (N, 3, H, W), instead of images.",
             metavar="FILE",
             rich_help_panel="Data",
         ),
@@ -38,7 +38,10 @@ def predict(
             rich_help_panel="Output",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="Labels for each image.", metavar="N", min=1, rich_help_panel="Output")] = 5,
+    top: Annotated[
+        int,
+        typer.Option(help="Number of labels to print for each image.", metavar="N", min=1, rich_help_panel="Output"),
+    ] = 5,
     checkpoint: options.Checkpoint = None,
     no_pretrained: options.NoPretrained = False,
     num_classes: options.NumClasses = None,
@@ -51,7 +54,7 @@ def predict(
     batch_size: options.BatchSize = 64,
     workers: options.Workers = 0,
 ) -> None:
-    """Name what is in images, with probabilities, or compute the logits of a preprocessed array."""
+    """Classify images, with probabilities, or compute the logits of a preprocessed array."""
     from ofqctl.jobs.predict import PredictRequest
     from ofqctl.jobs.predict import predict as run
 

@@ -67,12 +67,12 @@ def quantize(
     ] = None,
     candidates: Annotated[
         str,
-        typer.Option(help="Widths that a layer can get.", metavar="N,N,...", rich_help_panel=_MIXED),
+        typer.Option(help="Bit-widths that a layer can get.", metavar="N,N,...", rich_help_panel=_MIXED),
     ] = "2,3,4,5,6,8",
     cost: Annotated[
         Cost,
         typer.Option(
-            help="What --target-bits bounds: the average, or the time that layers take at so many bits, measured here.",
+            help="What --target-bits limits: the average, or the time that layers take at so many bits, measured here.",
             rich_help_panel=_MIXED,
         ),
     ] = "bits",
@@ -94,7 +94,11 @@ def quantize(
     overwrite: options.Overwrite = False,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Make anything left undone an error.", rich_help_panel="Output"),
+        typer.Option(
+            "--strict",
+            help="Fail if anything was left undone, such as a module left in float.",
+            rich_help_panel="Output",
+        ),
     ] = False,
     as_json: options.Json = False,
     device: options.Device = "auto",
@@ -104,7 +108,7 @@ def quantize(
     time_budget: Annotated[
         float | None,
         typer.Option(
-            help="Seconds for what comes after calibration; what there is no time for is told.",
+            help="Time limit in seconds for the stages after calibration; a note says what was left out.",
             metavar="SECONDS",
             rich_help_panel="Execution",
         ),
@@ -118,7 +122,7 @@ def quantize(
         ),
     ] = False,
 ) -> None:
-    """Quantize a float model, measure it beside the original, and write a run directory."""
+    """Quantize a float model, measure both, and write a run directory."""
     from ofqctl.recipe import catalogue
 
     shorthand = (("weights.bits", wbits), ("activations.bits", abits), ("calibration.images", calib_images))
@@ -151,15 +155,15 @@ def quantize(
 
 
 def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -> "Target | None":
-    """What the mixed-precision options ask for; None without a target."""
+    """The target of the mixed-precision options; None without one."""
     from ofqctl.jobs.mixing import Target
 
     if cost == "latency" and (bits is None or size is not None):
-        raise RecipeError("--cost latency: is the time that layers take at --target-bits, which is not given")
+        raise RecipeError("--cost latency: needs --target-bits, which says how long layers may take")
     if bits is None and size is None:
         return None
     if bits is not None and size is not None:
-        raise RecipeError("--target-bits and --target-size: one of them, not both")
+        raise RecipeError("--target-bits and --target-size: only one of them can be given")
     size_bytes = None if size is None else parse_size(size)
     return Target(bits, size_bytes, parse_widths("--candidates", candidates, least=2), cost)
 

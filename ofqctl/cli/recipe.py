@@ -29,7 +29,7 @@ def list_recipes(as_json: options.Json = False) -> None:
 
 @app.command("show", epilog=examples("ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4"))
 def show(name: NameOrFile, assignments: options.Assignments = None, as_json: options.Json = False) -> None:
-    """Print a whole recipe as YAML, with every default written out."""
+    """Print a complete recipe as YAML, with all defaults."""
     from ofqctl.recipe import catalogue
     from ofqctl.recipe.reading import to_yaml
 
@@ -40,30 +40,30 @@ def show(name: NameOrFile, assignments: options.Assignments = None, as_json: opt
 
 @app.command("check", epilog=examples("ofqctl recipe check my.yaml"))
 def check(name: NameOrFile, assignments: options.Assignments = None, as_json: options.Json = False) -> None:
-    """Check a recipe; every fault is listed with its path."""
+    """Check a recipe; every error is listed with its path."""
     from ofqctl.recipe import catalogue
 
     recipe = catalogue.load(name, assignments or [])
     result = {"recipe": recipe.name, "path": str(catalogue.path_of(name)), "valid": True}
     with Sink(as_json=as_json) as sink:
-        sink.show(result, lambda _: [f"{name}: no fault found"])
+        sink.show(result, lambda _: [f"{name}: no errors found"])
 
 
 @app.command("copy", epilog=examples("ofqctl recipe copy ptq/mse my.yaml"))
 def copy(
     name: NameOrFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.", show_default=False)],
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Copy a recipe to a file, to change it there."""
+    """Copy a recipe to a file that can be edited."""
     from ofqctl.recipe import catalogue
 
     catalogue.load(name)
     text = catalogue.path_of(name).read_text(encoding="utf-8")
     if file.is_dir() or (file.exists() and not overwrite):
-        kind = "is a folder" if file.is_dir() else "exists already"
-        raise RecipeError(f"{file}: {kind}", hint="--overwrite replaces a file, another FILE keeps it")
+        kind = "is a folder" if file.is_dir() else "already exists"
+        raise RecipeError(f"{file}: {kind}", hint="--overwrite replaces it; or name another FILE")
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -18,14 +18,18 @@ EXAMPLES = (
 
 def sensitivity(
     model: options.FloatModel,
-    bits: Annotated[str, typer.Option(help="Widths to try.", metavar="N,N,...")] = "2,3,4,8",
+    bits: Annotated[str, typer.Option(help="Bit-widths to try.", metavar="N,N,...")] = "2,3,4,8",
     part: Annotated[
         Literal["all", "weights", "activations"],
-        typer.Option(help="What of a layer is quantized.", metavar="all|weights|activations"),
+        typer.Option(help="Which part of a layer is quantized.", metavar="all|weights|activations"),
     ] = "all",
     recipe: Annotated[
         str,
-        typer.Option(help="How a layer is quantized, but for the bits.", metavar="NAME|FILE", rich_help_panel="Recipe"),
+        typer.Option(
+            help="Recipe that says how a layer is quantized, except for the bits.",
+            metavar="NAME|FILE",
+            rich_help_panel="Recipe",
+        ),
     ] = "ptq/mse",
     assignments: options.Assignments = None,
     calib_data: options.CalibData = None,
@@ -39,14 +43,16 @@ def sensitivity(
     model_kwargs: options.ModelKwargs = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw it: a file .png, .svg or .pdf.", metavar="FILE", rich_help_panel="Output"),
+        typer.Option(
+            help="Draw the sensitivities to a .png, .svg or .pdf file.", metavar="FILE", rich_help_panel="Output"
+        ),
     ] = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     workers: options.Workers = 0,
     seed: options.Seed = 0,
 ) -> None:
-    """Rank layers by how far the model's predictions move when only that layer is quantized."""
+    """Rank layers by how much the model's predictions change when only that layer is quantized."""
     from ofqctl.recipe import catalogue
 
     widths = parse_widths("--bits", bits)

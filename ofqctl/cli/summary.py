@@ -1,4 +1,4 @@
-"""What ``quantize`` and ``import`` tell a person at the end."""
+"""The summary that ``quantize`` and ``import`` print at the end."""
 
 import shlex
 from collections import Counter
@@ -14,7 +14,7 @@ _SHOWN_REASONS = 5
 
 
 def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
-    """Before and after, side by side, and what stayed float."""
+    """The float and the quantized model side by side, and what stayed in float."""
     size, bits, figures = result["size"], result["bits"], result["evaluation"]
     table = Table(["", ">float model", ">quantized"], title=f"{result['model']}, recipe {result['recipe']}")
     for kind, words in (("weights", "weight bits"), ("activations", "activation bits")):
@@ -43,13 +43,13 @@ def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
 
 
 def paired_line(paired: dict[str, Any]) -> str:
-    """The difference on the same images."""
+    """The difference of the two models on the same images."""
     change = f"{paired['difference']:+.2f} ± {paired['standard_error']:.2f} points of top-1"
     return f"          {change}, image by image: {paired['lost']} lost, {paired['gained']} gained"
 
 
 def left_float_lines(left_float: list[dict[str, str]]) -> Iterator[str]:
-    """How many modules stayed float, by type and reason."""
+    """The number of modules that stayed in float, by type and reason."""
     if not left_float:
         yield "in float  biases, norms, embeddings; no Linear, Conv2d or product of attention"
         return
@@ -61,7 +61,7 @@ def left_float_lines(left_float: list[dict[str, str]]) -> Iterator[str]:
 
 
 def next_commands(output: Path, data: str | None) -> Iterator[str]:
-    """What to type next."""
+    """Suggestions for the next commands."""
     run = shlex.quote(str(output))
     yield f"written   to {output}"
     yield ""

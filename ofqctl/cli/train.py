@@ -26,7 +26,7 @@ EXAMPLES = (
 )
 
 
-class _Log(StrEnum):  # the parser takes no list of literals
+class _Log(StrEnum):  # the parser does not accept lists of literals
     TENSORBOARD = "tensorboard"
     WANDB = "wandb"
 
@@ -36,7 +36,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="timm name, hf-hub:ORG/NAME, local-dir:PATH or a run directory; with --resume RUN that of the run.",
+            help="timm name, hf-hub:ORG/NAME, local-dir:PATH or a run directory; by default that of --resume RUN.",
             show_default=False,
         ),
     ] = None,
@@ -54,7 +54,7 @@ def train(
     assignments: options.Assignments = None,
     epochs: Annotated[
         str | None,
-        typer.Option(help="Epochs of the first phase.", metavar="N", rich_help_panel="Recipe"),
+        typer.Option(help="Number of epochs in the first phase.", metavar="N", rich_help_panel="Recipe"),
     ] = None,
     scale_lr: Annotated[
         bool,
@@ -69,7 +69,9 @@ def train(
         str | None,
         typer.Option(help="Labelled images, measured after every epoch.", metavar="DATA", rich_help_panel="Data"),
     ] = None,
-    val_split: Annotated[str | None, typer.Option(help="Part of them.", metavar="NAME", rich_help_panel="Data")] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Split of --val-data.", metavar="NAME", rich_help_panel="Data")
+    ] = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     class_map: options.ClassMap = None,
@@ -84,19 +86,19 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Go on with an interrupted run as it was started; `auto`: with the one in --output, if there is one.",
+            help="Continue an interrupted run with its options; `auto`: the one in --output, if there is one.",
             metavar="RUN|auto",
             rich_help_panel="Output",
         ),
     ] = None,
     force_recipe: Annotated[
         bool,
-        typer.Option("--force-recipe", help="Resume although the recipe differs.", rich_help_panel="Output"),
+        typer.Option("--force-recipe", help="Resume even if the recipe differs.", rich_help_panel="Output"),
     ] = False,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
-            help="Steps between checkpoints; by default after epochs only.",
+            help="Optimizer steps between checkpoints; by default only after epochs.",
             metavar="N",
             min=0,
             rich_help_panel="Output",
@@ -105,7 +107,7 @@ def train(
     log: Annotated[
         list[_Log] | None,
         typer.Option(
-            help="Log figures there too, in the run directory; may be given twice.",
+            help="Also log figures with this program, in the run directory; may be given twice.",
             metavar="tensorboard|wandb",
             rich_help_panel="Output",
         ),
@@ -113,7 +115,7 @@ def train(
     as_json: options.Json = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"] | None,
-        typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel="Execution"),
+        typer.Option(help="Device to compute on.", metavar="auto|cpu|cuda|mps", rich_help_panel="Execution"),
     ] = None,
     amp: Annotated[
         Literal["bf16"] | None,
@@ -129,25 +131,30 @@ def train(
     ] = False,
     grad_accum: Annotated[
         int | None,
-        typer.Option(help="Forward passes in one step; by default 1.", metavar="N", min=1, rich_help_panel="Execution"),
+        typer.Option(
+            help="Forward passes in one optimizer step; by default 1.", metavar="N", min=1, rich_help_panel="Execution"
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that decode images; by default 0.", metavar="N", min=0, rich_help_panel="Execution"
+            help="Number of processes that decode images; by default 0.",
+            metavar="N",
+            min=0,
+            rich_help_panel="Execution",
         ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Decides random weights, order and augmentation; by default 0.",
+            help="Seed of random weights, order and augmentation; by default 0.",
             metavar="N",
             min=0,
             rich_help_panel="Execution",
         ),
     ] = None,
 ) -> None:
-    """Train a float or a quantized model as a recipe says; interrupt it and resume it exactly."""
+    """Train a float or quantized model as a recipe says; it can be interrupted and resumed exactly."""
     needs: dict[str, dict[str, Any]] = {
         "MODEL": {"--checkpoint": checkpoint, "--no-pretrained": no_pretrained, "--num-classes": num_classes}
         | {"--img-size": img_size, "--model-kwargs": model_kwargs},
@@ -162,14 +169,14 @@ def train(
     from ofqctl.jobs.train import train as execute
     from ofqctl.training import Interrupted
 
-    before = None if run is None else recorded_request(run)
+    recorded = None if run is None else recorded_request(run)
     changes = [*([] if epochs is None else [f"training.phases.0.epochs={epochs}"]), *(assignments or [])]
     columns = (image_column, label_column, class_map, streaming)
     asked: dict[str, Any] = {
         "model": options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs)
         if model
         else None,
-        "recipe": _recipe(recipe, model, None if before is None else before.recipe, changes, scale_lr),
+        "recipe": _recipe(recipe, model, None if recorded is None else recorded.recipe, changes, scale_lr),
         "data": options.data_spec(data, split, *columns) if data else None,
         "val_data": options.data_spec(val_data, val_split, *columns) if val_data else None,
         "output": output,
@@ -186,19 +193,19 @@ def train(
         "logs": tuple(dict.fromkeys(name.value for name in log)) if log else None,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    request = TrainRequest(**given) if before is None else replace(before, **given)
+    request = TrainRequest(**given) if recorded is None else replace(recorded, **given)
     with Sink(as_json=as_json) as sink:
         try:
             result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))
         except Interrupted as interruption:
             command = f"ofqctl train --resume {shlex.quote(str(interruption.directory))}"
-            print(f"\ninterrupted; the state is saved, `{command}` goes on", file=sys.stderr)
+            print(f"\ninterrupted; the state is saved, `{command}` continues", file=sys.stderr)
             raise typer.Exit(128 + interruption.signum) from None
         sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
 
 
 def _check_usage(given: dict[str, str | None], needs: dict[str, dict[str, Any]], *, resumed: bool) -> None:
-    """Refuse a command without model or data that resumes no run, and options that say more about what is not there."""
+    """Check that model and data are given unless a run is resumed, and that options do not refer to missing ones."""
     missing = [name for name in ("MODEL", "--data") if given[name] is None]
     if missing and not resumed:
         raise typer.BadParameter(f"{' and '.join(missing)}: missing; only --resume RUN needs neither")
@@ -211,7 +218,7 @@ def _check_usage(given: dict[str, str | None], needs: dict[str, dict[str, Any]],
 def _recipe(
     name: str | None, model: str | None, of_run: "Recipe | None", changes: list[str], scale_lr: bool
 ) -> "Recipe":
-    """The recipe of that name, else that of the run to continue or to start from, with changes."""
+    """The named recipe, else that of the run to continue or to start from, with changes."""
     from ofqctl.recipe import catalogue
     from ofqctl.recipe.reading import build, change
 
@@ -228,7 +235,7 @@ def _recipe(
 
 
 def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe":
-    """Learning rates for a batch size that is not the recipe's, or a note that they are those of the other."""
+    """Scale the learning rates to a batch size that is not the recipe's, or note that they are not scaled."""
     if shipped.training is None or resolved.training is None:
         return resolved
     factor = resolved.training.batch_size / shipped.training.batch_size
@@ -243,7 +250,7 @@ def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe
 
 
 def _tell(sink: Sink, row: dict[str, Any], total: int) -> None:
-    """Tell one optimizer step."""
+    """Report one optimizer step."""
     figures = f"loss {row['loss']:.3f}, top-1 {row['train_top1']:.1f} %, lr {row['lr']:.2g}"
     if "oscillating" in row:
         figures += f", {100 * row['oscillating']:.2f} % oscillating"

@@ -1,4 +1,4 @@
-"""timm model in; same model with its modules swapped, and a plan that names every module, out."""
+"""Turn a timm model into a quantized model with the same modules swapped, and a plan that names every module."""
 
 from torch import nn
 
@@ -8,15 +8,15 @@ from ofqctl.recipe import Plan, Recipe
 
 
 def convert(model: nn.Module, recipe: Recipe, input_size: tuple[int, int, int]) -> Plan:
-    """Quantize ``model`` in place as ``recipe`` says; start values are still to be calibrated.
+    """Quantize ``model`` in place as ``recipe`` says; start values are set later, by calibration.
 
     Args:
-        model: A timm model in float.
-        recipe: What to do.
-        input_size: (3, H, W).
+        model: A float timm model.
+        recipe: The recipe to follow.
+        input_size: Size of one image, (3, H, W).
 
     Returns:
-        What was done to every module, and what was left in float.
+        The plan: what was done to every module, and what was left in float.
     """
     plan = make_plan(model, recipe, input_size)
     apply_plan(model, plan)

@@ -1,6 +1,6 @@
-"""The OFQ authors' checkpoint files (``.pth.tar``, timm layout) -> a quantized model of ours.
+"""Convert the OFQ authors' checkpoint files (``.pth.tar``, timm layout) to a quantized model of ours.
 
-Their tensors become ours by name and by shape; nothing is left over and nothing is left at its start value.
+Tensors are renamed and reshaped; every tensor is used, and no value of the model keeps its start value.
 """
 
 import re
@@ -19,7 +19,7 @@ from ofqctl.recipe.catalogue import load
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import plan_for
 
-# their name -> ours; `{}` stands for what the first group matched
+# their name -> our name; `{}` stands for the first group
 _QUANTIZER_NAMES = (
     (r"(.*)\.input_quant_fn\.s", "{}.input.step"),
     (r"(.*)\.lsqw_fn\.s", "{}.weight_quantizer.step"),
@@ -36,7 +36,7 @@ _QKR_NAMES = (
     (r"(.*\.attn)\.(q|k)\.weight", "{}.products.qk.{}"),
     (r"(.*\.attn)\.v\.(weight|bias)", "{}.products.v_proj.{}"),
 )
-_CONSTANTS = (".clip_val", ".signed")  # StatsQ's constant 2, and the sign of a grid
+_CONSTANTS = (".clip_val", ".signed")  # StatsQ's constant 2, and whether a grid is signed
 
 
 def recipe_for(state: Mapping[str, Tensor], *, wbits: int, abits: int) -> Recipe:
@@ -44,11 +44,11 @@ def recipe_for(state: Mapping[str, Tensor], *, wbits: int, abits: int) -> Recipe
 
     Args:
         state: The authors' state dict.
-        wbits: Bits of the weights; the file does not say.
-        abits: Bits of the activations; the file does not say.
+        wbits: Bits of the weights, which the file does not contain.
+        abits: Bits of the activations, which the file does not contain.
 
     Raises:
-        ArtifactError: This is no OFQ checkpoint.
+        ArtifactError: This is not an OFQ checkpoint.
     """
     if not any(name.endswith(".input_quant_fn.s") for name in state):
         raise ArtifactError(
@@ -67,14 +67,14 @@ def recipe_for(state: Mapping[str, Tensor], *, wbits: int, abits: int) -> Recipe
 
 
 def plan_of_weights(state: Mapping[str, Tensor], *, wbits: int) -> Plan:
-    """The quantizers of a checkpoint's weights, as far as its names and shapes tell them; none of its activations.
+    """The weight quantizers of a checkpoint, as far as names and shapes show them; no activation quantizers.
 
     Args:
         state: The authors' state dict.
-        wbits: Bits of the weights that are neither first nor last; the file does not say.
+        wbits: Bits of the weights that are neither first nor last, which the file does not contain.
 
     Raises:
-        ArtifactError: This is no OFQ checkpoint.
+        ArtifactError: This is not an OFQ checkpoint.
     """
     recipe = recipe_for(state, wbits=wbits, abits=wbits)
     modules: dict[str, ModulePlan] = {}
@@ -101,11 +101,11 @@ def _weight_only(kind: ModuleKind, weights: Weights, step_shape: tuple[int, ...]
 
 
 def translate(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """The authors' tensors, or gradients of them, under our names and in our shapes.
+    """Convert the authors' tensors, or their gradients, to our names and shapes.
 
     Args:
-        state: By the authors' names.
-        shapes: Of our tensors, by our names; a tensor that fits none keeps the authors' shape.
+        state: Tensors by the authors' names.
+        shapes: Shapes of our tensors by our names; a tensor that fits none keeps its shape.
     """
     translated: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -123,7 +123,7 @@ def translate(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> 
 def _in_our_shape(name: str, tensor: Tensor, shape: torch.Size | None) -> Tensor:
     if shape is None or shape.numel() != tensor.numel():
         return tensor
-    if name.endswith(".qkx.step"):  # theirs runs over (token, head), ours is (head, token, 1)
+    if name.endswith(".qkx.step"):  # (token, head) in their order, (head, token, 1) in ours
         tensor = tensor.reshape(shape[1], shape[0]).T
     return tensor.reshape(shape)
 
@@ -140,13 +140,13 @@ def load_ofq(model: nn.Module, state: Mapping[str, Tensor], recipe: Recipe, inpu
     """Convert a float model in place and give it the authors' tensors.
 
     Args:
-        model: A timm model of the checkpoint's architecture; its weights do not matter.
+        model: A timm model of the checkpoint's architecture, with any weights.
         state: The authors' state dict.
-        recipe: From :func:`recipe_for`.
-        input_size: (3, H, W).
+        recipe: Result of :func:`recipe_for`.
+        input_size: Size of one image, (3, H, W).
 
     Raises:
-        ArtifactError: Tensors that do not fit the model, or are missing, each named.
+        ArtifactError: Tensors do not fit the model or are missing; the message names each.
     """
     plan = make_plan(model, recipe, input_size)
     apply_plan(model, plan)
@@ -171,7 +171,7 @@ def load_ofq(model: nn.Module, state: Mapping[str, Tensor], recipe: Recipe, inpu
 
 
 def _set_signs(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Grids whose sign the authors decided by data."""
+    """Set whether grids are signed where the authors left it to the data."""
     for name, flag in state.items():
         if name.endswith(".input_quant_fn.signed"):
             quantizer = model.get_submodule(f"{name.removesuffix('.input_quant_fn.signed')}.input")

@@ -1,4 +1,4 @@
-"""Recipe + float model -> plan: which module gets which quantizers, of which shapes, and what stays float."""
+"""Make the plan from a recipe and a float model: quantizers of each module, their shapes, and what stays in float."""
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -15,19 +15,26 @@ from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer, plan_for
 
-_NEVER_NEGATIVE = ("GELU", "GELUTanh", "QuickGELU", "QuickGELUTanh", "ReLU", "ReLU6")  # but for GELU's small dip
+_NEVER_NEGATIVE = (
+    "GELU",
+    "GELUTanh",
+    "QuickGELU",
+    "QuickGELUTanh",
+    "ReLU",
+    "ReLU6",
+)  # except for GELU's small negative values
 
 
 def make_plan(model: nn.Module, recipe: Recipe, input_size: Shape) -> Plan:
     """Decide what happens to every module of ``model``.
 
     Args:
-        model: A timm model in float.
-        recipe: What to do.
-        input_size: (3, H, W).
+        model: A float timm model.
+        recipe: The recipe to follow.
+        input_size: Size of one image, (3, H, W).
 
     Returns:
-        The plan, with each module left in float and the reason.
+        The plan, which also lists each module left in float and why.
 
     Raises:
         RecipeError: An override matches no module, or changes none of those it matches.
@@ -59,7 +66,7 @@ class _Planner:
         self._used: set[tuple[int, str]] = set()  # parts of overrides that some module asked for
 
     def plan_attention(self, name: str, module: nn.Module) -> None:
-        """Plan the two products of a block, with query and key merged if the recipe wants it and the block can."""
+        """Plan the two products of a block; query and key are merged if the recipe asks for it and the block allows."""
         form, seen = form_of(module), self.seen.operands.get(name, {})
         if form is None or set(seen) != form.operands:
             reason = why_no_form(module) if form is None else "its products were not called in a dry run"
@@ -77,7 +84,7 @@ class _Planner:
     def _plan_operands(
         self, name: str, seen: dict[str, Seen], *, signed_weights: bool = False
     ) -> dict[str, QuantizerPlan]:
-        """Quantizers of whichever of ``q``, ``k``, ``softmax`` and ``v`` were seen."""
+        """Quantizers of those of ``q``, ``k``, ``softmax`` and ``v`` that were seen in the dry run."""
         activations = self._spec(name, "activations").activations
         kinds: dict[str, Kind] = {"q": "heads", "k": "heads", "softmax": "softmax", "v": "values"}
         signs = {"softmax": None if signed_weights else False}
@@ -107,7 +114,7 @@ class _Planner:
         self._keep(f"{name}.products.v_proj", ModulePlan(kind="linear", weight=value))
 
     def plan_layer(self, name: str, module: nn.Linear | nn.Conv2d) -> None:
-        """Plan a Linear or a convolution, unless its attention block has taken it over."""
+        """Plan a Linear or a convolution, unless it is part of a merged query and key."""
         block, _, child = name.rpartition(".")
         if child == "qkv" and block in self.modules and self.modules[block].kind == "qkr":
             return
@@ -127,11 +134,11 @@ class _Planner:
         self._keep(name, ModulePlan(kind=kind, weight=weight, operands=_present({"input": operand})))
 
     def _spec(self, name: str, *parts: str) -> Layer:
-        """What the recipe says about ``name``: first, last or any layer, then the overrides in order.
+        """The recipe's settings for ``name``: those of the first, last or any layer, changed by overrides in order.
 
         Args:
-            name: Of a module.
-            *parts: What of it is asked for: ``weights``, ``activations``.
+            name: Name of a module.
+            *parts: Which settings the caller uses: ``weights``, ``activations``.
         """
         recipe = self.recipe
         layer = Layer(weights=recipe.weights, activations=recipe.activations)
@@ -183,7 +190,7 @@ class _Planner:
 
 @cache
 def _plain_layers() -> tuple[type[nn.Module], ...]:
-    """The classes whose weight is the one they multiply with; timm's own two compute the same function as torch's."""
+    """Classes that multiply with their weight unchanged; the two timm classes compute the same as torch's."""
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.linear import Linear
 
@@ -191,7 +198,7 @@ def _plain_layers() -> tuple[type[nn.Module], ...]:
 
 
 def _named_by_timm(model: nn.Module, key: str, known: Sequence[str]) -> list[str]:
-    """Those of timm's ``first_conv`` or ``classifier`` names that are known."""
+    """Names of known modules in timm's ``first_conv`` or ``classifier`` entry."""
     names = getattr(model, "pretrained_cfg", {}).get(key) or ()
     return [name for name in ((names,) if isinstance(names, str) else names) if name in known]
 

@@ -1,4 +1,4 @@
-"""Plan + float model -> quantized model, in place; and the plan of a quantized model."""
+"""Apply a plan to a float model in place, and describe a quantized model by a plan."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,8 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Swap the modules that ``plan`` names for quantized ones that hold the same parameters.
 
     Args:
-        model: The float model the plan was made for; changed in place, and left on its device.
-        plan: What to do.
+        model: The float model that the plan was made for; changed in place, on its device.
+        plan: The plan to apply.
 
     Raises:
         KeyError: The plan names a module that the model does not have.
@@ -37,7 +37,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
 
 
 def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Where ``module`` hangs: every parent and the child's name there; more than one if blocks share it."""
+    """Every parent of ``module``, with the child's name there; several if blocks share it."""
     for name, held in model.named_modules(remove_duplicate=False):
         if held is module:
             parent, _, child = name.rpartition(".")
@@ -45,7 +45,7 @@ def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, st
 
 
 def describe(model: nn.Module, plan: Plan) -> Plan:
-    """``plan`` as the calibrated model has it: what was left to the data is settled."""
+    """The plan of the calibrated model, with everything decided that ``plan`` left to the data."""
     modules = {}
     for name, module_plan in plan.modules.items():
         module = model.get_submodule(name)

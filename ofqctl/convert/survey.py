@@ -1,4 +1,4 @@
-"""What a dry run shows of a float model: which modules compute on the image, and the shapes that they see."""
+"""A dry run of a float model, which finds the modules that compute on the image and the shapes of their inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ _PRODUCTS = (*MATMULS, torch.bmm, Tensor.bmm, torch.einsum, F.scaled_dot_product
 
 @dataclass
 class Seen:
-    """The tensors that one name saw, one entry a call: shapes with batches of one and of two images."""
+    """Shapes of the tensors under one name, one entry for each call, with batches of one and of two images."""
 
     single: list[Shape] = field(default_factory=list)
     double: list[Shape] = field(default_factory=list)
 
     @property
     def shape(self) -> Shape | None:
-        """Dimensions after the batch, where every call agrees on them and the batch comes first; else None."""
+        """Dimensions after the batch, if they are equal in every call and the batch comes first; else None."""
         tails = {s[1:] for s in self.single + self.double}
         batches = all(d[0] == 2 * s[0] for s, d in zip(self.single, self.double, strict=True))
         return tails.pop() if len(tails) == 1 and batches else None
@@ -42,7 +42,7 @@ class Seen:
 
 @dataclass
 class Survey:
-    """A dry run's record.
+    """Results of a dry run.
 
     Attributes:
         inputs: Inputs of each Linear and Conv2d, by module name.
@@ -67,7 +67,7 @@ class Survey:
 
 
 class _Recorder(AttentionProducts):
-    """Float products that write down the shapes of their operands."""
+    """Float products that record the shapes of their operands."""
 
     def __init__(self, record: dict[str, Seen], *, single: bool) -> None:
         super().__init__({})
@@ -93,7 +93,7 @@ class _Recorder(AttentionProducts):
 
 
 class _Watch(TorchFunctionMode):
-    """While active, writes down the factors of every matrix product for the module that computes it."""
+    """While active, records the factors of every matrix product under the module that computes it."""
 
     def __init__(self, record: Survey, *, single: bool) -> None:
         super().__init__()
@@ -120,8 +120,8 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
     """Run ``model`` on one and on two blank images and record every shape.
 
     Args:
-        model: A timm model, in float; its mode and function stay as they are.
-        input_size: (3, H, W).
+        model: A float timm model; its mode and function are unchanged.
+        input_size: Size of one image, (3, H, W).
     """
     record = Survey()
     parameter = next(model.parameters())
@@ -132,7 +132,7 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
         hooks = (hook for name, m in model.named_modules() for hook in _watch(name, m, record, watch))
         with attached(hooks), torch.no_grad(), watch:
             model(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
-    model.train()  # drops what timm's modules cached in evaluation mode
+    model.train()  # clears what timm's modules cached in evaluation mode
     model.train(was_training)
     return record
 

@@ -1,4 +1,4 @@
-"""Which elements of an activation share a step or a learned shift, for every kind of tensor that is quantized."""
+"""Which elements of an activation share a grid step or a learned shift, for every kind of quantized tensor."""
 
 from typing import Literal
 
@@ -10,11 +10,16 @@ Kind = Literal["features", "pixels", "feature_map", "heads", "values", "softmax"
 """Without the batch: features (*tokens, C); pixels and feature_map (C, H, W); heads and values (*heads, N, d);
 softmax (*heads, N, M); head_features (*heads, N, C), QKR's ``W_qk x``."""
 
-_ROWS_APART: tuple[Kind, ...] = ("features", "heads", "softmax", "head_features")  # no product sums over their rows
+_ROWS_APART: tuple[Kind, ...] = (
+    "features",
+    "heads",
+    "softmax",
+    "head_features",
+)  # no product sums over the rows of these
 
 
 def step_shape(kind: Kind, granularity: str, shape: Shape) -> Shape:
-    """Shape of the step for a tensor of ``shape`` (without the batch), aligned with its last dimensions."""
+    """Shape of the grid step for a tensor of ``shape`` (without the batch), aligned with its last dimensions."""
     if granularity == "tensor":
         return ()
     if kind == "features":
@@ -30,7 +35,7 @@ def step_shape(kind: Kind, granularity: str, shape: Shape) -> Shape:
 
 
 def shift_shape(kind: Kind, shape: Shape) -> Shape | None:
-    """Shape of the learned shifts: one a channel, for the image itself one a pixel position; softmax has none."""
+    """Shape of the learned shifts: one for each channel, or for each pixel of the image; softmax outputs have none."""
     if kind == "softmax":
         return None
     if kind == "features":
@@ -48,9 +53,9 @@ def plan_operand(
     """The quantizer of one activation, or None if the recipe leaves it in float.
 
     Args:
-        activations: What the recipe says.
-        kind: What the tensor is.
-        seen: Its shapes in a dry run; one step for all and no shifts where calls do not agree.
+        activations: Settings in the recipe.
+        kind: Kind of the tensor.
+        seen: Its shapes in a dry run; if they differ between calls, there is one grid step for all and no shifts.
         signed: Whether codes may be negative; None leaves it to the data.
     """
     if activations.bits == FLOAT_BITS:

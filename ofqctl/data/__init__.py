@@ -1,7 +1,7 @@
-"""Images and labels: what a person names is opened, mapped onto the model's labels and loaded in batches.
+"""Images and labels: open data, map its classes onto the model's labels and load it in batches.
 
-Read in this order: ``spec`` (what was asked for), ``sources`` (who reads which kind of data), ``labels``
-(which class is which output of the model), ``images`` (the opened data), ``loader`` (batches).
+Read in this order: ``spec`` (what the user asked for), ``sources`` (readers of each kind of data), ``labels`` (which
+class is which output of the model), ``images`` (the opened data), ``loader`` (batches).
 """
 
 from ofqctl.data.batch import Batch

@@ -1,4 +1,4 @@
-"""What a training step is given."""
+"""The input of a forward pass in training."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,11 +11,12 @@ class Batch:
     """Augmented images of one forward pass.
 
     Attributes:
-        images: Normalized, (B, 3, H, W). The crops of one image follow one another.
-        labels: (B,).
-        ids: Which image of the data each one is, (B,); of a stream, its place in the epoch.
-        crops: How many crops of each image there are, >= 1.
-        targets: What was made for these very images ahead of training, by name, such as a teacher's answers; (B, ...).
+        images: Normalized images, (B, 3, H, W); the crops of one image are consecutive.
+        labels: Labels of the images, (B,).
+        ids: Index of each image in the data, (B,); for a stream, its position in the epoch.
+        crops: Number of crops of each image, >= 1.
+        targets: Tensors that were computed for these images before training, by name, such as a teacher's logits; (B,
+            ...).
     """
 
     images: Tensor
@@ -28,7 +29,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on ``device``."""
+        """The same batch on ``device``."""
         images, labels, ids = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.ids))
         targets = {name: target.to(device, non_blocking=True) for name, target in self.targets.items()}
         return replace(self, images=images, labels=labels, ids=ids, targets=targets)

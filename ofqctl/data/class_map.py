@@ -1,4 +1,4 @@
-"""The file in which a person says which class is which label."""
+"""Class maps: files that say which class has which label."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _FORMATS = (
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Class names and their labels, as a file gave them.
+    """Class names and their labels, as read from a file.
 
     Args:
         path: The file.
@@ -48,7 +48,7 @@ def read_class_map(path: Path) -> ClassMap:
         raise DataError(f"{path}: the class map is empty", hint=_FORMATS)
     repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
     if repeated:
-        raise DataError(f"{path}: the class map names '{repeated[0]}' more than once; each name may stand once")
+        raise DataError(f"{path}: the class map names '{repeated[0]}' more than once; each name may appear only once")
     negative = [f"'{name}' {label}" for name, label in pairs if label < 0]
     if negative:
         raise DataError(f"{path}: the class map gives {negative[0]}; labels start at 0")
@@ -70,7 +70,7 @@ def _from_lines(path: Path, text: str) -> tuple[list[tuple[str, int]], bool]:
 def _from_json(path: Path, text: str) -> tuple[list[tuple[str, int]], bool]:
     """Names with their labels from a JSON object or list, and whether their order gives the labels."""
     try:
-        # Pairs instead of a dict: a dict would swallow repeated names.
+        # Pairs instead of a dict, which would hide repeated names.
         content = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"

@@ -1,4 +1,4 @@
-"""ImageNet's classes by WordNet id, from timm: the order of the labels and the words for them."""
+"""ImageNet's classes by WordNet id, from timm: the order of the labels and their names."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def are_wordnet_ids(names: Iterable[str]) -> bool:
-    """Whether every name is written like a WordNet noun id, e.g. n01440764."""
+    """Whether every name looks like a WordNet noun id, such as n01440764."""
     return all(_WORDNET_ID.fullmatch(name) for name in names)
 
 
@@ -30,10 +30,10 @@ def imagenet_ids(num_classes: int) -> tuple[str, ...] | None:
 
 
 def label_names(space: LabelSpace) -> tuple[str, ...]:
-    """A name a person can read for every label.
+    """A readable name for every label.
 
-    WordNet ids become words ('tench, Tinca tinca'); a model whose names are unknown but whose class count is
-    that of an ImageNet variant gets that variant's words; anything else keeps its name or its number.
+    WordNet ids become words ('tench, Tinca tinca'). If the names are unknown but the number of classes is that of an
+    ImageNet variant, its words are used. Anything else keeps its name or number.
     """
     names = space.names or imagenet_ids(space.num_classes)
     if names is None:

@@ -13,7 +13,7 @@ from ofqctl.data.spec import LabelSpace
 from ofqctl.errors import DataError
 
 UNLABELLED = -1
-# What Pillow's readers let through on damaged files, beside its own errors.
+# Exceptions that Pillow's readers raise on damaged files, beside its own.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -44,23 +44,23 @@ class UnusableImageError(Exception):
 
 
 class ImageData:
-    """Images with labels in the model's label space: indexable, or only iterable if streamed.
+    """Images with labels in the model's label space; indexable, or only iterable if streamed.
 
     Items are (RGB image, label); the label is -1 throughout if the data is not labelled.
 
     Args:
         source: The images with class names.
         mapping: The label of each class name; None for unlabelled data.
-        space: The labels a model has, for unlabelled data.
-        notes: What was guessed or left out, beside the notes of source and mapping.
+        space: The labels of the model, for unlabelled data.
+        notes: What was guessed or left out, in addition to the notes of source and mapping.
 
     Attributes:
-        name: What to call the data: its path and split.
+        name: Name of the data: its path and split.
         labelled: Whether the images have labels.
         class_count: Number of classes that occur; None if unknown.
-        image_count: Number of images; None if unknown, as that of most streams is.
-        label_space: The labels, those of the model if one was given.
-        mapping: How classes became labels, one sentence.
+        image_count: Number of images; None if unknown, as for most streams.
+        label_space: The labels; those of the model, if one was given.
+        mapping: How classes were mapped to labels, one sentence.
         renamed: Whether the model has names for its classes and the data has others.
         notes: Everything that was guessed or left out, a sentence each.
     """
@@ -81,12 +81,12 @@ class ImageData:
 
     @property
     def streaming(self) -> bool:
-        """Whether the images can only be read from the first to the last."""
+        """Whether the images can only be read in order, from first to last."""
         return not isinstance(self._records, Sequence)
 
     def __len__(self) -> int:
         if not isinstance(self._records, Sequence):
-            raise TypeError(f"{self.name} is streamed: it has no index, and its length is not certain")
+            raise TypeError(f"{self.name} is streamed: it has no index, and its length is unknown")
         return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
@@ -98,7 +98,7 @@ class ImageData:
         return map(self.load, self._records)
 
     def stream(self, seed: int | None = None, rank: int = 0, world: int = 1) -> Iterator[Record]:
-        """The undecoded images of streamed data, shuffled with ``seed`` if there is one; one process's part of them."""
+        """The undecoded images of streamed data, shuffled if there is a ``seed``; only the part of one process."""
         if isinstance(self._records, Sequence):
             raise TypeError(f"{self.name} is not streamed")
         records: RecordStream = self._records if seed is None else self._records.shuffled(seed)
@@ -108,8 +108,8 @@ class ImageData:
         """Decode one record and look its label up.
 
         Raises:
-            UnusableImageError: It cannot be decoded, or has no label though the data is labelled.
-            DataError: Its class is unknown, which streamed data shows only here.
+            UnusableImageError: It cannot be decoded, or has no label although the data is labelled.
+            DataError: Its class is unknown, which only shows here for streamed data.
         """
         return decode_rgb(record), self._label(record)
 
@@ -138,7 +138,7 @@ def decode_rgb(record: Record) -> Image.Image:
         with Image.open(_readable(record.image)) as image:
             return _to_rgb(image)
     except UnidentifiedImageError as error:
-        raise UnusableImageError(record.name, "is no image in a known format") from error
+        raise UnusableImageError(record.name, "is not an image of a known format") from error
     except _DECODE_ERRORS as error:
         raise UnusableImageError(record.name, f"cannot be decoded: {error}") from error
 

@@ -1,8 +1,8 @@
-"""Which class of the data is which output of the model.
+"""Decide which class of the data is which output of the model.
 
-The rules, first that applies: an explicit class map; the model's own class names; WordNet ids onto the
-ImageNet variant the model has the classes of; the data's own order, only if the class counts agree. There is
-no other: data that fits none of them is an error, since a wrong numbering looks like a bad model.
+The first rule that applies is used: an explicit class map; the model's own class names; WordNet ids mapped onto the
+model's ImageNet variant; the data's own order, only if the numbers of classes agree. Data that fits none of them is an
+error, because wrong labels look like a bad model.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ class LabelMapping:
     """The label of every class name.
 
     Args:
-        space: The labels, with names where the data told them.
+        space: The labels, with names if the data has them.
         labels: Label by class name.
-        sentence: How classes became labels.
-        notes: What was assumed on the way.
+        sentence: How classes were mapped to labels.
+        notes: What was assumed, one sentence each.
         renamed: Whether the model has names for its classes and the data has others.
     """
 
@@ -40,7 +40,7 @@ def map_labels(classes: ClassNames, space: LabelSpace | None, class_map: ClassMa
     Args:
         classes: The classes of the data.
         space: The labels of the model; None if it takes those of the data.
-        class_map: What a person said about it.
+        class_map: The user's class map, or None.
         where: Name of the data, for messages.
 
     Raises:
@@ -113,19 +113,19 @@ def _by_order(names: tuple[str, ...], classes: ClassNames, space: LabelSpace | N
         raise _mismatch(names, classes, space, where)
     known = "unknown" if space.names is None else f"not those of the data ({_some(space.names)})"
     order = f"number n of the {classes.noun}, {classes.order}"
-    note = f"the model's class names are {known}: label n is taken to be {order}"
+    note = f"the model's class names are {known}: label n is assumed to be {order}"
     renamed = space.names is not None
     return LabelMapping(LabelSpace(len(names), space.names or names), labels, sentence, (note,), renamed)
 
 
 def _streamed(classes: ClassNames, space: LabelSpace | None, where: str) -> LabelMapping:
-    """Classes that only reading the whole stream would list: they must be known beforehand."""
+    """Map the classes of a stream, which does not list them: they must be known beforehand."""
     if space is not None and _labels_by_name(space) and not classes.numbered:
         sentence = f"streamed {classes.noun} mapped by name onto the model's {space.num_classes} classes"
         return LabelMapping(space, _labels_by_name(space), sentence)
     if space is not None and classes.numbered:
         labels = {str(label): label for label in range(space.num_classes)}
-        note = f"label n of {where} is taken to be label n of the model: the stream does not list its classes"
+        note = f"label n of {where} is assumed to be label n of the model: the stream does not list its classes"
         return LabelMapping(space, labels, f"streamed numbers taken as the model's {space.num_classes} labels", (note,))
     raise DataError(
         f"{where}: a stream does not list its classes, and nothing else says which class is which label",
@@ -134,7 +134,7 @@ def _streamed(classes: ClassNames, space: LabelSpace | None, where: str) -> Labe
 
 
 def _labels_by_name(space: LabelSpace) -> dict[str, int]:
-    """Label by the model's own class names; empty if they are unknown or stand for several labels."""
+    """Labels by the model's own class names; empty if these are unknown or ambiguous."""
     labels = {name: label for label, name in enumerate(space.names or ())}
     return labels if len(labels) == len(space.names or ()) else {}
 

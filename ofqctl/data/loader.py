@@ -1,7 +1,7 @@
-"""Batches from opened data, preprocessed as the model's own data config says.
+"""Batches of opened data, preprocessed as the model's data config says.
 
-Which images are read, in which order and in which batches depends on the data, ``limit``, ``shuffle``, the
-seed and the epoch alone: never on the number of worker processes.
+Which images are read, in which order and in which batches depends only on the data, ``limit``, ``shuffle``, the seed
+and the epoch, never on the number of worker processes.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ofqctl.data.images import ImageData
-from ofqctl.data.samples import Batch, Item, Samples, Skipped, StreamedSamples, Transform, collate
+from ofqctl.data.samples import Item, LoadedBatch, Samples, Skipped, StreamedSamples, Transform, collate
 from ofqctl.errors import DataError
 
 
@@ -25,18 +25,18 @@ class ImageLoader:
     Args:
         data: The images.
         transform: PIL image to float32 tensor (C, H, W).
-        batch_size: Images a batch, >= 1.
-        workers: Loader processes; 0 loads in this one.
-        limit: Read that many images only, drawn with ``seed`` from the whole set
-            (from a shuffle buffer, if streamed).
-        shuffle: A new order each epoch; limited streams keep theirs.
-        seed: Decides the draw and the orders.
+        batch_size: Number of images in a batch, >= 1.
+        workers: Number of loader processes; 0 loads in this process.
+        limit: Number of images to read, drawn with ``seed`` from the whole set (from a shuffle buffer, if streamed);
+            None reads all.
+        shuffle: Whether each epoch has a new order; limited streams keep their order.
+        seed: Seed of the selection and the orders.
         pin_memory: Copy batches to page-locked memory.
-        rank: Of this process among those that share the images.
-        world: Number of these processes; they take turns at the batches, which are the same for any number.
+        rank: Rank of this process among those that share the images.
+        world: Number of these processes, which take the batches in turn; the batches are the same for any number.
 
     Attributes:
-        transform_text: The preprocessing, its steps in order.
+        transform_text: Description of the preprocessing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ImageLoader:
 
     @property
     def skipped(self) -> list[Skipped]:
-        """The images left out so far, each once."""
+        """The images skipped so far, each listed once."""
         return [Skipped(name, reason) for name, reason in self._skipped.items()]
 
     @property
@@ -81,7 +81,7 @@ class ImageLoader:
         return len(self._share(range(min(count for count in (self.data.image_count, self.limit) if count is not None))))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose order the next iteration takes."""
+        """Set the epoch, counted from 0, whose order the next iteration uses."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -101,8 +101,8 @@ class ImageLoader:
         if not decoded and self.world == 1:
             raise none_usable(self.data, self.skipped)
 
-    def _batches(self) -> Iterable[Batch]:
-        # It seeds augmentation in worker processes; without workers, the global generators decide.
+    def _batches(self) -> Iterable[LoadedBatch]:
+        # It seeds augmentation in worker processes; without workers, the global generators are used.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         samples: Dataset[Item]
         order: Sequence[int] | None = None
@@ -122,7 +122,7 @@ class ImageLoader:
         )
 
     def _order(self) -> list[int]:
-        """Indices of this epoch's images in the order they are read by this process."""
+        """Indices of this epoch's images, in the order in which this process reads them."""
         count = len(self.data)
         chosen = list(range(count))
         if self.limit is not None and self.limit < count:
@@ -130,7 +130,7 @@ class ImageLoader:
         return self._share(_permuted(chosen, self.seed + self.epoch) if self.shuffle else chosen)
 
     def _share(self, order: Sequence[int]) -> list[int]:
-        """What this process takes of the images in ``order``: every ``world``-th batch."""
+        """The part of ``order`` that this process reads: every ``world``-th batch."""
         size = self.batch_size
         starts = range(self.rank * size, len(order), self.world * size)
         return [index for start in starts for index in order[start : start + size]]
@@ -160,19 +160,19 @@ def image_loader(
     Args:
         data: The images.
         config: timm's data config: input_size, interpolation, mean, std, crop_pct and crop_mode.
-        batch_size: Images a batch, >= 1.
-        workers: Loader processes; 0 loads in this one.
-        limit: Read that many images only, drawn with ``seed`` from the whole set.
-        shuffle: A new order each epoch.
-        seed: Decides the draw and the orders.
+        batch_size: Number of images in a batch, >= 1.
+        workers: Number of loader processes; 0 loads in this process.
+        limit: Number of images to read, drawn with ``seed`` from the whole set; None reads all.
+        shuffle: Whether each epoch has a new order.
+        seed: Seed of the selection and the orders.
         pin_memory: Copy batches to page-locked memory.
-        augmentation: Options of `timm.data.create_transform` for training, e.g.
-            ``{"auto_augment": "rand-m9"}``; None preprocesses for evaluation.
-        rank: Of this process among those that share the images.
-        world: Number of these processes, which take turns at the batches.
+        augmentation: Options of `timm.data.create_transform` for training, such as ``{"auto_augment": "rand-m9"}``;
+            None preprocesses for evaluation.
+        rank: Rank of this process among those that share the images.
+        world: Number of these processes, which take the batches in turn.
 
     Raises:
-        DataError: A count is out of range, or the model takes other than 3 channels.
+        DataError: A number is out of range, or the model does not take 3 channels.
     """
     return ImageLoader(
         data,
@@ -189,7 +189,7 @@ def image_loader(
 
 
 def none_usable(data: ImageData, skipped: Sequence[Skipped]) -> DataError:
-    """The error that says that all images were left out, and why the first of ``skipped`` was."""
+    """An error that says that all images were skipped, and why the first of ``skipped`` was."""
     first = f"; the first, {skipped[0].name}, {skipped[0].reason}" if skipped else ""
     return DataError(f"{data.name}: none of its {len(skipped)} images can be used{first}")
 

@@ -1,4 +1,4 @@
-"""From what a person typed to opened data."""
+"""Open the data that the user named."""
 
 import os
 import re
@@ -23,8 +23,8 @@ def open_data(spec: DataSpec, labels: LabelSpace | None = None) -> ImageData:
     """Open data and map its classes onto the labels of a model.
 
     Args:
-        spec: What a person typed.
-        labels: The labels of the model; None if it takes those of the data.
+        spec: The data that the user named.
+        labels: The labels of the model; None to use those of the data.
 
     Raises:
         DataError: The data is missing, unreadable or empty, or its classes do not fit the model.
@@ -41,7 +41,7 @@ def open_data(spec: DataSpec, labels: LabelSpace | None = None) -> ImageData:
 
 
 def _open_source(spec: DataSpec) -> tuple[Source, list[str]]:
-    """The source that reads ``spec``, and the options it has no use for."""
+    """The source that reads ``spec``, and the options that have no effect on it."""
     if spec.path.startswith(HUB_PREFIX):
         name = spec.path.removeprefix(HUB_PREFIX)
         check_hub(name)
@@ -76,7 +76,7 @@ def _existing_folder(path: str) -> Path:
         raise DataError(f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}", hint=f"--data {root.parent}")
     hint = did_you_mean(root.name, [*siblings, DIGITS])
     if hint is None and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        hint = f"--data {HUB_PREFIX}{path} reads the set of that name from the hub"
+        hint = f"--data {HUB_PREFIX}{path} reads the dataset of this name from the hub"
     raise DataError(f"{path}: no such folder; data is a folder, {HUB_PREFIX}NAME or {DIGITS}", hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""What happens in a loader process: decode, label and preprocess images, and collate them into batches."""
+"""The work of a loader process: decode, label and preprocess images, and collate them into batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -30,12 +30,12 @@ class Sample(NamedTuple):
     label: int
 
 
-# A fault travels as a value: DataLoader would bury its message in a worker's traceback.
+# Errors are returned as values: DataLoader would hide their messages in a worker's traceback.
 Item = Sample | Skipped | DataError
 
 
-class Batch(NamedTuple):
-    """What became of the images of one batch: (B, C, H, W) and (B,) with those left out missing."""
+class LoadedBatch(NamedTuple):
+    """One loaded batch: images (B, C, H, W) and labels (B,), without the images that were skipped."""
 
     images: Tensor
     labels: Tensor
@@ -62,8 +62,8 @@ class Samples(Dataset[Item]):
 class StreamedSamples(IterableDataset[Item]):
     """Preprocessed images of a stream.
 
-    Each worker of each process reads all and decodes its own batches: the processes take turns at batches, and the
-    workers at those of their process.
+    Each worker of each process reads all records but decodes only its own batches: processes take the batches in turn,
+    and so do the workers of a process with the batches of that process.
     """
 
     def __init__(
@@ -102,16 +102,16 @@ class StreamedSamples(IterableDataset[Item]):
 
 
 def forget_inherited_locks() -> None:
-    """Let a forked process read remote files: a lock held by the parent's reader would never be released."""
+    """Let a forked process read remote files: it would wait forever for a lock that the parent's reader holds."""
     import fsspec.asyn  # type: ignore[import-untyped]
 
     fsspec.asyn.reset_lock()
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Stack the samples among ``items``, and keep apart what could not become one."""
+def collate(items: Sequence[Item]) -> LoadedBatch:
+    """Stack the samples among ``items``; list skipped images and errors separately."""
     samples = [item for item in items if isinstance(item, Sample)]
     images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
     labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     faults = [item for item in items if isinstance(item, DataError)]
-    return Batch(images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None))
+    return LoadedBatch(images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None))

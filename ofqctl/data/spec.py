@@ -1,4 +1,4 @@
-"""What a person asked for, and what the model predicts."""
+"""The data that the user asked for, and the labels that the model predicts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The data a person named.
+    """The data that the user named.
 
     Args:
         path: An image folder, a directory with parquet files, ``hfds/NAME`` (the hub) or ``digits``.
-        split: Part to read, e.g. ``val``; None takes the source's default.
+        split: Split to read, such as ``val``; None reads the default of the source.
         image_column: Column of a `datasets` table that holds the images; None looks for it.
         label_column: Column that holds the labels; None looks for it.
         class_map: File that gives each class name its label; see `class_map.read_class_map`.
@@ -27,7 +27,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The labels a model predicts.
+    """The labels that a model predicts.
 
     Args:
         num_classes: Number of outputs; labels are 0..num_classes-1.

@@ -1,4 +1,4 @@
-"""Images made of noise with the statistics of photographs, for calibration without data."""
+"""Noise images with the statistics of photographs, for calibration without data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +16,14 @@ _DIRECTIONS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.814
 def synthetic_images(config: Mapping[str, Any], count: int, batch_size: int, seed: int = 0) -> list[Tensor]:
     """Noise images, normalised as the model's data config says.
 
-    Amplitudes fall with 1/f, as in natural images (Field, 1987), and colours follow ImageNet's. Image i
-    depends on ``seed`` and i alone, not on ``batch_size``.
+    Amplitudes fall with 1/f, as in natural images (Field, 1987), and colours follow ImageNet's. Image i depends only on
+    ``seed`` and i, not on ``batch_size``.
 
     Args:
         config: timm's data config: input_size (3, H, W), mean and std.
         count: Number of images, >= 1.
-        batch_size: Images a batch, >= 1; the last batch may be smaller.
-        seed: Decides the noise.
+        batch_size: Number of images in a batch, >= 1; the last batch may be smaller.
+        seed: Seed of the noise.
 
     Returns:
         Batches, float32 (B, 3, H, W).
@@ -45,7 +45,7 @@ def _image(amplitude: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _amplitude(height: int, width: int) -> Tensor:
-    """Gain of each frequency (H, W), proportional to 1/f with unit mean power; the mean varies like f = 1."""
+    """Gain of each frequency (H, W), proportional to 1/f with unit mean power; the gain of f = 0 is that of f = 1."""
     rows = torch.fft.fftfreq(height, 1 / height).view(-1, 1)
     columns = torch.fft.fftfreq(width, 1 / width).view(1, -1)
     gain = 1 / torch.hypot(rows, columns).clamp(min=1)

@@ -1,1 +1,1 @@
-"""What oscillates in a model, where and why: from tracker states, latent weights, several checkpoints, live steps."""
+"""Find what oscillates in a model, where and why, from tracker states, latent weights, checkpoints and live steps."""

@@ -1,4 +1,4 @@
-"""What changed from one checkpoint of a model to the next."""
+"""Compare consecutive checkpoints of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ofqctl.diagnosis.result import Change, LayerChange
 from ofqctl.diagnosis.static import quantiles
-from ofqctl.diagnosis.weights import Weight
+from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import CodeRange
 from ofqctl.oscillation import Role
@@ -19,13 +19,13 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Moment:
-    """The codes and steps of one weight of a checkpoint.
+    """The codes and grid steps of one weight in a checkpoint.
 
     Attributes:
-        codes: Integers.
-        step: Broadcasts to them.
-        range: Of the codes.
-        method: Of the quantizer.
+        codes: Codes, as integers.
+        step: Grid steps, broadcast to the codes.
+        range: Range of the codes.
+        method: Method of the quantizer.
     """
 
     codes: Tensor
@@ -35,15 +35,15 @@ class Moment:
 
     @property
     def kind(self) -> str:
-        """What two checkpoints of one model have in common."""
+        """What must be equal in two checkpoints of one model."""
         return f"{tuple(self.codes.shape)}, {self.method} {self.range.low}..{self.range.high}"
 
 
 Snapshot = dict[tuple[str, Role], Moment]
 
 
-def snapshot_of(weights: Sequence[Weight]) -> Snapshot:
-    """What has to be kept of a checkpoint for the comparison with the next one."""
+def snapshot_of(weights: Sequence[AnalyzedWeight]) -> Snapshot:
+    """The part of a checkpoint that is kept for the comparison with the next one."""
     return {
         weight.key: Moment(weight.encoded.codes, weight.encoded.step, weight.encoded.grid.range, weight.method)
         for weight in weights
@@ -54,13 +54,13 @@ def change_between(before: Snapshot, after: Snapshot, names: tuple[str, str], ea
     """Compare two checkpoints of one model.
 
     Args:
-        before: The one.
-        after: The other.
-        names: What to call them.
-        earlier: The comparison of the two checkpoints before, for the trend.
+        before: The earlier checkpoint.
+        after: The later checkpoint.
+        names: Names of the two, for messages and results.
+        earlier: The previous comparison, for the trend; None for the first pair.
 
     Raises:
-        ArtifactError: They are of different models; says what differs.
+        ArtifactError: They belong to different models; the message says what differs.
     """
     _check(before, after, names)
     layers = tuple(_layer(key, before[key], after[key]) for key in after)
@@ -102,6 +102,6 @@ def _check(before: Snapshot, after: Snapshot, names: tuple[str, str]) -> None:
     if faults:
         shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])]
         raise ArtifactError(
-            "\n  ".join(["checkpoints: of different models, their codes cannot be compared:", *shown]),
+            "\n  ".join(["checkpoints: they belong to different models, so their codes cannot be compared:", *shown]),
             hint="name checkpoints of one model and one recipe; `ofqctl compare` compares different runs",
         )

@@ -1,4 +1,4 @@
-"""Runs side by side: what their files say, without loading a weight."""
+"""Compare runs side by side by their files, without loading weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,22 +11,22 @@ from ofqctl.registry import Frozen
 
 
 class ComparedRun(Frozen):
-    """One run; null where its files do not say.
+    """One run; fields are null if its files do not contain the value.
 
     Attributes:
-        run: Its directory.
+        run: Path of the run directory.
         model: timm's architecture.
         recipe: Name of the recipe.
-        weight_bits: Of every layer that is neither first nor last; 32 for float.
-        activation_bits: The same of activations.
+        weight_bits: Bits of the weights of every layer that is neither first nor last; 32 for float.
+        activation_bits: Bits of the activations of these layers.
         bytes: Size of ``model.safetensors``.
         top1: Accuracy in percent.
-        measured_on: Images that ``top1`` was measured on.
+        measured_on: Data that ``top1`` was measured on.
         oscillating: Share of the weights that oscillate, at the end of training.
-        flips_per_step: Share of the codes that change in a step, mean of the last 30 steps of training.
-        seconds: Spent in training steps.
-        seed: That decided random weights, order and augmentation.
-        epochs: Of its training.
+        flips_per_step: Share of the codes that change in an optimizer step, mean of the last 30.
+        seconds: Time spent in optimizer steps.
+        seed: Seed of random weights, order and augmentation.
+        epochs: Rows of its training summary, one for each epoch.
     """
 
     run: str
@@ -48,9 +48,9 @@ class Comparison(Frozen):
     """Several runs.
 
     Attributes:
-        format: Of this document; it changes when a field is taken away or means something else.
-        runs: In the order they were named.
-        notes: What makes figures hard to compare.
+        format: Version of this document; it changes when a field is removed or changes its meaning.
+        runs: The runs in the order in which they were named.
+        notes: Reasons why figures are not comparable.
     """
 
     format: int = FORMAT
@@ -59,16 +59,16 @@ class Comparison(Frozen):
 
 
 def compared(paths: Sequence[Path]) -> Comparison:
-    """Put runs beside each other.
+    """Compare runs.
 
     Raises:
-        ArtifactError: A path is no run directory, or its ``config.json`` is damaged.
+        ArtifactError: A path is not a run directory, or its ``config.json`` is damaged.
     """
     runs = tuple(_run(path) for path in paths)
     notes = []
     data = sorted({run.measured_on for run in runs if run.measured_on})
     if len(data) > 1:
-        notes.append(f"top-1 was measured on images that go by different names: {', '.join(data)}")
+        notes.append(f"top-1 was measured on data with different names: {', '.join(data)}")
     models = sorted({run.model for run in runs})
     if len(models) > 1:
         notes.append(f"the runs are of different models: {', '.join(models)}")
@@ -102,6 +102,6 @@ def _run(path: Path) -> ComparedRun:
 
 
 def _accuracy(evaluation: dict[str, Any]) -> tuple[float | None, str | None]:
-    """Top-1 in percent, of a quantized or a trained run, and what it was measured on."""
+    """Top-1 accuracy of a quantized or trained run in percent, and what it was measured on."""
     top1 = (evaluation.get("quantized") or {}).get("top1", evaluation.get("val_top1"))
     return top1, None if top1 is None else evaluation.get("data")

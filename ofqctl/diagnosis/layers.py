@@ -1,4 +1,4 @@
-"""What is said about single layers, field by field, and about several together.
+"""Results for single layers and for groups of layers.
 
 Every share is a number from 0 to 1.
 """
@@ -11,13 +11,13 @@ Quantiles = dict[str, float]
 
 
 class Codes(Frozen):
-    """The codes of a layer.
+    """Use of the codes of a layer.
 
     Attributes:
         lowest: Smallest code of the grid.
-        counts: Weights that have each code, from the smallest code to the largest.
-        entropy: Bits of information in a code, of the ``bits`` that are paid.
-        unused: Dead codes: share of the pairs of a channel and a code of the grid that no weight of the channel has.
+        counts: Number of weights with each code, from the smallest code to the largest.
+        entropy: Information in a code in bits, at most ``bits``.
+        unused: Share of dead codes: codes of the grid that no weight of a channel has, mean over the channels.
     """
 
     lowest: int
@@ -27,12 +27,12 @@ class Codes(Frozen):
 
 
 class Histogram(Frozen):
-    """Latent weights by their position among the codes: points of the grid at whole numbers, thresholds at halves.
+    """Histogram of latent weights by continuous code: grid points are at integers, thresholds halfway between.
 
     Attributes:
-        low: Where the first bin begins; it holds everything below too.
-        high: Where the last bin ends; it holds everything above too.
-        counts: Weights in each of the equally wide bins.
+        low: Start of the first bin, which also counts everything below.
+        high: End of the last bin, which also counts everything above.
+        counts: Number of weights in each of the equally wide bins.
     """
 
     low: float
@@ -41,13 +41,13 @@ class Histogram(Frozen):
 
 
 class Latents(Frozen):
-    """Where the latent weights of a layer lie between the thresholds at which their codes change.
+    """Positions of the latent weights of a layer relative to the thresholds at which their codes change.
 
     Attributes:
-        within: Share of the weights at most so many steps away from their nearest threshold.
-        confident: Share of the weights farther away than the boundary range.
+        within: Share of the weights within each distance (in grid steps) of their nearest threshold.
+        confident: Share of the weights farther from every threshold than the boundary range.
         clipped: Share of the weights more than half a step beyond the outermost codes.
-        positions: All of them.
+        positions: Histogram of all positions.
     """
 
     within: dict[str, float]
@@ -60,7 +60,7 @@ class Channel(Frozen):
     """One output channel (row) of a layer.
 
     Attributes:
-        index: In the layer's weight, the rows of all heads of a merged product counted on.
+        index: Row of the layer's weight; rows of all heads of a merged product are counted consecutively.
         oscillating: Share of its weights that oscillate.
         frequency: Mean frequency of its weights.
     """
@@ -71,15 +71,15 @@ class Channel(Frozen):
 
 
 class Tracked(Frozen):
-    """What the tracker saw of a layer.
+    """Results of the tracker for a layer.
 
     Attributes:
         oscillating: Share of the weights whose frequency is above the threshold.
-        flips_per_step: Share of the codes that flip in a step, mean of the last 30 steps; where a tracker counted the
-            flips of a fused projection together, that of the whole.
-        never_flipped: Frozen codes: share of the weights whose code has never changed while it was tracked.
+        flips_per_step: Share of the codes that flip in an optimizer step, mean of the last 30; for the whole fused
+            projection if the tracker counted its flips together.
+        never_flipped: Share of the weights whose code never changed while it was tracked.
         frequency: Quantiles of the frequency over the weights.
-        channels: Those that oscillate most, at most ``top`` of them.
+        channels: The channels that oscillate most, at most ``top``.
     """
 
     oscillating: float
@@ -90,14 +90,14 @@ class Tracked(Frozen):
 
 
 class LiveWeights(Frozen):
-    """What live steps did to the weights of a layer.
+    """Results of live steps for the weights of a layer.
 
     Attributes:
-        flips_per_step: Share of the codes that flip in a step, mean of all steps.
-        oscillations_per_step: Share of the codes that flip back in a step, mean of all steps.
-        oscillating: Share of the weights whose frequency, from 0 at the first step, is above the threshold at the last.
-        sign_agreement: Of all pairs of gradients of a weight at two steps in a row, neither of them 0, the share with
-            the same sign; null where there was no pair.
+        flips_per_step: Share of the codes that flip in an optimizer step, mean over all steps.
+        oscillations_per_step: Share of the codes that flip back in an optimizer step, mean over all steps.
+        oscillating: Share of the weights whose frequency, starting from 0, is above the threshold at the last step.
+        sign_agreement: Share of the pairs of nonzero gradients of a weight at consecutive steps that have the same
+            sign; null if there was no pair.
     """
 
     flips_per_step: float
@@ -110,9 +110,9 @@ class Named(Frozen):
     """One quantized weight, or the query, key or value rows of a fused one.
 
     Attributes:
-        name: Of its module.
-        role: What it does in the model.
-        weights: How many.
+        name: Name of its module.
+        role: Its role in the model.
+        weights: Number of weights.
     """
 
     name: str
@@ -121,22 +121,22 @@ class Named(Frozen):
 
     @property
     def title(self) -> str:
-        """Its name and, where several layers share that, its role."""
+        """Its name and, if several layers share the name, its role."""
         fused = self.name.rpartition(".")[2] in ("qkv", "kv", "qk") and self.role != "qk"
         return f"{self.name} [{self.role}]" if fused else self.name
 
 
-class Layer(Named):
-    """What a file says about one layer.
+class AnalyzedLayer(Named):
+    """Results for one layer of a file.
 
     Attributes:
-        shape: Of the weight or of its rows.
-        bits: Paid for a code.
-        method: Of its quantizer.
-        step: Quantiles of the steps of its channels.
-        codes: Always there.
-        latents: From latent weights.
-        tracked: From the tracker.
+        shape: Shape of the weight, or of its rows.
+        bits: Bits that a code takes.
+        method: Method of its quantizer.
+        step: Quantiles of the grid steps of its channels.
+        codes: Use of its codes.
+        latents: Results from latent weights, or null.
+        tracked: Results of the tracker, or null.
     """
 
     shape: tuple[int, ...]
@@ -149,7 +149,7 @@ class Layer(Named):
 
 
 class Summary(Frozen):
-    """Several layers together: each figure is the mean over their weights."""
+    """A group of layers; each figure is the mean over their weights."""
 
     layers: int
     weights: int

@@ -1,4 +1,4 @@
-"""What single training steps do to the codes of weights and, on one fixed batch, to those of activations."""
+"""Measure how single optimizer steps change the codes of weights and, on one fixed batch, of activations."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,14 +18,14 @@ from ofqctl.recipe import Plan
 
 
 class LiveMeter:
-    """Looks at a model after every optimizer step; changes nothing of it.
+    """Observes a model after every optimizer step, without changing it.
 
     Args:
-        model: Quantized, with latent weights, as it is ahead of the first step.
-        plan: What is quantized in it.
-        probe: Images of the fixed batch, (images, 3, H, W), or None to leave activations out.
-        momentum: Of the frequency.
-        threshold: A weight oscillates if its frequency is above this.
+        model: The quantized model with latent weights, before the first step.
+        plan: The plan that the model was quantized by.
+        probe: Images of the fixed batch, (images, 3, H, W), or None to skip activations.
+        momentum: Momentum of the frequency.
+        threshold: Frequency above which a weight oscillates.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LiveMeter:
             activation.compare()
 
     def update(self, loss: float) -> None:
-        """Take note of an optimizer step that has just been made; its gradients are still there."""
+        """Count an optimizer step that was just made; its gradients must still be in place."""
         tallies = [tally for weight in self._weights for tally in weight.update(self._momentum)]
         self._look()
         shares = [activation.compare() for activation in self._activations]
@@ -58,13 +58,13 @@ class LiveMeter:
 
     @property
     def layers(self) -> tuple[LiveLayer, ...]:
-        """Figures of every weight, all steps so far."""
+        """Figures of every weight over all steps so far."""
         steps = len(self.steps)
         return tuple(layer for weight in self._weights for layer in weight.layers(steps, self._threshold))
 
     @property
     def total(self) -> LiveWeights:
-        """Those of all weights together."""
+        """Figures of all weights together."""
         tallies = torch.stack([weight.tally.sum(0) for weight in self._weights]).sum(0)
         weights = sum(weight.count for weight in self._weights)
         oscillating = sum(int((w.flips.frequency > self._threshold).count_nonzero()) for w in self._weights)
@@ -77,16 +77,16 @@ class LiveMeter:
 
     @property
     def activations_changed(self) -> float | None:
-        """Those of all activations together."""
+        """Figures of all activations together."""
         return _ratio(sum(a.changed for a in self._activations), sum(a.compared for a in self._activations))
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Remove hooks from the model."""
         for weight in self._weights:
             weight.gradients.close()
 
     def _look(self) -> None:
-        """Send the probe batch through the model and keep the codes of its activations."""
+        """Run the model on the probe batch and keep the codes of its activations."""
         if self._probe is None:
             return
         training = self._model.training
@@ -97,14 +97,14 @@ class LiveMeter:
 
 
 class _LiveWeight:
-    """One weight.
+    """One weight tensor.
 
     Attributes:
-        count: Of its entries.
+        count: Number of its entries.
         flips: Its codes, directions and frequencies since the first step.
-        tally: Of each of its parts, (parts, 4), int64: flips, oscillations, pairs of gradients with the same sign,
-            pairs of gradients.
-        gradients: Of it.
+        tally: Counts for each of its parts, (parts, 4), int64: flips, oscillations, pairs of gradients with the same
+            sign, pairs of gradients.
+        gradients: Collects its gradients.
     """
 
     def __init__(self, name: str, site: WeightSite) -> None:
@@ -121,7 +121,7 @@ class _LiveWeight:
         self._sign: Tensor | None = None
 
     def update(self, momentum: float) -> Tensor:
-        """The tally of one step, (parts, 4), which is added to the whole."""
+        """Add the counts of one step, (parts, 4), to the tally, and return them."""
         with torch.no_grad():
             latent = self._site.latent()
             encoded = self._site.encode_weight()
@@ -142,7 +142,7 @@ class _LiveWeight:
         return step
 
     def layers(self, steps: int, threshold: float) -> Iterator[LiveLayer]:
-        """Figures of each part."""
+        """Figures of each of its parts."""
         parts = len(self._roles)
         weights = self.count // parts
         oscillating = (self.flips.frequency > threshold).view(parts, -1).count_nonzero(1)
@@ -155,8 +155,8 @@ class _LiveOperand:
     """One activation quantizer.
 
     Attributes:
-        changed: Codes that differed from the step before, over all steps.
-        compared: Codes that there were, over all steps.
+        changed: Number of codes that differed from the previous step, summed over all steps.
+        compared: Number of codes compared, summed over all steps.
     """
 
     def __init__(self, name: str, operand: str, quantizer: Quantizer) -> None:
@@ -166,7 +166,7 @@ class _LiveOperand:
         self.changed = self.compared = 0
 
     def listen(self) -> RemovableHandle:
-        """Keep the codes of what the quantizer is given, as long as the hook is there."""
+        """Keep the codes of the quantizer's inputs as long as the returned hook exists."""
 
         def keep(quantizer: Any, inputs: tuple[Tensor]) -> None:
             self._now.append(quantizer.encode(inputs[0]).codes)
@@ -174,7 +174,7 @@ class _LiveOperand:
         return self._quantizer.register_forward_pre_hook(keep)
 
     def compare(self) -> tuple[int, int]:
-        """How many codes differ from those of the time before, and how many there are."""
+        """Number of codes that differ from those of the previous call, and number of codes."""
         now, last, self._now = self._now, self._last, []
         self._last = now
         if last is None:
@@ -186,7 +186,7 @@ class _LiveOperand:
         return changed, compared
 
     def figures(self) -> LiveActivation:
-        """Over all steps."""
+        """Figures over all steps."""
         share = self.changed / max(1, self.compared)
         return LiveActivation(name=self._name, operand=self._operand, bits=self._quantizer.range.bits, changed=share)
 

@@ -1,4 +1,4 @@
-"""Which file is it, and what does it hold: training states, runs, and the OFQ authors' checkpoints, behind one face."""
+"""Open training states, runs and the OFQ authors' checkpoints behind one interface."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ofqctl.artifact import is_run, load_run, read_config
 from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
-from ofqctl.diagnosis.weights import Weight, weights_of_model, weights_of_state
+from ofqctl.diagnosis.weights import AnalyzedWeight, weights_of_model, weights_of_state
 from ofqctl.errors import ArtifactError
 from ofqctl.models import read_torch_file
 from ofqctl.oscillation import CGA, TRACKER_FILE
@@ -31,22 +31,22 @@ class Opened:
     """One file or run.
 
     Attributes:
-        path: As it was named.
-        kind: What it is.
-        read_weights: Gives the quantized weights, one at a time.
-        architecture: timm's name, where it is known.
-        recipe: Where it is known.
+        path: Its path, as the user named it.
+        kind: Kind of the file.
+        read_weights: Yields the quantized weights, one at a time.
+        architecture: timm's name of the architecture, if known.
+        recipe: The recipe, if known.
         tracker: State of the tracker, or None.
         epochs: Rows of the training's summary.
         checkpoint: The training state, if it is one.
-        directory: The run directory it lies in, or None.
-        missing: What cannot be said about it, and why.
-        notes: What was assumed.
+        directory: The run directory that contains it, or None.
+        missing: Which results it cannot give, and why.
+        notes: What was assumed, one sentence each.
     """
 
     path: Path
     kind: Kind
-    read_weights: Callable[[], Iterator[Weight]]
+    read_weights: Callable[[], Iterator[AnalyzedWeight]]
     architecture: str | None = None
     recipe: Recipe | None = None
     tracker: Mapping[str, Tensor] | None = None
@@ -58,7 +58,7 @@ class Opened:
 
     @property
     def tracking(self) -> Tracking:
-        """How the tracker was set; the defaults where nobody says."""
+        """Settings of the tracker; defaults if they are unknown."""
         training = None if self.recipe is None else self.recipe.training
         return (training and training.tracking) or Tracking()
 
@@ -69,7 +69,7 @@ class Opened:
 
     @property
     def boundary_range(self) -> float:
-        """That of the recipe's CGA; the default where it has none."""
+        """Boundary range of the recipe's CGA; the default if it has none."""
         found = [phase.remedies["cga"] for phase in self._phases if "cga" in phase.remedies]
         settings = found[-1] if found else CGA()
         assert isinstance(settings, CGA)
@@ -82,15 +82,16 @@ class Opened:
 
 
 def open_source(path: Path, wbits: int | None = None) -> Opened:
-    """Find out what ``path`` is and read it.
+    """Detect the kind of a file and read it.
 
     Args:
         path: Run directory, its ``model.safetensors`` or ``oscillation.safetensors``, a training state, or a
             checkpoint of the OFQ authors.
-        wbits: Bits of the weights of a checkpoint of the OFQ authors, which does not say; None takes its name's.
+        wbits: Bits of the weights of an OFQ authors' checkpoint, which does not contain them; None takes them from its
+            name.
 
     Raises:
-        OfqctlError: Missing, damaged, of another kind, or without quantized weights.
+        OfqctlError: The file is missing, damaged, of another kind, or has no quantized weights.
     """
     if path.is_file() and path.name == TRACKER_FILE:
         opened = open_source(path.parent)
@@ -101,7 +102,7 @@ def open_source(path: Path, wbits: int | None = None) -> Opened:
     if is_run(path):
         return _packed(path)
     if path.is_dir() or not path.exists():
-        what = f"a folder without {FILE} and config.json" if path.is_dir() else "there is no such file or folder"
+        what = f"a folder without {FILE} and config.json" if path.is_dir() else "no such file or folder"
         raise ArtifactError(f"{path}: {what}", hint="name a run directory, a last.pt, or an OFQ .pth.tar")
     content = read_torch_file(path, mapped=True)
     if isinstance(content, dict) and "position" in content:
@@ -109,7 +110,7 @@ def open_source(path: Path, wbits: int | None = None) -> Opened:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         return _ofq(path, content, wbits)
     raise ArtifactError(
-        f"{path}: no training state of ofqctl and no OFQ checkpoint",
+        f"{path}: neither a training state of ofqctl nor an OFQ checkpoint",
         hint="name a run directory, its last.pt, or an OFQ .pth.tar",
     )
 
@@ -133,7 +134,7 @@ def _training_state(path: Path, file: Path, content: Any = None) -> Opened:
     if checkpoint.tracker is None:
         opened.missing["tracked"] = _NO_TRACKER
     if checkpoint.ema is not None:
-        opened.notes.append(f"{path}: the weights that are trained, not their averages that the run was written from")
+        opened.notes.append(f"{path}: these are the trained weights, not the averaged ones in the run directory")
     return opened
 
 
@@ -158,7 +159,7 @@ def _ofq(path: Path, content: dict[str, Any], wbits: int | None) -> Opened:
     named = _BITS_IN_NAME.search(path.name)
     bits = wbits or (int(named[1]) if named else None)
     if bits is None:
-        raise ArtifactError(f"{path}: does not say how many bits its weights have", hint="--wbits N")
+        raise ArtifactError(f"{path}: does not contain the bits of its weights", hint="--wbits N")
     plan = plan_of_weights(state, wbits=bits)
     steps = {f"{name}.weight_quantizer.step": module.weight for name, module in plan.modules.items()}
     ours = translate(state, {name: torch.Size(weight.step_shape) for name, weight in steps.items() if weight})
@@ -171,13 +172,13 @@ def _ofq(path: Path, content: dict[str, Any], wbits: int | None) -> Opened:
         missing={"tracked": "no tracker state in the authors' files"},
     )
     if wbits is None:
-        opened.notes.append(f"{path}: {bits} bits for its weights, as its name says; --wbits N says otherwise")
+        opened.notes.append(f"{path}: {bits} bits for its weights, taken from its name; --wbits N overrides this")
     return opened
 
 
 def _check_quantized(path: Path, plan: Plan) -> None:
     if not any(module.weight for module in plan.modules.values()):
         raise ArtifactError(
-            f"{path}: no quantized layers in it, so no codes that could oscillate",
-            hint="`ofqctl train` with a recipe such as ofq/vit_w2a2 makes some",
+            f"{path}: no quantized layers, so there are no codes that could oscillate",
+            hint="`ofqctl train` with a recipe such as ofq/vit_w2a2 creates some",
         )

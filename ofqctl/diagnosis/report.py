@@ -1,38 +1,38 @@
-"""From a file that was opened to what is said about it."""
+"""Make the report on an opened file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ofqctl.diagnosis.between import Snapshot, snapshot_of
-from ofqctl.diagnosis.layers import Layer
+from ofqctl.diagnosis.layers import AnalyzedLayer
 from ofqctl.diagnosis.opening import Opened
 from ofqctl.diagnosis.result import Epoch, Report
 from ofqctl.diagnosis.static import codes_of, latents_of, steps_of
 from ofqctl.diagnosis.summing import summary_of
 from ofqctl.diagnosis.tracked import TrackerState, history_of, paths_of, tracked_of
-from ofqctl.diagnosis.weights import Weight
+from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError, did_you_mean
 from ofqctl.oscillation import Role
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which layers, and how much of each.
+    """Which layers to report, and how much of each.
 
     Attributes:
-        pattern: Shell-style, of module names.
-        top: Channels of a layer, and trajectories of a model, that are reported.
+        pattern: Shell-style pattern of module names.
+        top: Largest number of channels of a layer, and of trajectories of a model, to report.
     """
 
     pattern: str = "*"
     top: int = 5
 
-    def of(self, weights: Sequence[Weight]) -> list[Weight]:
-        """The weights whose module matches.
+    def of(self, weights: Sequence[AnalyzedWeight]) -> list[AnalyzedWeight]:
+        """The weights in matching modules.
 
         Raises:
-            ArtifactError: None does.
+            ArtifactError: No module matches.
         """
         chosen = [weight for weight in weights if fnmatchcase(weight.name, self.pattern)]
         if not chosen:
@@ -47,15 +47,15 @@ class Selection:
 def report_on(
     opened: Opened, selection: Selection, on_layer: Callable[[int, int], None] = lambda _done, _total: None
 ) -> tuple[Report, Snapshot]:
-    """Everything that one file says, and what the comparison with the next one needs.
+    """The report on a file, and the snapshot for the comparison with the next file.
 
     Args:
-        opened: The file.
-        selection: Which layers.
-        on_layer: Told how many layers are done, and their number.
+        opened: The opened file.
+        selection: Which layers to report.
+        on_layer: Called with the number of layers done and the number of all.
 
     Raises:
-        ArtifactError: The tracker's state is of another model, or no layer is chosen.
+        ArtifactError: The tracker's state belongs to another model, or no layer is selected.
     """
     weights = list(opened.read_weights())
     chosen = selection.of(weights)
@@ -68,7 +68,7 @@ def report_on(
         layers.append(_layer(weight, opened.boundary_range, tracker))
     history = None if tracker is None else history_of(weights, tracker)
     if tracker is not None and history is None:
-        missing["history"] = "the tracker's state holds no history"
+        missing["history"] = "the tracker's state contains no history"
     report = Report(
         path=str(opened.path),
         kind=opened.kind,
@@ -89,8 +89,8 @@ def report_on(
     return report, snapshot_of(chosen)
 
 
-def _layer(weight: Weight, boundary_range: float, tracker: TrackerState | None) -> Layer:
-    return Layer(
+def _layer(weight: AnalyzedWeight, boundary_range: float, tracker: TrackerState | None) -> AnalyzedLayer:
+    return AnalyzedLayer(
         name=weight.name,
         role=weight.role,
         shape=tuple(weight.encoded.codes.shape),
@@ -104,5 +104,5 @@ def _layer(weight: Weight, boundary_range: float, tracker: TrackerState | None) 
     )
 
 
-def _roles(layers: Sequence[Layer]) -> list[Role]:
+def _roles(layers: Sequence[AnalyzedLayer]) -> list[Role]:
     return list(dict.fromkeys(layer.role for layer in layers))

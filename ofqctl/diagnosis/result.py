@@ -1,14 +1,14 @@
-"""What an analysis says, field by field: the models behind ``analyze-oscillation --json`` and its schema.
+"""The fields of an analysis: the models behind ``analyze-oscillation --json`` and its schema.
 
-Every share is a number from 0 to 1. A field is null where the file does not hold what it follows from; ``missing`` of
-the checkpoint says why.
+Every share is a number from 0 to 1. A field is null if the file does not contain what it is computed from; ``missing``
+of the checkpoint says why.
 """
 
 from typing import Literal
 
 from pydantic import Field
 
-from ofqctl.diagnosis.layers import Layer, LiveWeights, Named, Quantiles, Summary
+from ofqctl.diagnosis.layers import AnalyzedLayer, LiveWeights, Named, Quantiles, Summary
 from ofqctl.oscillation import Role
 from ofqctl.registry import Frozen
 
@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 class Epoch(Frozen):
-    """A row of the training's summary, as far as it matters here."""
+    """The relevant fields of a row of the training summary."""
 
     phase: str
     epoch: int
@@ -27,12 +27,12 @@ class Epoch(Frozen):
 
 
 class RoleHistory(Frozen):
-    """One role over training, a value for each of the history's steps.
+    """One role over training; a value for each step of the history.
 
     Attributes:
-        step: Mean step of the grid, relative to the first value.
+        step: Mean grid step, relative to the first value.
         oscillating: Share of the weights that oscillate.
-        flips_per_step: Share of the codes that flip in a step, mean since the value before.
+        flips_per_step: Share of the codes that flip in an optimizer step, mean since the previous value.
     """
 
     step: tuple[float, ...]
@@ -41,7 +41,7 @@ class RoleHistory(Frozen):
 
 
 class History(Frozen):
-    """Training as the tracker saw it, at up to 256 evenly spaced optimizer steps."""
+    """Records of the tracker at up to 256 evenly spaced optimizer steps."""
 
     steps: tuple[int, ...]
     roles: dict[Role, RoleHistory]
@@ -51,13 +51,13 @@ class Path(Frozen):
     """The trajectory of one sampled weight.
 
     Attributes:
-        name: Of its module.
-        role: Of its layer.
-        index: In the flattened weight.
-        thresholds: Positions at which its code changes, near the ones it took.
+        name: Name of its module.
+        role: Role of its layer.
+        index: Index in the flattened weight.
+        thresholds: Positions at which its code changes, within its range.
         first_step: Optimizer step of the first value.
-        position: Of the latent value among the codes after each step; a point of the grid lies at its code.
-        code: After each step.
+        position: Continuous code of the latent value after each step; a grid point is at its code.
+        code: Code after each step.
     """
 
     name: str
@@ -73,21 +73,21 @@ class Report(Frozen):
     """One checkpoint.
 
     Attributes:
-        path: Of the file or run.
-        kind: What the file is.
-        model: timm's architecture, where the file or its run says so.
+        path: Path of the file or run.
+        kind: Kind of the file.
+        model: timm's architecture, if the file or its run contains it.
         recipe: Name of the recipe.
-        steps: Optimizer steps that the tracker has seen.
-        threshold: A weight oscillates if its frequency is above this.
-        boundary_range: A weight this close to a threshold, in steps, is not confident.
-        missing: What cannot be said about this file, and why.
-        total: All layers together.
-        roles: The layers of each role together.
-        layers: One by one, in the order of the model.
-        epochs: The training's own summary, where it lies in the file.
+        steps: Number of optimizer steps tracked.
+        threshold: Frequency above which a weight oscillates.
+        boundary_range: Largest distance to a threshold, in grid steps, at which a weight is not confident.
+        missing: Which results this file cannot give, and why.
+        total: Figures of all layers together.
+        roles: Figures of the layers of each role together.
+        layers: Every layer, in the order of the model.
+        epochs: Summary of the training, if the file contains it.
         annealing: Names of the recipe's phases with confidence-guided annealing.
-        history: Where the tracker recorded one.
-        paths: Of the sampled weights that flipped most, at most ``top`` of them.
+        history: History, if the tracker recorded one.
+        paths: Trajectories of the sampled weights that flipped most, at most ``top``.
     """
 
     path: str
@@ -100,7 +100,7 @@ class Report(Frozen):
     missing: dict[str, str]
     total: Summary
     roles: dict[Role, Summary]
-    layers: tuple[Layer, ...]
+    layers: tuple[AnalyzedLayer, ...]
     epochs: tuple[Epoch, ...] = ()
     annealing: tuple[str, ...] = ()
     history: History | None = None
@@ -108,12 +108,12 @@ class Report(Frozen):
 
 
 class LayerChange(Named):
-    """One layer from one checkpoint to the next.
+    """Changes of one layer from one checkpoint to the next.
 
     Attributes:
         codes_changed: Share of the codes that differ.
         distance: Mean difference of the codes that differ, in codes.
-        step_drift: Quantiles over the channels of the new step over the old one, less 1.
+        step_drift: Quantiles over the channels of the new grid step divided by the old one, minus 1.
     """
 
     codes_changed: float
@@ -122,15 +122,15 @@ class LayerChange(Named):
 
 
 class Change(Frozen):
-    """All layers from one checkpoint to the next.
+    """Changes of all layers from one checkpoint to the next.
 
     Attributes:
-        before: Path of the one.
-        after: Path of the other.
+        before: Path of the earlier checkpoint.
+        after: Path of the later checkpoint.
         codes_changed: Share of all codes that differ.
-        trend: Whether that is more or less than between the two checkpoints before; null for the first pair.
+        trend: Whether that is more or less than between the previous two checkpoints; null for the first pair.
         roles: Share of the codes that differ, by role.
-        layers: One by one.
+        layers: Every layer.
     """
 
     before: str
@@ -142,17 +142,17 @@ class Change(Frozen):
 
 
 class LiveLayer(Named, LiveWeights):
-    """The weights of one layer in live steps."""
+    """Results of live steps for the weights of one layer."""
 
 
 class LiveActivation(Frozen):
-    """One activation quantizer in live steps.
+    """Results of live steps for one activation quantizer.
 
     Attributes:
-        name: Of the module.
-        operand: Which of its inputs.
-        bits: Of a code.
-        changed: Share of the codes on the probe batch that differ from the step before, mean of all steps.
+        name: Name of the module.
+        operand: Name of the operand.
+        bits: Bits of a code.
+        changed: Share of the codes on the probe batch that differ from the previous step, mean over all steps.
     """
 
     name: str
@@ -162,7 +162,7 @@ class LiveActivation(Frozen):
 
 
 class LiveStep(Frozen):
-    """The whole model at one live step; shares as in :class:`LiveLayer` and :class:`LiveActivation`."""
+    """Results for the whole model at one live step; shares as in :class:`LiveLayer` and :class:`LiveActivation`."""
 
     loss: float
     flips: float
@@ -171,19 +171,19 @@ class LiveStep(Frozen):
 
 
 class Live(Frozen):
-    """Training steps from a checkpoint, of which nothing was kept.
+    """Results of live steps: optimizer steps from a checkpoint that are not saved.
 
     Attributes:
-        data: Training images.
-        phase: Of the recipe.
+        data: Name of the training images.
+        phase: Name of the recipe's phase.
         lr: Learning rate at the last step.
-        batch_size: Images in a step.
-        probe_images: Images of the fixed batch on which activation codes are compared.
-        total: All weights together.
-        activations_changed: All activation codes together.
-        layers: One by one.
-        activations: Quantizer by quantizer.
-        steps: Step by step.
+        batch_size: Number of images in an optimizer step.
+        probe_images: Number of images in the fixed batch on which activation codes are compared.
+        total: Figures of all weights together.
+        activations_changed: Share of all activation codes that change in a step.
+        layers: Every layer.
+        activations: Every activation quantizer.
+        steps: Every step.
     """
 
     data: str
@@ -199,12 +199,12 @@ class Live(Frozen):
 
 
 class Finding(Frozen):
-    """Something found, in plain words.
+    """A finding, in words.
 
     Attributes:
-        text: What, with its figures.
-        advice: What would address it, or why nothing has to.
-        option: The recipe option that does, such as ``training.phases.N.cga``, or null.
+        text: The finding, with figures.
+        advice: What to do about it, or why nothing needs to be done.
+        option: The recipe option for that, such as ``training.phases.N.cga``, or null.
     """
 
     text: str
@@ -213,14 +213,14 @@ class Finding(Frozen):
 
 
 class Gate(Frozen):
-    """A limit that a pipeline sets.
+    """A limit, for use in pipelines.
 
     Attributes:
         figure: ``oscillating`` or ``flips_per_step``.
         limit: Largest share allowed in any layer.
-        layer: The layer with the largest.
+        layer: The layer with the largest share.
         value: Its share.
-        met: Whether the largest is not above the limit.
+        met: Whether that share is within the limit.
     """
 
     figure: Literal["oscillating", "flips_per_step"]
@@ -231,16 +231,16 @@ class Gate(Frozen):
 
 
 class Analysis(Frozen):
-    """The whole result.
+    """The result of an analysis.
 
     Attributes:
-        format: Of this document; it changes when a field is taken away or means something else.
-        checkpoints: In the order they were named.
-        changes: From each to the next.
-        live: With ``--data``.
-        findings: Of the last checkpoint, most telling first.
-        gates: With ``--max-oscillating`` and ``--max-flip-rate``.
-        notes: What was assumed on the way.
+        format: Version of this document; it changes when a field is removed or changes its meaning.
+        checkpoints: The checkpoints in the order in which they were named.
+        changes: Changes from each checkpoint to the next.
+        live: Results of live steps; null without ``--data``.
+        findings: Findings on the last checkpoint, most important first.
+        gates: Results of ``--max-oscillating`` and ``--max-flip-rate``.
+        notes: What was assumed, one sentence each.
     """
 
     format: int = Field(default=FORMAT, ge=1)

@@ -1,4 +1,4 @@
-"""What the weights of one moment say: their codes, their steps, and how near the thresholds latent weights lie."""
+"""Figures of weights in one checkpoint: codes, grid steps, and distances of latent weights to thresholds."""
 
 from collections.abc import Iterable
 
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from ofqctl.diagnosis.layers import Codes, Histogram, Latents, Quantiles
-from ofqctl.diagnosis.weights import Weight
+from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.oscillation import distance_to_threshold
 
-RANGES = (0.003, 0.005, 0.007, 0.01)  # distances to a threshold, in steps
+RANGES = (0.003, 0.005, 0.007, 0.01)  # distances to a threshold, in grid steps
 STEP_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_BINS = 160  # at most, in a histogram of positions
-_FINEST = 16  # bins in a step, at most
+_BINS = 160  # largest number of bins in a histogram of positions
+_FINEST = 16  # largest number of bins in a grid step
 
 
-def codes_of(weight: Weight) -> Codes:
-    """How the codes are used."""
+def codes_of(weight: AnalyzedWeight) -> Codes:
+    """Figures on the use of the codes."""
     codes = weight.encoded.grid.range
     rows = weight.rows(weight.encoded.codes).to(torch.int64).sub_(codes.low)
     levels = codes.count
@@ -33,12 +33,12 @@ def codes_of(weight: Weight) -> Codes:
     )
 
 
-def latents_of(weight: Weight, boundary_range: float) -> Latents:
-    """Where latent weights lie.
+def latents_of(weight: AnalyzedWeight, boundary_range: float) -> Latents:
+    """Figures on the positions of latent weights.
 
     Args:
-        weight: With latent values.
-        boundary_range: A weight this close to a threshold, in steps, is not confident.
+        weight: The weight, with latent values.
+        boundary_range: Largest distance to a threshold, in grid steps, at which a weight is not confident.
     """
     assert weight.latent is not None
     encoded = weight.encoded
@@ -55,13 +55,13 @@ def latents_of(weight: Weight, boundary_range: float) -> Latents:
     )
 
 
-def steps_of(weight: Weight) -> Quantiles:
-    """The steps of the channels."""
+def steps_of(weight: AnalyzedWeight) -> Quantiles:
+    """Quantiles of the grid steps of the channels."""
     return quantiles(weight.encoded.step, STEP_LEVELS)
 
 
 def quantiles(values: Tensor, levels: Iterable[float]) -> Quantiles:
-    """The smallest of ``values`` that at least each share of them does not exceed, by that share."""
+    """Quantiles by level: for each level, the smallest value that at least this share of ``values`` does not exceed."""
     flat = values.detach().cpu().flatten().numpy()
     ranks = {level: max(0, int(np.ceil(level * flat.size)) - 1) for level in levels}
     ordered = np.partition(flat, sorted(set(ranks.values())))
@@ -69,7 +69,7 @@ def quantiles(values: Tensor, levels: Iterable[float]) -> Quantiles:
 
 
 def _histogram(position: Tensor, lowest: int, highest: int) -> Histogram:
-    """One step more on either side of the grid; bins that no threshold falls into the middle of."""
+    """Histogram with one more step on either side of the grid; thresholds lie between bins."""
     low, high = lowest - 1.5, highest + 1.5
     steps = round(high - low)
     bins = steps * max(1, min(_FINEST, _BINS // steps))

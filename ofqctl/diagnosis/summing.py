@@ -1,12 +1,12 @@
-"""Several layers together."""
+"""Summarize groups of layers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ofqctl.diagnosis.layers import Layer, Summary
+from ofqctl.diagnosis.layers import AnalyzedLayer, Summary
 
 
-def summary_of(layers: Sequence[Layer]) -> Summary:
+def summary_of(layers: Sequence[AnalyzedLayer]) -> Summary:
     """Means over all weights of ``layers``; a figure that not all of them have is None."""
     weights = sum(layer.weights for layer in layers)
 

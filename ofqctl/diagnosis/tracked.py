@@ -1,4 +1,4 @@
-"""What the state of the tracker says: which weights oscillate, layer by layer and over training."""
+"""Figures from the tracker's state: which weights oscillate, in each layer and over training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from torch import Tensor
 from ofqctl.diagnosis.layers import Channel, Tracked
 from ofqctl.diagnosis.result import History, Path, RoleHistory
 from ofqctl.diagnosis.static import quantiles
-from ofqctl.diagnosis.weights import Weight
+from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError
 from ofqctl.oscillation import Role, in_parts
 
 FREQUENCY_LEVELS = (0.5, 0.9, 0.99, 1.0)
-_PATH_STEPS = 300  # the newest that are shown of a trajectory
+_PATH_STEPS = 300  # number of the latest steps of a trajectory that are shown
 
 
 @dataclass(frozen=True)
 class TrackerState:
-    """The state that a tracker saved, and how it was set.
+    """The saved state of a tracker, and its settings.
 
     Attributes:
-        tensors: From ``OscillationTracker.state_dict``.
-        threshold: A weight oscillates if its frequency is above this.
-        top: Channels of a layer, and trajectories of the model, that are reported.
+        tensors: Result of ``OscillationTracker.state_dict``.
+        threshold: Frequency above which a weight oscillates.
+        top: Largest number of channels of a layer, and of trajectories of the model, to report.
     """
 
     tensors: Mapping[str, Tensor]
@@ -34,40 +34,40 @@ class TrackerState:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that were tracked."""
+        """Number of optimizer steps that were tracked."""
         return int(self.tensors["steps"])
 
-    def of(self, weight: Weight, key: str) -> Tensor:
+    def of(self, weight: AnalyzedWeight, key: str) -> Tensor:
         """One tensor of a weight's state.
 
         Raises:
-            ArtifactError: The state is of a model without this weight.
+            ArtifactError: The state belongs to a model without this weight.
         """
         name = f"{weight.name}.weight.{key}"
         if name not in self.tensors:
             raise ArtifactError(
-                f"tracker state: {name} is not in it: it is of another model",
-                hint="name the run that it was written with",
+                f"tracker state: {name} is missing: the state belongs to another model",
+                hint="name the run that it belongs to",
             )
         return self.tensors[name]
 
-    def rows(self, weight: Weight, key: str) -> Tensor:
-        """The same, cut down to the rows of a part, (channels, weights of a channel).
+    def rows(self, weight: AnalyzedWeight, key: str) -> Tensor:
+        """One tensor of a weight's state, reduced to the rows of the part, (channels, weights of a channel).
 
         Raises:
-            ArtifactError: It is of a weight of another shape.
+            ArtifactError: The weight in the state has another shape.
         """
         whole, shape = self.of(weight, key), weight.encoded.codes.shape
         parts = whole.shape[0] // shape[0]
         if (parts * shape[0], *shape[1:]) != tuple(whole.shape):
             raise ArtifactError(
                 f"tracker state: {weight.name}: {tuple(whole.shape)}, but {tuple(shape)} in the model",
-                hint="name the run that it was written with",
+                hint="name the run that it belongs to",
             )
         return weight.rows(in_parts(whole, max(1, parts))[weight.part])
 
 
-def tracked_of(weight: Weight, state: TrackerState) -> Tracked:
+def tracked_of(weight: AnalyzedWeight, state: TrackerState) -> Tracked:
     """The tracker's figures of one weight."""
     frequency = state.rows(weight, "frequency")
     oscillates = frequency > state.threshold
@@ -85,8 +85,8 @@ def tracked_of(weight: Weight, state: TrackerState) -> Tracked:
     )
 
 
-def _recent_flips(weight: Weight, state: TrackerState) -> float:
-    """Share of the codes that flip in a step, mean of the last 30."""
+def _recent_flips(weight: AnalyzedWeight, state: TrackerState) -> float:
+    """Share of the codes that flip in an optimizer step, mean of the last 30."""
     codes, recent = state.of(weight, "codes"), state.of(weight, "recent_flips")
     recent = recent.view(-1, state.of(weight, "flips").numel()).double()
     parts = codes.shape[0] // weight.encoded.codes.shape[0]
@@ -94,12 +94,12 @@ def _recent_flips(weight: Weight, state: TrackerState) -> float:
     return float(counted.mean()) / codes.numel() if len(counted) else 0.0
 
 
-def history_of(weights: Sequence[Weight], state: TrackerState) -> History | None:
-    """Every role over training, or None if the tracker recorded no history.
+def history_of(weights: Sequence[AnalyzedWeight], state: TrackerState) -> History | None:
+    """The history of every role, or None if the tracker recorded none.
 
     Args:
-        weights: All of the model; the history's columns are their parts in the alphabetical order of their names.
-        state: Of the tracker.
+        weights: All weights of the model; the history has their parts in the alphabetical order of their names.
+        state: State of the tracker.
     """
     steps, table = state.tensors.get("history_steps"), state.tensors.get("history")
     if steps is None or table is None or not len(steps):
@@ -123,10 +123,10 @@ def history_of(weights: Sequence[Weight], state: TrackerState) -> History | None
     return History(steps=tuple(steps.tolist()), roles=roles)
 
 
-def paths_of(weights: Sequence[Weight], state: TrackerState) -> tuple[Path, ...]:
-    """Of the sampled weights those whose codes flipped most lately; one of each role first, then any.
+def paths_of(weights: Sequence[AnalyzedWeight], state: TrackerState) -> tuple[Path, ...]:
+    """Trajectories of the sampled weights whose codes flipped most recently; one of each role first, then any.
 
-    Grids of more bits come in only if there is nothing else: nearly all their weights flip all the time.
+    Weights with many bits are used only if there are no others, because nearly all of them flip all the time.
     """
     fewest = min(weight.encoded.grid.range.bits for weight in weights)
     coarse = [weight for weight in weights if weight.encoded.grid.range.bits == fewest]
@@ -140,8 +140,8 @@ def paths_of(weights: Sequence[Weight], state: TrackerState) -> tuple[Path, ...]
     return tuple([*leading, *others][: state.top])
 
 
-def _paths(weight: Weight, state: TrackerState) -> list[tuple[int, Path]]:
-    """The sampled entries of one weight (of one part of it) that flipped lately, with their number of flips."""
+def _paths(weight: AnalyzedWeight, state: TrackerState) -> list[tuple[int, Path]]:
+    """The sampled entries of a weight, or of one part of it, that flipped recently, with their numbers of flips."""
     entries, rows = state.of(weight, "entries"), state.of(weight, "trajectory")[-_PATH_STEPS:]
     codes, bounds = weight.encoded.codes, weight.encoded.grid.range
     paths = []
@@ -170,5 +170,5 @@ def _paths(weight: Weight, state: TrackerState) -> list[tuple[int, Path]]:
 
 
 def _entry(shape: torch.Size, index: int, tensor: Tensor) -> Tensor:
-    """What belongs to one entry of a flattened weight."""
+    """The element of ``tensor`` for one entry of a flattened weight."""
     return tensor.expand(shape).flatten()[index]

@@ -1,4 +1,4 @@
-"""The quantized weights behind a file, one at a time: latent where they are, codes always."""
+"""Read the quantized weights of a file one at a time: codes, and latent values if there are any."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from ofqctl.recipe import ModulePlan, Plan
 
 
 @dataclass(frozen=True)
-class Weight:
+class AnalyzedWeight:
     """One quantized weight, or one of the equal parts of the rows of a fused one.
 
     Attributes:
-        name: Of its module.
-        role: What it does in the model.
-        part: Which part it is, counted from 0.
-        method: Of its quantizer.
-        latent: Float values, or None where only codes are left.
-        encoded: Codes, steps and grid.
+        name: Name of its module.
+        role: Its role in the model.
+        part: Number of the part, counted from 0.
+        method: Method of its quantizer.
+        latent: Latent values, or None if there are only codes.
+        encoded: Codes, grid steps and grid.
     """
 
     name: str
@@ -38,23 +38,23 @@ class Weight:
 
     @property
     def key(self) -> tuple[str, Role]:
-        """What tells it from the others of its model."""
+        """What identifies it within its model."""
         return self.name, self.role
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """``tensor``, of the weight's shape, with a row for each output channel: (channels, weights of a channel)."""
+        """``tensor`` (in the weight's shape) with a row for each output channel: (channels, weights of a channel)."""
         return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor.flatten(1)
 
 
-def weights_of_state(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[Weight]:
+def weights_of_state(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[AnalyzedWeight]:
     """The latent weights in a model's state dict; the model itself is not needed.
 
     Args:
-        plan: What is quantized in the model.
-        state: Of the quantized model.
+        plan: The plan of the model.
+        state: State dict of the quantized model.
 
     Raises:
-        ArtifactError: The state is not that of a model with this plan.
+        ArtifactError: The state does not belong to a model with this plan.
     """
     for name, module in plan.modules.items():
         if module.weight is None:
@@ -68,26 +68,26 @@ def weights_of_state(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[Weight
             latent = _merged(name, module, state) if merged else state[f"{prefix}weight"].float()
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
-            raise ArtifactError(f"{name}: its weight in the file does not fit the plan in it: {reason}") from error
+            raise ArtifactError(f"{name}: its weight does not fit the plan in the file: {reason}") from error
         with torch.no_grad():
             yield from _parts(prefix.removesuffix("."), quantizer, latent, quantizer.encode(latent))
 
 
-def weights_of_model(model: nn.Module) -> Iterator[Weight]:
+def weights_of_model(model: nn.Module) -> Iterator[AnalyzedWeight]:
     """The weights of a quantized model whose codes are fixed."""
     for name, site in weight_sites(model):
         assert site.weight_quantizer is not None and site.fixed_codes is not None
         yield from _parts(name.removesuffix(".weight"), site.weight_quantizer, None, site.fixed_codes)
 
 
-def _parts(name: str, quantizer: Quantizer, latent: Tensor | None, encoded: Encoded) -> Iterator[Weight]:
+def _parts(name: str, quantizer: Quantizer, latent: Tensor | None, encoded: Encoded) -> Iterator[AnalyzedWeight]:
     roles = roles_of(name, encoded.codes.shape[0])
     count = len(roles)
     codes, steps = in_parts(encoded.codes, count), in_parts(encoded.step, count)
     latents = (None,) * count if latent is None else in_parts(latent, count)
     for part, role in enumerate(roles):
         own = Encoded(codes[part], steps[part], encoded.grid.map(partial(_part, part, count)))
-        yield Weight(name, role, part, quantizer.plan.method, latents[part], own)
+        yield AnalyzedWeight(name, role, part, quantizer.plan.method, latents[part], own)
 
 
 def _part(part: int, count: int, tensor: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _merged(block: str, plan: ModulePlan, state: Mapping[str, Tensor]) -> Tensor
 
 
 def _heads(block: str, plan: ModulePlan, state: Mapping[str, Tensor]) -> int:
-    """Number of heads, from whatever has a dimension for them."""
+    """Number of heads, from any tensor with a dimension for them."""
     term, operand = state.get(f"{block}.products.key_term"), plan.operands.get("qkx")
     shapes = [plan.weight.step_shape if plan.weight else (), () if term is None else tuple(term.shape)]
     shapes += [operand.step_shape, operand.shift_shape or ()] if operand else []

@@ -1,4 +1,4 @@
-"""Learning from the answers of a teacher (Hinton et al. 2015, arXiv 1503.02531), on the distillation head."""
+"""Learn from the predictions of a teacher (Hinton et al. 2015, arXiv 1503.02531), with the distillation head."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from ofqctl.registry import Frozen
 
 
 class Answers(Frozen):
-    """Cross entropy with the teacher's probabilities.
+    """Cross-entropy with the teacher's probabilities.
 
     Attributes:
-        weight: Of this term.
-        temperature: Of the teacher's and the student's softmax.
+        weight: Weight of this term in the objective.
+        temperature: Temperature of the teacher's and the student's softmax.
     """
 
     weight: float = Field(default=1.0, ge=0.0)
@@ -25,13 +25,13 @@ class Answers(Frozen):
 
 @TERMS.register("answers", Answers, traits=["needs_teacher"])
 class AnswerTerm(Term):
-    """``weight * T^2 * CE(distillation head / T, softmax(teacher / T))``; T^2 keeps the size of the gradients."""
+    """``weight * T^2 * CE(distillation head / T, softmax(teacher / T))``; T^2 keeps the scale of the gradients."""
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: Answers) -> None:  # noqa: ARG002
         self._settings = settings
 
     def loss(self, seen: Pass) -> Tensor:
-        """The mean over the images."""
+        """The mean loss over the images."""
         assert seen.answers is not None
         temperature = self._settings.temperature
         wanted = (seen.answers.float() / temperature).softmax(dim=1)
@@ -40,9 +40,9 @@ class AnswerTerm(Term):
 
 
 def set_separate_heads(model: nn.Module, separate: bool) -> None:
-    """Have a model with a distillation head give both heads apart in training, or their mean; others stay as they are.
+    """Make a model with a distillation head return both heads in training, or their mean; other models are unchanged.
 
-    In evaluation such a model of timm gives the mean whatever is set here, and no file keeps the setting.
+    In evaluation such a timm model always returns the mean; the setting is not stored in any file.
     """
     switch: Any = getattr(model, "set_distilled_training", None)
     if switch is not None:

@@ -1,4 +1,4 @@
-"""Feature distillation: the student's modules are held to the outputs of the teacher's."""
+"""Feature distillation: the outputs of the student's modules learn to match those of the teacher's."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,17 +17,17 @@ from ofqctl.recipe.training import Features
 
 @TERMS.register("features", Features, traits=["needs_teacher"])
 class FeatureDistillation(Term):
-    """Records the outputs of the modules that match a pattern, in student and teacher alike.
+    """Compares the outputs of the modules that match a pattern in student and teacher.
 
-    A quantized model keeps timm's module names, so a name means the same in both.
+    A quantized model keeps timm's module names, so names have the same meaning in both.
 
     Args:
-        student: The model that is trained.
-        teacher: Has modules of the same names.
-        settings: Which modules, and the weight of the loss.
+        student: The model to train.
+        teacher: The teacher, with modules of the same names.
+        settings: Says which modules to compare, and the weight of the loss.
 
     Raises:
-        RecipeError: Nothing matches, or the teacher has no module of a name.
+        RecipeError: No module matches, or the teacher lacks a module.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None, settings: Features) -> None:
@@ -47,7 +47,7 @@ class FeatureDistillation(Term):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Take note of what the modules give out within the block."""
+        """Record the outputs of the modules within the block."""
         self._seen = ({}, {})
         hooks = (
             model.get_submodule(name).register_forward_hook(_keeping(seen, name))
@@ -58,13 +58,13 @@ class FeatureDistillation(Term):
             yield
 
     def loss(self, seen: Pass) -> Tensor:  # noqa: ARG002
-        """What :meth:`watching` saw, compared: ``weight`` times the mean over the modules of the relative error.
+        """Compare the recorded outputs: ``weight`` times the mean relative error over the modules.
 
-        The squared error of a module is taken relative to the variance of the teacher's output, so 1 stands for a
-        student that gives out the mean.
+        The squared error of a module is relative to the variance of the teacher's output: a student that always returns
+        the mean has an error of 1.
 
         Raises:
-            ModelError: A module gave out something other than one tensor of the teacher's shape.
+            ModelError: The output of a module is not a tensor of the teacher's shape.
         """
         student, teacher = self._seen
         errors = [_relative_error(name, student.get(name), teacher.get(name)) for name in self.names]
@@ -75,7 +75,7 @@ class FeatureDistillation(Term):
 def _relative_error(name: str, value: Any, wanted: Any) -> Tensor:
     if not (isinstance(value, Tensor) and isinstance(wanted, Tensor) and value.shape == wanted.shape):
         raise ModelError(
-            f"{name}: student and teacher do not give out a tensor of the same shape",
+            f"{name}: the outputs of student and teacher are not tensors of the same shape",
             hint="choose other modules with --set training.distillation.features.target=PATTERN",
         )
     value, wanted = value.float(), wanted.float()

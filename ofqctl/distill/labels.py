@@ -1,4 +1,4 @@
-"""Learning from labels: cross entropy of the class head."""
+"""Learn from labels: cross-entropy of the class head."""
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from ofqctl.registry import Frozen
 
 
 class Labels(Frozen):
-    """Cross entropy with the labels, or with the mixed ones.
+    """Cross-entropy with the labels, or with mixed labels.
 
     Attributes:
-        weight: Of this term.
-        smoothing: Share of the probability that is spread over all classes; mixed labels are smoothed where they are
-            mixed.
+        weight: Weight of this term in the objective.
+        smoothing: Share of the probability that is spread over all classes; mixed labels are already smoothed when they
+            are mixed.
     """
 
     weight: float = Field(default=1.0, ge=0.0)
@@ -30,6 +30,6 @@ class LabelTerm(Term):
         self._settings = settings
 
     def loss(self, seen: Pass) -> Tensor:
-        """The mean over the images."""
+        """The mean loss over the images."""
         smoothing = self._settings.smoothing if seen.target.dim() == 1 else 0.0
         return self._settings.weight * F.cross_entropy(seen.heads[0].float(), seen.target, label_smoothing=smoothing)

@@ -1,4 +1,4 @@
-"""A float teacher that sees the student's images in its own normalization."""
+"""A float teacher, which gets the student's images in its own normalization."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from ofqctl.errors import ModelError
 
 
 class Teacher:
-    """Answers with logits, never with gradients.
+    """Computes logits without gradients.
 
     Args:
-        model: Classifies; put into evaluation mode, where timm's distilled models average their two heads.
-        data_config: Its preprocessing.
-        student_config: The preprocessing of the images it will be given.
-        name: For messages.
+        model: A classifier; put into evaluation mode, in which timm's distilled models average their two heads.
+        data_config: Preprocessing of the teacher.
+        student_config: Preprocessing of the student, applied to the images that the teacher gets.
+        name: Name of the teacher, for messages.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Teacher:
         return self
 
     def check_classes(self, classes: int, name: str) -> None:
-        """Refuse a teacher with other classes than the student.
+        """Check that teacher and student have the same number of classes.
 
         Raises:
-            ModelError: The class counts differ.
+            ModelError: The numbers of classes differ.
         """
         own = getattr(self.model, "num_classes", classes)
         if own != classes:

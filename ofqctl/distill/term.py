@@ -1,4 +1,4 @@
-"""One summand of the objective of training."""
+"""One term of the training objective."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -15,14 +15,14 @@ Logits = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Pass:
-    """What is known behind a forward pass.
+    """What is known after a forward pass.
 
     Attributes:
-        batch: What it was given; its images may be mixed.
+        batch: The batch that was passed to the model; its images may be mixed.
         target: Labels (B,), or mixed probabilities (B, classes).
-        logits: Of the student, (B, classes), or of its class head and its distillation head.
+        logits: Logits of the student, (B, classes), or a pair: logits of its class head and of its distillation head.
         answers: Logits of the teacher, (B, classes), or None.
-        progress: Share of all optimizer steps of the training that are done, 0 to 1.
+        progress: Share of all optimizer steps of the training done so far, 0 to 1.
     """
 
     batch: Batch
@@ -33,23 +33,24 @@ class Pass:
 
     @property
     def heads(self) -> tuple[Tensor, Tensor]:
-        """The class head and the distillation head, (B, classes) each; a model with one head has it twice."""
+        """Logits of class head and distillation head, (B, classes) each; the same twice if there is only one head."""
         return self.logits if isinstance(self.logits, tuple) else (self.logits, self.logits)
 
 
 class Term(ABC):
-    """Made once for a training as ``Term(model, teacher, settings)``: student, float teacher or None, its settings.
+    """A term of the objective, created once for a training as ``Term(model, teacher, settings)``.
 
-    A term that is registered with the trait ``needs_teacher`` gets a teacher, and a pass with answers.
+    The model is the student; the teacher is a float model or None. A term registered with the trait ``needs_teacher``
+    gets a teacher, and passes with answers.
     """
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: Frozen) -> None:  # noqa: B027
-        """Take note of what is needed of the three."""
+        """Store what is needed from the arguments."""
 
     def watching(self) -> AbstractContextManager[None]:
-        """The context in which teacher and student run, such as one with hooks on their modules."""
+        """A context in which teacher and student run, for example with hooks on their modules."""
         return contextlib.nullcontext()
 
     @abstractmethod
     def loss(self, seen: Pass) -> Tensor:
-        """The summand, a scalar, its weight included."""
+        """The term as a scalar, weight included."""

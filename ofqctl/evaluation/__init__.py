@@ -1,4 +1,4 @@
-"""One way to compute logits and figures over float models, quantized models and artifacts."""
+"""Compute logits and figures in the same way for float models, quantized models and files."""
 
 from ofqctl.evaluation.metrics import Metrics, evaluate, merged, paired, predict
 from ofqctl.evaluation.subject import (

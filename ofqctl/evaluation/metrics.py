@@ -15,15 +15,15 @@ from ofqctl.progress import Progress, silent
 
 @dataclass
 class Metrics:
-    """What one model did on labelled images.
+    """Results of one model on labelled images.
 
     Attributes:
         images: Number of images.
-        correct1: Images whose label came first.
-        correct5: Images whose label was among the first five.
-        losses: Sum of the cross entropies of each batch, in nats.
-        timings: Seconds and images of each forward pass, of each process.
-        hits: Of each batch, which labels came first; bool, (B,), on the CPU.
+        correct1: Number of images whose label was predicted first.
+        correct5: Number of images whose label was among the first five predictions.
+        losses: Sum of the cross-entropies of each batch, in nats.
+        timings: For each process, seconds and images of each forward pass.
+        hits: For each batch, which images were classified correctly (top-1); bool, (B,), on the CPU.
     """
 
     images: int = 0
@@ -34,7 +34,7 @@ class Metrics:
     hits: list[Tensor] = field(default_factory=list)
 
     def add(self, logits: Tensor, labels: Tensor, seconds: float) -> None:
-        """Count one batch: logits (B, classes), labels (B,)."""
+        """Add one batch: logits (B, classes), labels (B,)."""
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
         self.images += len(labels)
         self.correct1 += int(ranked[:, 0].sum())
@@ -45,15 +45,15 @@ class Metrics:
 
     @property
     def images_per_second(self) -> float:
-        """Of the forward passes alone, of all processes together.
+        """Speed of the forward passes, summed over all processes.
 
-        The first pass of a process, which warms up, does not count if there are more.
+        The first pass of a process, which warms up, is not counted if there are more.
         """
         counted = [passes[1:] or passes for passes in self.timings]
         return sum(sum(n for _, n in passes) / max(sum(s for s, _ in passes), 1e-9) for passes in counted)
 
     def as_dict(self) -> dict[str, float | int]:
-        """Figures for people and JSON: percentages, mean loss, images per second."""
+        """Figures for tables and JSON: percentages, mean loss, images per second."""
         return {
             "top1": round(100.0 * self.correct1 / self.images, 4),
             "top5": round(100.0 * self.correct5 / self.images, 4),
@@ -64,10 +64,10 @@ class Metrics:
 
 
 def merged(shares: Sequence[Metrics]) -> Metrics:
-    """What one model did on the images that several processes shared.
+    """Merge the results of one model on images that several processes shared.
 
-    Every figure but the speed is that of one process which takes the same batches: counts are whole numbers, and losses
-    are added without rounding, in any order.
+    Every figure except speed equals that of one process that takes the same batches: counts are integers, and losses
+    are added exactly, whatever the order.
     """
     return Metrics(
         images=sum(share.images for share in shares),
@@ -79,16 +79,16 @@ def merged(shares: Sequence[Metrics]) -> Metrics:
     )
 
 
-def paired(before: Metrics, after: Metrics) -> dict[str, float | int]:
-    """How top-1 differs between two models on the same images, image by image.
+def paired(original: Metrics, quantized: Metrics) -> dict[str, float | int]:
+    """Compare the top-1 accuracy of two models on the same images, image by image.
 
-    The standard error is that of the mean of the differences: far below that of either accuracy where the models mostly
+    The standard error is that of the mean difference, which is far below that of either accuracy if the models mostly
     agree.
 
     Returns:
-        ``difference`` and ``standard_error`` in points, and the numbers of images ``gained`` and ``lost``.
+        ``difference`` and ``standard_error`` in percentage points, and the numbers of images ``gained`` and ``lost``.
     """
-    first, second = torch.cat(before.hits), torch.cat(after.hits)
+    first, second = torch.cat(original.hits), torch.cat(quantized.hits)
     difference = second.double() - first.double()
     error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else torch.zeros(())
     return {
@@ -100,14 +100,14 @@ def paired(before: Metrics, after: Metrics) -> dict[str, float | int]:
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of a batch, the one way they are computed everywhere.
+    """Logits of a batch, computed in the same way everywhere.
 
     Args:
-        model: Float, quantized or read from an artifact; in evaluation mode.
-        images: Preprocessed, (B, 3, H, W); on the model's device.
+        model: A float or quantized model, or one read from a file; in evaluation mode.
+        images: Preprocessed images, (B, 3, H, W), on the model's device.
 
     Returns:
-        float32, (B, classes).
+        Logits, float32, (B, classes).
     """
     with torch.inference_mode():
         logits: Tensor = model(images)
@@ -122,14 +122,14 @@ def evaluate(
     total: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Metrics]:
-    """Measure models side by side: every batch is decoded once and given to each.
+    """Measure models side by side: every batch is decoded once and passed to each model.
 
     Args:
-        models: By name; on ``device``, in evaluation mode.
+        models: Models by name, on ``device``, in evaluation mode.
         batches: Images (B, 3, H, W) and labels (B,).
-        device: Where to compute.
+        device: Device to compute on.
         total: Number of images, if known.
-        progress: Told after every batch.
+        progress: Called after every batch to report progress.
     """
     metrics = {name: Metrics() for name in models}
     done = 0

@@ -1,4 +1,4 @@
-"""What can be evaluated: a float model by name, a run directory, or an ONNX file, behind one face."""
+"""What can be evaluated, behind one interface: a float model by name, a run directory, or an ONNX file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +20,17 @@ _WORDS = {"run": "a run directory", "onnx": "an ONNX file"}
 
 @dataclass
 class Subject:
-    """A model that answers with logits, and how its images are to be prepared.
+    """A model that computes logits, with the preprocessing of its images.
 
     Attributes:
-        model: In evaluation mode.
-        name: What a person calls it.
-        kind: ``float``, which is a model by name, ``run`` or ``onnx``.
+        model: The model, in evaluation mode.
+        name: Its name for the user.
+        kind: ``float`` (a model by name), ``run`` or ``onnx``.
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
-        labels: What the outputs stand for.
-        about: Its ``architecture`` and the ``model_args`` that build it, the ``source`` of its weights and, of a run
-            and of what was exported from one, the name of the ``recipe``.
-        notes: What was guessed or changed on the way.
+        labels: Meaning of the outputs.
+        about: Its ``architecture``, the ``model_args`` that build it, the ``source`` of its weights and, for a run or a
+            file exported from one, the name of the ``recipe``.
+        notes: What was guessed or changed, one sentence each.
     """
 
     model: nn.Module
@@ -43,26 +43,26 @@ class Subject:
 
 
 def open_subject(request: ModelRequest, normalization: Normalization | None = None) -> Subject:
-    """An ONNX file, a run directory or its weights file if ``request.name`` is the path of one; else a float model.
+    """Open an ONNX file, run directory or weights file if ``request.name`` is the path of one; else a float model.
 
     Args:
-        request: Which model.
-        normalization: Mean and standard deviation of the images, for an ONNX file that does not say them.
+        request: Says which model to open.
+        normalization: Mean and standard deviation of the images, for an ONNX file that does not contain them.
 
     Raises:
-        ArtifactError: The run or the file is damaged, or does not say how images are prepared.
+        ArtifactError: The run or file is damaged, or does not say how images are preprocessed.
         ModelError: There is no such model, or it has no classifier.
     """
     path = Path(request.name)
     if path.suffix == ".onnx" and path.is_file():
         return _noting_unused(of_onnx(path, normalization), request)
     if normalization is not None:
-        raise ModelError(f"{path}: --mean and --std are for ONNX files that do not say them; this model does")
+        raise ModelError(f"{path}: --mean and --std are for ONNX files without this information; this model has it")
     if is_run(path) or path.is_file():
         return _noting_unused(of_run(open_run(path)), request)
     if path.is_dir():
         raise ModelError(
-            f"{path}: a folder without config.json is no run directory",
+            f"{path}: not a run directory: there is no config.json in this folder",
             hint=f"a float model in timm's layout is named `local-dir:{path}`",
         )
     inside = Path(request.name.removeprefix("local-dir:"))
@@ -70,17 +70,17 @@ def open_subject(request: ModelRequest, normalization: Normalization | None = No
         return _noting_unused(of_run(open_run(inside)), request)
     if ":" not in request.name and len(path.parts) > 1:
         raise ModelError(
-            f"{path}: there is no such run directory or file",
+            f"{path}: no such run directory or file",
             hint=f"a model on the hub is named `hf-hub:{path}`",
         )
     return of_model(load_model(request))
 
 
 def open_run(path: Path) -> Run:
-    """A run directory, the one that a ``model.safetensors`` lies in, or a safetensors file that describes itself.
+    """Open a run directory, the run directory of a ``model.safetensors``, or a self-describing safetensors file.
 
     Raises:
-        ArtifactError: Another file, or the run is missing or damaged.
+        ArtifactError: It is another kind of file, or the run is missing or damaged.
     """
     if path.is_file() and path.suffix != ".safetensors":
         raise ArtifactError(
@@ -102,7 +102,7 @@ def holds_run(path: Path) -> bool:
 
 
 def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
-    """``subject`` with a note on the options that say something about float models only."""
+    """``subject`` with a note on given options that apply to float models only."""
     given = {
         "--checkpoint": request.checkpoint,
         "--no-pretrained": not request.pretrained,
@@ -112,12 +112,14 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
     }
     unused = [option for option, value in given.items() if value]
     if unused:
-        subject.notes.append(f"{', '.join(unused)}: no effect on {_WORDS[subject.kind]}, which says all of it itself")
+        subject.notes.append(
+            f"{', '.join(unused)}: no effect on {_WORDS[subject.kind]}, which contains this information"
+        )
     return subject
 
 
 def of_run(run: Run) -> Subject:
-    """The model of a run directory."""
+    """The subject for a run directory."""
     config = run.config
     names = None if config.label_names is None else tuple(config.label_names)
     labels = LabelSpace(config.num_classes, names)
@@ -131,7 +133,7 @@ def of_run(run: Run) -> Subject:
 
 
 def of_model(loaded: LoadedModel) -> Subject:
-    """A float model.
+    """The subject for a float model.
 
     Raises:
         ModelError: It has no classifier.
@@ -145,10 +147,10 @@ def of_model(loaded: LoadedModel) -> Subject:
 
 
 def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
-    """A classifier in an ONNX file; one that says nothing about itself needs ``normalization``.
+    """The subject for an ONNX file of a classifier; a file without a description needs ``normalization``.
 
     Raises:
-        ArtifactError: It cannot be loaded, or it does not say how images are prepared.
+        ArtifactError: It cannot be loaded, or it does not say how images are preprocessed.
     """
     model = OnnxModel(path)
     said = model.description
@@ -169,7 +171,7 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     config = {"input_size": model.size, "mean": mean, "std": std} | _COMMON_PREPARATION
     model.data_config = config
     notes = [
-        f"{path}: does not say how images are prepared: taken are {config['interpolation']}, "
+        f"{path}: does not say how images are preprocessed; assuming {config['interpolation']}, "
         f"crop {config['crop_pct']} ({config['crop_mode']}), and labels in the order of the data"
     ]
     about = {"architecture": path.stem, "model_args": {}, "source": str(path)}

@@ -1,7 +1,8 @@
 """ONNX files of quantized and float models, and the check of each against torch.
 
-Read in this order: ``marking`` (timm's forward leaves markers where it is quantized), ``tracing`` (torch writes the
-graph), ``lowering`` (markers become standard operators), ``verification`` (piece by piece) and ``noise`` (end to end).
+Read in this order: ``marking`` (timm's forward leaves markers where tensors are quantized), ``tracing`` (torch writes
+the graph), ``lowering`` (markers become standard operators), ``verification`` (product by product) and ``noise`` (end
+to end).
 """
 
 from ofqctl.export.latency import product_seconds

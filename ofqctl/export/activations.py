@@ -1,4 +1,4 @@
-"""Nodes that turn an activation into its codes and back, in the arithmetic of the quantizers."""
+"""Nodes that encode and decode activations, in the arithmetic of the quantizers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ofqctl.export.arithmetic import Array, Operand, Table
+from ofqctl.export.arithmetic import Array, LookupTable, Operand
 from ofqctl.export.graph import Writer
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Codes of an activation in the graph, or what they are looked up as: ``value = step * (tensor + zero) + after``.
+class ActivationCodes:
+    """Codes of an activation in the graph, or levels of a table: ``value = step * (tensor + zero) + after``.
 
     Attributes:
-        tensor: Its name.
-        operand: What they are codes of.
-        signed: Whether they are int8, the codes themselves; else uint8, counted from the lowest, or levels of a table.
-        rank: Number of its dimensions.
+        tensor: Name of the tensor.
+        operand: The activation that is encoded.
+        signed: Whether the tensor is int8, the codes themselves; else it is uint8: codes minus the lowest code, or
+            levels of a table.
+        rank: Number of dimensions of the tensor.
     """
 
     tensor: str
@@ -29,33 +30,33 @@ class Codes:
 
     @property
     def zero(self) -> NDArray[np.int64]:
-        """() if it is one for all."""
+        """The number to add to the tensor to get points; a scalar if all are equal."""
         return np.zeros((), np.int64) if self.signed else self.operand.zero
 
     @property
     def dtype(self) -> type[np.integer]:
-        """Of the tensor."""
+        """Type of the tensor."""
         return np.int8 if self.signed else np.uint8
 
 
 def step_of(graph: Writer, operand: Operand) -> str:
-    """The steps; in one dimension if they vary along one only."""
+    """The grid steps; one-dimensional if they vary along one dimension only."""
     return graph.floats(_flat(operand.step))
 
 
 def offset_of(graph: Writer, operand: Operand) -> str:
-    """The offsets, as they are stored."""
+    """The offsets, as stored."""
     return graph.floats(operand.offset)
 
 
 def after_of(graph: Writer, operand: Operand) -> str:
-    """The shift behind rounding, as it is stored."""
+    """The shift after rounding, as stored."""
     assert operand.after is not None
     return graph.floats(operand.after)
 
 
-def zero_of(graph: Writer, codes: Codes, to: int) -> str:
-    """The zeros, as numbers of type ``to``."""
+def zero_of(graph: Writer, codes: ActivationCodes, to: int) -> str:
+    """The zeros, as type ``to``."""
     kind = helper.tensor_dtype_to_np_dtype(to)
     if codes.zero.ndim == 0:
         return graph.constant(codes.zero.astype(kind))
@@ -65,7 +66,7 @@ def zero_of(graph: Writer, codes: Codes, to: int) -> str:
 
 
 def steps_like(graph: Writer, operand: Operand) -> str:
-    """The steps, in the shape in which they broadcast to the tensor."""
+    """The grid steps, in a shape that broadcasts to the tensor."""
     step = step_of(graph, operand)
     return graph.op("Reshape", step, graph.shape(operand.step.shape)) if operand.step.shape[-1:] == (1,) else step
 
@@ -75,7 +76,7 @@ def _flat(array: Array) -> Array:
 
 
 def axis_of(shape: tuple[int, ...]) -> int | None:
-    """The one dimension, counted from the end, that is longer than 1; None if there is none or several."""
+    """The only dimension, counted from the end, that is longer than 1; None if there is none or several."""
     long = [d - len(shape) for d, length in enumerate(shape) if length > 1]
     return long[0] if len(long) == 1 else None
 
@@ -91,16 +92,16 @@ def can_be_signed(operand: Operand) -> bool:
     return operand.range.signed and operand.table is None and not operand.offset.any()
 
 
-def write_codes(graph: Writer, x: str, codes: Codes) -> None:
+def write_codes(graph: Writer, x: str, codes: ActivationCodes) -> None:
     """Write ``clamp(round((x + before) / step) - offset)``.
 
     That is QuantizeLinear, which divides, rounds halves to even, adds the zero point and saturates. It takes steps and
-    zero points that vary along one dimension; those that vary along several are operators of their own.
+    zero points that vary along one dimension; for those that vary along several, separate operators are written.
 
     Args:
-        graph: Where to write.
-        x: The activation.
-        codes: What they are to be.
+        graph: Graph to write to.
+        x: Name of the activation.
+        codes: Description of the codes.
     """
     operand, signed, out = codes.operand, codes.signed, codes.tensor
     if operand.before is not None:
@@ -132,7 +133,7 @@ def write_codes(graph: Writer, x: str, codes: Codes) -> None:
 
 
 def _write_search(graph: Writer, x: str, thresholds: Array, out: str) -> None:
-    """Write how many of the ascending ``thresholds`` are below ``x``, uint8: by bisection, a few nodes for each bit."""
+    """Write the number of ascending ``thresholds`` below ``x``, uint8, by bisection with a few nodes for each bit."""
     bits = len(thresholds).bit_length()
     missing = (1 << bits) - 1 - len(thresholds)
     limits = graph.floats(np.append(thresholds, np.full(missing, np.inf, np.float32)))
@@ -144,14 +145,14 @@ def _write_search(graph: Writer, x: str, thresholds: Array, out: str) -> None:
     graph.op("Cast", found, to=TensorProto.UINT8, out=out)
 
 
-def look_up(graph: Writer, tensor: str, table: Table) -> str:
-    """What codes, uint8 counted from the lowest, stand for in ``table``."""
+def look_up(graph: Writer, tensor: str, table: LookupTable) -> str:
+    """Look codes (uint8, minus the lowest code) up in ``table``."""
     index = graph.op("Cast", tensor, to=TensorProto.INT32)
     return graph.op("Gather", graph.constant(table.levels), index)
 
 
-def write_values(graph: Writer, codes: Codes, *, shifted: bool = True, out: str | None = None) -> str:
-    """Write ``step * (code + offset)``, and the shift ``after`` if it is wanted; float32."""
+def write_values(graph: Writer, codes: ActivationCodes, *, shifted: bool = True, out: str | None = None) -> str:
+    """Write ``step * (code + offset)``, plus the shift ``after`` if ``shifted``; float32."""
     operand, attributes = codes.operand, axis_attribute(codes.operand.step, codes.rank)
     shifted = shifted and operand.after is not None
     unshifted = None if shifted else out

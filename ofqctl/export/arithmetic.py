@@ -1,7 +1,7 @@
-"""The grids, codes and steps of a quantized model as the plain numbers that are written into a graph.
+"""The grids, codes and grid steps of a quantized model as arrays that are written into a graph.
 
-Of a grid this asks how its points stand on integers (`ofqctl.grids.Grid.on_integers`) and, where they do not, what the
-points are.
+Grids are asked for their points as integers (`ofqctl.grids.Grid.on_integers`), or if that is impossible for their
+points.
 """
 
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ _UINT8_MAX = 255
 
 
 @dataclass(frozen=True)
-class Table:
+class LookupTable:
     """Points of an activation that are not evenly spaced.
 
     Attributes:
-        thresholds: At which the code changes, float32, (codes - 1,); one belongs to the lower code.
-        levels: What the codes stand for, (codes,): integers counted from the ``zero``, uint8; or points, float32.
-        zero: Added to a level.
+        thresholds: Values at which the code changes, float32, (codes - 1,); a threshold belongs to the lower code.
+        levels: Level of each code, (codes,): integers minus ``zero``, uint8; or points, float32.
+        zero: Number to add to a level.
     """
 
     thresholds: Array
@@ -35,23 +35,24 @@ class Table:
 
     @property
     def integral(self) -> bool:
-        """Whether products can be computed on the levels."""
+        """Whether the levels are integers, so that products can be computed on them."""
         return self.levels.dtype == np.uint8
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An activation that becomes codes: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
+    """A quantized activation: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
 
     Attributes:
-        name: The quantizer's name in the model.
-        range: Of the codes.
-        step: > 0; aligned with the last dimensions of the tensor, as all others; () if it is one for all.
-        offset: Integers, of the shape of ``step``; () if it is one for all.
-        before: Added to the tensor ahead of rounding, or None.
-        after: Added to the value, or None.
-        dynamic: Whether all of this is of each row over its largest magnitude, which is multiplied again elsewhere.
-        table: What stands for ``code + offset`` where points are not evenly spaced, or None.
+        name: Name of the quantizer in the model.
+        range: Range of the codes.
+        step: Grid step, > 0; a scalar if all are equal, else aligned with the last dimensions of the tensor, as are all
+            other arrays.
+        offset: Integer offsets, in the shape of ``step``; a scalar if all are equal.
+        before: Shift added to the tensor before rounding, or None.
+        after: Shift added to the value, or None.
+        dynamic: Whether this applies to rows divided by their largest magnitude, which is multiplied again elsewhere.
+        table: Table that replaces ``code + offset`` if points are not evenly spaced, or None.
     """
 
     name: str
@@ -61,35 +62,36 @@ class Operand:
     before: Array | None
     after: Array | None
     dynamic: bool = False
-    table: Table | None = None
+    table: LookupTable | None = None
 
     @property
     def zero(self) -> NDArray[np.int64]:
-        """What is added to a number of the graph, a code counted from the lowest or a level, to give the point."""
+        """Number to add to a number in the graph (a code minus the lowest code, or a level) to get the point."""
         return np.asarray(self.table.zero) if self.table else (self.offset + self.range.low).astype(np.int64)
 
     @property
     def bits(self) -> int:
-        """Of the largest number of the graph."""
+        """Bits of the largest number in the graph."""
         return int(self.table.levels[-1]).bit_length() if self.table else self.range.bits
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A quantized weight as it is stored: the bytes and steps of ``model.safetensors``.
+class ExportedWeight:
+    """A quantized weight as it is stored: the codes and grid steps of ``model.safetensors``.
 
-    ``value = unit * (levels[stored] + zero + rest)``, with ``stored`` the codes counted from the lowest.
+    ``value = unit * (levels[stored] + zero + rest)``, where ``stored`` are the codes minus the lowest code.
 
     Attributes:
-        name: What it is stored under.
-        shape: (out, in), (out, in, height, width), or (heads, out, in).
-        range: Of the codes.
-        codes: Integers of the range, of that shape.
-        step: As the plan has it.
-        multiplier: Of the points, that makes integers of them.
-        levels: Integers, ascending from 0 or above, int64; or, where there are none, points, float32; (codes,).
-        zero: Integers, like ``step``, or () if it is one for all.
-        rest: What zero points have beyond integers, likewise; 0 nearly always.
+        name: Name that it is stored under.
+        shape: Its shape: (out, in), (out, in, height, width), or (heads, out, in).
+        range: Range of the codes.
+        codes: Codes, integers in that shape.
+        step: Grid step, in the shape that the plan gives.
+        multiplier: Number that turns the points into integers.
+        levels: Level of each code, (codes,): ascending integers >= 0, int64; or, if the points are not integers,
+            points, float32.
+        zero: Integer zeros, in the shape of ``step``, or a scalar if all are equal.
+        rest: Fractional parts of the zeros, in the same shape; nearly always 0.
         transposed: Whether the output channels come last, see :meth:`as_matrix`.
     """
 
@@ -106,22 +108,22 @@ class Weight:
 
     @property
     def packed(self) -> bytes:
-        """The codes, counted from the lowest, as `ofqctl.packing` lays them out."""
+        """The codes minus the lowest code, as packed by `ofqctl.packing`."""
         return pack(torch.from_numpy(self.codes) - self.range.low, self.range.bits).numpy().tobytes()
 
     @property
     def even(self) -> bool:
-        """Whether the points are evenly spaced, so that they are computed and not looked up."""
+        """Whether the points are evenly spaced, so that no table is needed."""
         return bool(np.array_equal(self.levels, self.multiplier * np.arange(self.range.count)))
 
     @property
     def widened(self) -> bool:
-        """Whether the integers are ``2 * code + 1`` of 8 bits, which do not fit 8 bits."""
+        """Whether the integers are ``2 * code + 1`` of 8-bit codes, which do not fit into 8 bits."""
         return self.multiplier == 2 and self.range.bits == 8 and self.even and bool(np.all(self.zero == self._half))
 
     @property
     def obstacle(self) -> str | None:
-        """Why no product is computed on its integers, or None."""
+        """Why products cannot be computed on its integers, or None."""
         if self.rest.any():
             return "the zero points of its weight are not integers"
         integral = np.issubdtype(self.levels.dtype, np.integer) and self.levels[-1] <= _UINT8_MAX
@@ -130,7 +132,7 @@ class Weight:
 
     @property
     def unit(self) -> Array:
-        """What 1 of these integers is worth."""
+        """Value of the integer 1."""
         return self.step / np.float32(self.multiplier)
 
     @property
@@ -158,8 +160,8 @@ class Weight:
         values: NDArray[np.float64] = (points + self.zero + self.rest) * self.unit
         return values
 
-    def as_matrix(self) -> "Weight":
-        """(in, out), as the right factor of a product; from (..., in) or (out, in, height, width)."""
+    def as_matrix(self) -> "ExportedWeight":
+        """The weight as (in, out), the right factor of a product; from (..., in) or (out, in, height, width)."""
         depth = self.shape[-1] if len(self.shape) < 4 else int(np.prod(self.shape[1:]))
         codes = np.ascontiguousarray(self.codes.reshape(-1, depth).T)
         step, zero, rest = self.step.reshape(-1), self.zero, self.rest
@@ -168,7 +170,7 @@ class Weight:
 
 
 def operand_of(name: str, quantizer: Quantizer) -> Operand:
-    """The numbers of an activation quantizer; what an offset has beyond an integer is a shift ahead and behind."""
+    """Arrays of an activation quantizer; the fractional part of an offset becomes shifts before and after rounding."""
     step, codes = quantizer.step.detach().clamp(min=SMALLEST_STEP), quantizer.range
     before: Tensor | None = quantizer.before
     after: Tensor | None = quantizer.after
@@ -196,18 +198,18 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
     )
 
 
-def _table(grid: Grid, integers: Integers | None) -> tuple[Table, int]:
-    """Points that are looked up, and what a step is to be divided by for them."""
+def _table(grid: Grid, integers: Integers | None) -> tuple[LookupTable, int]:
+    """The lookup table of a grid, and the number to divide the grid step by."""
     points = grid.points(grid.range.all()).detach().cpu()
     thresholds = midpoints(points)
     if integers is None or int(integers.levels[-1]) > _UINT8_MAX:
-        return Table(_array(thresholds), _array(points), 0), 1
+        return LookupTable(_array(thresholds), _array(points), 0), 1
     levels = integers.levels.numpy().astype(np.uint8)
-    return Table(_array(thresholds * integers.multiplier), levels, int(integers.zero)), integers.multiplier
+    return LookupTable(_array(thresholds * integers.multiplier), levels, int(integers.zero)), integers.multiplier
 
 
-def weight_of(name: str, encoded: Encoded) -> Weight:
-    """The numbers of a quantized weight."""
+def weight_of(name: str, encoded: Encoded) -> ExportedWeight:
+    """Arrays of a quantized weight."""
     codes = encoded.codes.detach().cpu().to(torch.int16)
     integers = encoded.grid.on_integers()
     if integers is None:
@@ -217,7 +219,7 @@ def weight_of(name: str, encoded: Encoded) -> Weight:
         multiplier, levels = integers.multiplier, integers.levels.numpy()
         zero, rest = _shared(integers.zero).astype(np.int64), _shared(integers.rest)
     shape, step = tuple(codes.shape), _array(encoded.step)
-    return Weight(name, shape, encoded.grid.range, codes.numpy(), step, multiplier, levels, zero, rest)
+    return ExportedWeight(name, shape, encoded.grid.range, codes.numpy(), step, multiplier, levels, zero, rest)
 
 
 def _array(tensor: Tensor) -> Array:
@@ -225,6 +227,6 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _shared(tensor: Tensor) -> Array:
-    """As an array; of shape () if all elements are equal."""
+    """``tensor`` as an array; a scalar if all elements are equal."""
     array = _array(tensor)
     return array.reshape(-1)[0].reshape(()) if array.size and (array == array.reshape(-1)[0]).all() else array

@@ -1,18 +1,18 @@
 """Quantized weights in an ONNX file: codes at their real width, and nodes that decode them at load.
 
-A width that ONNX has an integer for is stored as that: 4 and 8 bits and, where the runtime is one that knows it, 2.
-Any other is one stream of bytes, as in ``model.safetensors``, unpacked by nodes. All nodes depend on initializers
-alone, so that a runtime computes them once.
+Codes are stored in an ONNX integer type if there is one of that width: 4 and 8 bits, and 2 bits for new runtimes. Any
+other width is a stream of bytes, as in ``model.safetensors``, unpacked by nodes. These nodes depend only on
+initializers, so that a runtime computes them once.
 """
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from ofqctl.export.arithmetic import Weight
+from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.graph import Writer
 
-_GROUP = 8  # codes that together fill a whole number of bytes at every width
-OPSET = 20  # of everything else
+_GROUP = 8  # codes that fill whole bytes together at every bit-width
+OPSET = 20  # opset of everything else
 _OPSET_OF_BITS = {2: 25, 4: 21}
 
 
@@ -21,29 +21,29 @@ _NEW = (TensorProto.UINT2,)  # runtimes that know these also add 8-bit integers
 
 
 class WeightWriter:
-    """Writes each weight once, however many products use it.
+    """Writes each weight once, even if several products use it.
 
     Args:
-        graph: Where to write.
-        streamed: Widths that are stored as streams of bytes although ONNX has a type for them.
+        graph: Graph to write to.
+        streamed: Bit-widths that are stored as streams of bytes although ONNX has a type for them.
 
     Attributes:
-        written: The weights, in the shapes they were written in.
+        written: The weights, in the shapes in which they were written.
     """
 
     def __init__(self, graph: Writer, streamed: tuple[int, ...] = ()) -> None:
         self._graph = graph
         self._types = {bits: kind for bits, kind in _TYPES.items() if bits not in streamed}
-        self.written: dict[str, Weight] = {}
+        self.written: dict[str, ExportedWeight] = {}
 
     @property
     def opset(self) -> int:
-        """The least that has a type for all codes."""
+        """The lowest opset with types for all codes."""
         bits = {weight.range.bits for weight in self.written.values()} & self._types.keys()
         return max((_OPSET_OF_BITS.get(width, OPSET) for width in bits), default=OPSET)
 
-    def values(self, weight: Weight) -> str:
-        """The decoded weight, float32, to the bit what the quantizers make of it."""
+    def values(self, weight: ExportedWeight) -> str:
+        """The decoded weight, float32, identical to that of the quantizers."""
         graph = self._graph
         if not weight.even:
             return graph.op("Mul", self._points(weight), self.units(weight))
@@ -53,36 +53,36 @@ class WeightWriter:
             moved = graph.op("Add", moved, graph.floats(weight.rest, f"{weight.name}.rest"))
         return graph.op("Mul", moved, self.units(weight))
 
-    def codes(self, weight: Weight) -> str:
-        """The codes counted from the lowest, uint8."""
+    def codes(self, weight: ExportedWeight) -> str:
+        """The codes minus the lowest code, uint8."""
         return self._codes(weight, TensorProto.UINT8)
 
-    def levels(self, weight: Weight, *, signed: bool = False) -> str:
-        """The integers that the codes stand for, less the zero; uint8 or int8."""
+    def levels(self, weight: ExportedWeight, *, signed: bool = False) -> str:
+        """The integers of the codes, without the zero; uint8 or int8."""
         graph, kind = self._graph, TensorProto.INT8 if signed else TensorProto.UINT8
         if weight.even:
             return self._codes(weight, kind, weight.multiplier)
         return graph.op("Cast", graph.op("Sub", self._points(weight), graph.floats(weight.zero)), to=kind)
 
-    def centred(self, weight: Weight) -> str:
-        """The integers that the codes stand for, int8."""
+    def centred(self, weight: ExportedWeight) -> str:
+        """The integers of the codes, int8."""
         graph = self._graph
         if not weight.even:
             return graph.op("Cast", self._points(weight), to=TensorProto.INT8)
         codes, zero = self._codes(weight, TensorProto.FLOAT), graph.constant(np.asarray(weight.zero, np.int8))
         return graph.op("QuantizeLinear", codes, graph.floats(1.0 / weight.multiplier), zero)
 
-    def units(self, weight: Weight) -> str:
-        """What 1 of the integers is worth, in the shape of the steps."""
+    def units(self, weight: ExportedWeight) -> str:
+        """Value of the integer 1, in the shape of the grid steps."""
         return self._graph.floats(weight.unit, f"{weight.name}.step")
 
-    def _points(self, weight: Weight) -> str:
-        """Points that are not evenly spaced, integers if they can be, looked up by the codes; float32."""
+    def _points(self, weight: ExportedWeight) -> str:
+        """Points that are not evenly spaced (integers if possible), looked up by the codes; float32."""
         points = self._graph.floats(weight.levels + weight.zero, f"{weight.name}.points")
         return self._graph.op("Gather", points, self._codes(weight, TensorProto.INT32))
 
-    def _codes(self, weight: Weight, to: int, multiplier: int = 1) -> str:
-        """The codes counted from the lowest, times 1 or 2, as numbers of type ``to``."""
+    def _codes(self, weight: ExportedWeight, to: int, multiplier: int = 1) -> str:
+        """The codes minus the lowest code, times ``multiplier`` (1 or 2), as type ``to``."""
         graph, name, kind = self._graph, f"{weight.name}.codes", self._types.get(weight.range.bits)
         self.written[weight.name] = weight
         if kind is None:
@@ -95,8 +95,8 @@ class WeightWriter:
         doubled = graph.op("Add", codes, codes)
         return doubled if between == to else graph.op("Cast", doubled, to=to)
 
-    def _unpack(self, weight: Weight, to: int, multiplier: int) -> str:
-        """From a stream: the bytes of every eight codes as one integer, shifted to each of them, other bits cleared."""
+    def _unpack(self, weight: ExportedWeight, to: int, multiplier: int) -> str:
+        """Unpack a stream: the bytes of eight codes form an integer, which is shifted for each code and masked."""
         graph, bits, count, packed = self._graph, weight.range.bits, weight.codes.size, weight.packed
         kind = np.uint32 if bits * _GROUP < np.iinfo(np.uint32).bits else np.uint64
         stream = graph.raw(f"{weight.name}.codes", TensorProto.UINT8, [len(packed)], packed)

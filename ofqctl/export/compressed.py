@@ -1,4 +1,4 @@
-"""The layout of compressed-tensors (`pack-quantized`), for models whose weights alone are quantized."""
+"""The layout of compressed-tensors (`pack-quantized`), for models with only weights quantized."""
 
 import json
 from pathlib import Path
@@ -21,29 +21,29 @@ from ofqctl.recipe import ModulePlan
 
 
 def check_representable(run: Run, where: str) -> None:
-    """Make sure that the layout can hold a model: integers that are symmetric around 0, in Linear weights alone.
+    """Check that the layout can represent a model: only Linear weights, with integers symmetric around 0.
 
     Raises:
-        ArtifactError: Names the first modules that it cannot hold, and why.
+        ArtifactError: It cannot; the message names the first modules and why.
     """
     plan = run.config.quantization_config.plan
     modules = {name: (entry, weight_site(run.model.get_submodule(name))) for name, entry in plan.modules.items()}
     reasons = {name: reason for name, (entry, site) in modules.items() if (reason := _obstacle(entry, site))}
     if not plan.modules:
-        raise ArtifactError(f"{where}: nothing in it is quantized, so there is nothing to pack")
+        raise ArtifactError(f"{where}: nothing is quantized, so there is nothing to pack")
     if reasons:
         shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
         raise ArtifactError(
-            "\n  ".join([f"{where}: compressed-tensors cannot hold {len(reasons)} of its modules:", *shown]),
-            hint="--layout ofqctl holds every model",
+            "\n  ".join([f"{where}: compressed-tensors cannot represent {len(reasons)} of its modules:", *shown]),
+            hint="--layout ofqctl can represent every model",
         )
 
 
 def _obstacle(module: ModulePlan, site: WeightSite | None) -> str | None:
     if module.operands:
-        return f"the operands {', '.join(module.operands)} have static steps and grids of their own"
+        return f"the operands {', '.join(module.operands)} have static grid steps and grids of their own"
     if module.kind == "qkr":
-        return "query and key are merged, which is no Linear layer"
+        return "query and key are merged, which is not a Linear layer"
     encoded = None if site is None else site.encode_weight()
     return None if encoded is None else _obstacle_of_grid(encoded.grid)
 
@@ -53,7 +53,7 @@ def _obstacle_of_grid(grid: Grid) -> str | None:
     if integers is None or not integers.even:
         return "the points of its grid are not evenly spaced"
     if integers.multiplier == 2:
-        return "its grid is half a step off zero"
+        return "its grid is half a step off 0"
     if not codes.signed or bool((integers.zero != codes.low).any() or integers.rest.any()):
         return "its grid has zero points"
     return None
@@ -90,7 +90,7 @@ def write_compressed(directory: Path, run: Run) -> None:
 
 
 def _packed(name: str, encoded: Encoded) -> dict[str, Tensor]:
-    """The tensors of one weight (out, in)."""
+    """The tensors to store for one weight (out, in)."""
     rows = encoded.codes.shape[0]
     codes = encoded.grid.range
     unsigned = (encoded.codes.to(torch.int16) - codes.low).cpu().numpy().astype(np.uint32)
@@ -102,7 +102,7 @@ def _packed(name: str, encoded: Encoded) -> dict[str, Tensor]:
 
 
 def pack_words(codes: NDArray[np.uint32], bits: int) -> NDArray[np.int32]:
-    """Codes of each row (out, in) in 32-bit words, lowest bits first; no code lies in two words."""
+    """Pack the codes of each row (out, in) into 32-bit words, lowest bits first; no code is split between words."""
     each = 32 // bits
     padded = np.pad(codes, [(0, 0), (0, -codes.shape[1] % each)])
     shifts = (np.arange(each, dtype=np.uint32) * bits).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Constants of a traced graph, made small: equal ones once, indices in few bytes, masks in one byte an element."""
+"""Make the constants of a traced graph small: merge equal ones, store indices in few bytes and masks in one byte."""
 
 import numpy as np
 import onnx
@@ -7,19 +7,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ofqctl.export.graph import Writer
 
-_WORTH = 256  # elements; what a node costs in the file
+_WORTH = 256  # elements; for fewer, an additional node costs more than it saves
 _INTEGERS = (np.uint8, np.uint16, np.int32)
 
 
 def compact(graph: Writer, initializers: list[onnx.TensorProto]) -> dict[str, str]:
-    """Write the constants of a trace.
+    """Write the constants of a traced graph.
 
     Args:
-        graph: Where to write.
-        initializers: Every constant of the trace.
+        graph: Graph to write to.
+        initializers: All constants of the traced graph.
 
     Returns:
-        For each name that is no longer there, the tensor that takes its place.
+        For each removed name, the tensor that replaces it.
     """
     replaced: dict[str, str] = {}
     for tensor in initializers:
@@ -31,7 +31,7 @@ def compact(graph: Writer, initializers: list[onnx.TensorProto]) -> dict[str, st
 
 
 def _smaller(graph: Writer, tensor: onnx.TensorProto) -> str | None:
-    """The same values from fewer bytes, or None if there is no such way."""
+    """A tensor of the same values from fewer bytes, or None if there is no way."""
     values = numpy_helper.to_array(tensor)
     if values.dtype == np.int64:
         return _narrow(graph, values)

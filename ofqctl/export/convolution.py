@@ -1,4 +1,4 @@
-"""Convolutions of codes on integers."""
+"""Convolutions computed on integer codes."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from ofqctl.export.activations import Codes
-from ofqctl.export.arithmetic import Array, Operand, Weight
+from ofqctl.export.activations import ActivationCodes
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.integer import IntegerProducts, zero_point
@@ -15,13 +15,13 @@ from ofqctl.export.sites import Product, Window
 
 
 class IntegerConvolutions:
-    """Writes convolutions: those that cut the image into patches as matrix products, which are several times faster.
+    """Writes convolutions; those with patches as matrix products, which are several times faster.
 
-    An input with a step for each of its few channels is multiplied channel by channel, and the products are added in
-    float. Zero points beyond their mean are part of the shift behind rounding.
+    If each of the few input channels has its own grid step, channels are multiplied separately and the products are
+    added in float. Differences of zero points from their mean become part of the shift after rounding.
 
     Args:
-        graph: Where to write.
+        graph: Graph to write to.
         weights: Writes the weights.
         products: Writes matrix products.
     """
@@ -29,7 +29,7 @@ class IntegerConvolutions:
     def __init__(self, graph: Writer, weights: WeightWriter, products: IntegerProducts) -> None:
         self._graph, self._weights, self._products = graph, weights, products
 
-    def write(self, product: Product, codes: Codes, out: str) -> None:
+    def write(self, product: Product, codes: ActivationCodes, out: str) -> None:
         """(batch, in, height, width) -> (batch, out, height, width)."""
         weight, window, operand = product.weight, product.window, codes.operand
         assert weight is not None and window is not None
@@ -41,9 +41,15 @@ class IntegerConvolutions:
             self._slide(product, weight, codes, mean, shift, out)
 
     def _patches(
-        self, product: Product, weight: Weight, codes: Codes, zero: NDArray[np.int64], shift: Array | None, out: str
+        self,
+        product: Product,
+        weight: ExportedWeight,
+        codes: ActivationCodes,
+        zero: NDArray[np.int64],
+        shift: Array | None,
+        out: str,
     ) -> None:
-        """One matrix product, (patches, in * kernel) and (in * kernel, out), or one for each channel."""
+        """Write one matrix product, (patches, in * kernel) times (in * kernel, out), or one for each channel."""
         graph, window, operand = self._graph, product.window, codes.operand
         assert window is not None
         channels, (height, width) = window.size[0], window.moves(weight.shape[2:])
@@ -70,20 +76,20 @@ class IntegerConvolutions:
         turned = graph.op("Transpose", added, perm=[0, 2, 1])
         graph.op("Reshape", turned, graph.shape([-1, weight.shape[0], height, width]), out=out)
 
-    def _map_shift(self, shift: Array, weight: Weight, window: Window) -> str:
-        """What a shift adds to each patch, (1, patches, out): as it is, or computed at load where that is smaller."""
+    def _map_shift(self, shift: Array, weight: ExportedWeight, window: Window) -> str:
+        """What a shift adds to each patch, (1, patches, out); a constant, or computed at load if that is smaller."""
         graph, matrix = self._graph, weight.as_matrix()
         (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
         whole = np.broadcast_to(shift, (1, *window.size))
-        patches = 1 if shift.ndim < 3 or shift.shape[-2:] == (1, 1) else rows * columns  # that differ
+        patches = 1 if shift.ndim < 3 or shift.shape[-2:] == (1, 1) else rows * columns  # number of different ones
         if patches == 1 or patches * weight.shape[0] <= shift.size:
             apart = whole.reshape(window.size[0], rows, height, columns, width).transpose(1, 3, 0, 2, 4)
             return graph.floats(apart.reshape(1, rows * columns, -1)[:, :patches] @ matrix.values())
         cut = self._cut(graph.op("Expand", graph.floats(shift), graph.shape(whole.shape)), weight, window, each=False)
         return graph.op("MatMul", cut, self._weights.values(matrix))
 
-    def _cut(self, image: str, weight: Weight, window: Window, *, each: bool) -> str:
-        """(batch, in, H, W) -> (batch, patches, in * kernel), or (batch, in, patches, kernel) channel by channel."""
+    def _cut(self, image: str, weight: ExportedWeight, window: Window, *, each: bool) -> str:
+        """(batch, in, H, W) -> (batch, patches, in * kernel), or (batch, in, patches, kernel) for separate channels."""
         graph, channels = self._graph, window.size[0]
         (rows, columns), (height, width) = window.moves(weight.shape[2:]), weight.shape[2:]
         apart = graph.op("Reshape", image, graph.shape([-1, channels, rows, height, columns, width]))
@@ -94,9 +100,15 @@ class IntegerConvolutions:
         return graph.op("Reshape", turned, graph.shape([-1, rows * columns, channels * height * width]))
 
     def _slide(
-        self, product: Product, weight: Weight, codes: Codes, zero: NDArray[np.int64], shift: Array | None, out: str
+        self,
+        product: Product,
+        weight: ExportedWeight,
+        codes: ActivationCodes,
+        zero: NDArray[np.int64],
+        shift: Array | None,
+        out: str,
     ) -> None:
-        """ConvInteger; with a step for each channel that are all summed, a group of outputs for each channel."""
+        """Write ConvInteger; if channels have grid steps of their own, with a group of outputs for each channel."""
         graph, window, operand = self._graph, product.window, codes.operand
         assert window is not None
         outputs, channels = weight.shape[0], window.size[0]
@@ -134,14 +146,14 @@ class IntegerConvolutions:
 
 
 def _shift(operand: Operand, beyond: NDArray[np.int64]) -> Array | None:
-    """What is added to the values that the codes and one common zero point stand for."""
+    """What is added to the values of the codes with one common zero point."""
     if not beyond.any():
         return operand.after
     shift = (beyond * operand.step).astype(np.float32)
     return shift if operand.after is None else shift + operand.after
 
 
-def _cuts_patches(weight: Weight, window: Window) -> bool:
+def _cuts_patches(weight: ExportedWeight, window: Window) -> bool:
     """Whether each input pixel is read exactly once, by one patch."""
     kernel = weight.shape[2:]
     whole = all(size % taps == 0 for size, taps in zip(window.size[1:], kernel, strict=True))

@@ -1,4 +1,4 @@
-"""The weights that an ONNX file holds, decoded as `docs/format.md` says: from its metadata and its constants."""
+"""Decode the weights in an ONNX file as `docs/format.md` describes, from its metadata and its constants."""
 
 from collections.abc import Iterator
 

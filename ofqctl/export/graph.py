@@ -9,17 +9,20 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-OWN = "~"  # names that this program gives to tensors start with it
-_COMPUTED, _FEW = ("Mul", "Reshape"), 64  # operators, and elements that cost less in a file than a node at load
+OWN = "~"  # start of the tensor names that this program assigns
+_COMPUTED, _FEW = (
+    ("Mul", "Reshape"),
+    64,
+)  # operators that are computed at once, and the largest number of elements for that
 
 
 class Writer:
-    """Collects nodes in the order they run, and initializers.
+    """Collects nodes, in the order in which they run, and initializers.
 
     Attributes:
-        nodes: What was written.
-        initializers: By name.
-        named: The names given to nodes.
+        nodes: The nodes written so far.
+        initializers: Initializers by name.
+        named: Names assigned to nodes.
     """
 
     def __init__(self) -> None:
@@ -31,19 +34,19 @@ class Writer:
         self._count = 0
 
     def op(self, kind: str, *inputs: str, out: str | None = None, name: str = "", **attributes: Any) -> str:
-        """Write a node with one output, unless one that computes the same is there already.
+        """Write a node with one output, unless there already is one that computes the same.
 
-        What a product or a change of shape makes of a few constants is computed here, and is a constant itself.
+        Products and reshapes of small constants are computed here and become constants.
 
         Args:
             kind: Type of the operator.
-            inputs: Names of tensors; empty for one that is left out.
+            inputs: Names of tensors; empty for an omitted input.
             out: Name of the output; a new one by default.
-            name: Of the node.
-            attributes: Of the operator.
+            name: Name of the node.
+            attributes: Attributes of the operator.
 
         Returns:
-            The name of the output.
+            Name of the output.
         """
         if kind in _COMPUTED and out is None and all(self._is_small(name) for name in inputs):
             return self._compute(kind, inputs, attributes)
@@ -57,12 +60,12 @@ class Writer:
         return out
 
     def fresh(self) -> str:
-        """A name that no tensor has."""
+        """An unused tensor name."""
         self._count += 1
         return f"{OWN}{self._count}"
 
     def constant(self, value: ArrayLike, name: str | None = None) -> str:
-        """The name of an initializer; equal ones without a given name are one."""
+        """Add an initializer and return its name; equal ones without a given name are merged."""
         array = np.asarray(value)
         if name is not None:
             self.initializers.setdefault(name, _tensor(array, name))
@@ -74,7 +77,7 @@ class Writer:
         return self._shared[key]
 
     def adopt(self, tensor: onnx.TensorProto) -> str:
-        """The name of an initializer that another graph has: its own, or that of an equal one."""
+        """Add an initializer of another graph; return its name, or that of an equal one."""
         array = numpy_helper.to_array(tensor)
         name = self._shared.setdefault((str(array.dtype), array.shape, array.tobytes()), tensor.name)
         if name == tensor.name:
@@ -82,7 +85,7 @@ class Writer:
         return name
 
     def _is_small(self, name: str) -> bool:
-        """Whether it is a constant of few elements that no reader of the file knows by its name."""
+        """Whether it is a small constant whose name no reader of the file relies on."""
         tensor = self.initializers.get(name) if name.startswith(OWN) else None
         return tensor is not None and int(np.prod(tensor.dims)) <= _FEW
 
@@ -94,19 +97,19 @@ class Writer:
         return self.constant(value)
 
     def floats(self, value: ArrayLike, name: str | None = None) -> str:
-        """As :meth:`constant`, float32."""
+        """Like :meth:`constant`, as float32."""
         return self.constant(np.asarray(value, dtype=np.float32), name)
 
     def vector(self, tensor: str) -> str:
-        """All elements in one dimension."""
+        """Write a tensor of all elements in one dimension."""
         return self.op("Reshape", tensor, self.shape([-1]))
 
     def shape(self, lengths: Sequence[int]) -> str:
-        """A constant shape, or list of dimensions."""
+        """Add a constant shape, or list of dimensions."""
         return self.constant(np.asarray(lengths, dtype=np.int64))
 
     def raw(self, name: str, kind: int, shape: Sequence[int], content: bytes) -> str:
-        """An initializer of given bytes."""
+        """Add an initializer with the given bytes."""
         if name not in self.initializers:
             self.initializers[name] = helper.make_tensor(name, kind, shape, content, raw=True)
         return name

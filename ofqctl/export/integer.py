@@ -1,10 +1,10 @@
-"""Products of codes on integers: exact sums of integers, then steps and shifts in float.
+"""Products computed on integer codes: exact sums of integers, then grid steps and shifts in float.
 
 With ``value = step * (code + zero) + after`` for both factors, a product is
 
     row step * column step * sum((code + zero) * (code + zero)) + terms of the shifts,
 
-where the terms of the shifts have rank one, or are constants where one factor is a weight.
+where the terms of the shifts have rank one, or are constant if one factor is a weight.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ofqctl.export.activations import (
-    Codes,
+    ActivationCodes,
     after_of,
     axis_attribute,
     axis_of,
@@ -24,7 +24,7 @@ from ofqctl.export.activations import (
     write_values,
     zero_of,
 )
-from ofqctl.export.arithmetic import Array, Operand, Weight
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.sites import Product
@@ -37,10 +37,10 @@ class Right:
     """The right factor of a product of integers.
 
     Attributes:
-        tensor: (..., K, N), or the kernel of a convolution; int8 or uint8.
-        zero: Added to it: () or, for a weight, a number for each column, (N,).
+        tensor: Name of the tensor, (..., K, N), or of the kernel of a convolution; int8 or uint8.
+        zero: Number to add to it: a scalar or, for a weight, one for each column, (N,).
         signed: Whether it is int8.
-        zeros: Name of what else is added to it, a number for each column, int32, (..., 1, N); or None.
+        zeros: Name of a further tensor to add to it, one number for each column, int32, (..., 1, N); or None.
     """
 
     tensor: str
@@ -50,27 +50,27 @@ class Right:
 
 
 def saturates(left_bits: int, largest: int) -> bool:
-    """Whether the kernels of CPUs without VNNI, which add two products in 16 bits, may saturate.
+    """Whether kernels of CPUs without VNNI, which add two products in 16 bits, may saturate.
 
     Args:
-        left_bits: Width of the unsigned left factor.
-        largest: Largest magnitude of the signed right one.
+        left_bits: Bits of the unsigned left factor.
+        largest: Largest magnitude of the signed right factor.
     """
     return 2 * ((1 << left_bits) - 1) * largest > _INT16_MAX
 
 
 class IntegerProducts:
-    """Writes products.
+    """Writes products on integers.
 
     Args:
-        graph: Where to write.
+        graph: Graph to write to.
         weights: Writes the weights.
     """
 
     def __init__(self, graph: Writer, weights: WeightWriter) -> None:
         self._graph, self._weights = graph, weights
 
-    def linear(self, product: Product, codes: Codes, out: str) -> None:
+    def linear(self, product: Product, codes: ActivationCodes, out: str) -> None:
         """(..., in) -> (..., out)."""
         graph, operand = self._graph, codes.operand
         assert product.weight is not None
@@ -85,18 +85,18 @@ class IntegerProducts:
         if added:
             graph.op("Add", scaled, graph.floats(constant), out=out)
 
-    def multiply_weight(self, name: str, codes: Codes, weight: Weight) -> str:
+    def multiply_weight(self, name: str, codes: ActivationCodes, weight: ExportedWeight) -> str:
         """``sum(code * integer)``, int32, of activations (..., in) and the integers of a weight (in, out)."""
         graph, depth = self._graph, weight.shape[0]
         summed = self._multiply(name, codes, self.integers(weight, codes.operand.bits), depth)
         if not weight.widened:
             return summed
-        # 2 * code + 1 is beyond 8 bits: twice the sum over codes, and the sum over the input
+        # 2 * code + 1 does not fit into 8 bits: add twice the sum over codes and the sum over the input
         twice = graph.op("Mul", summed, graph.constant(np.int32(2)))
         return graph.op("Add", twice, self._sum_of_rows(codes, depth))
 
-    def integers(self, weight: Weight, left_bits: int) -> Right:
-        """The integers of a weight, in a type that no kernel saturates on; codes only where it is ``widened``."""
+    def integers(self, weight: ExportedWeight, left_bits: int) -> Right:
+        """The integers of a weight, in a type that no kernel saturates on; if it is ``widened``, its codes."""
         weights, counted = self._weights, int(weight.levels[-1])
         if weight.widened:
             return Right(weights.codes(weight), np.asarray(weight.range.low), signed=False)
@@ -107,7 +107,7 @@ class IntegerProducts:
             return Right(weights.centred(weight), np.asarray(0), signed=True)
         return Right(weights.levels(weight), weight.zero, signed=False)
 
-    def matmul(self, product: Product, left: Codes, right: Codes, place: "Place", out: str) -> None:
+    def matmul(self, product: Product, left: ActivationCodes, right: ActivationCodes, place: "Place", out: str) -> None:
         """(..., M, K) and (..., N, K) or (..., K, N) -> (..., M, N), times ``place.factor``."""
         graph, operand, zeros = self._graph, right.operand, None
         tensor = self._turn(right.tensor, place.rank) if product.transposed else right.tensor
@@ -123,13 +123,13 @@ class IntegerProducts:
             scaled = graph.op("Add", scaled, term, out=out if index == len(terms) else None)
 
     def _steps_of_columns(self, operand: Operand, product: Product) -> str:
-        """The steps of a right operand, as factors of the columns of the product."""
+        """The grid steps of a right operand, as factors of the columns of the product."""
         if product.transposed and axis_of(operand.step.shape) == -2:  # one dimension is aligned with the columns
             return step_of(self._graph, operand)
         return self._along_columns(steps_like(self._graph, operand), operand.step, product)
 
     def _along_columns(self, tensor: str, array: NDArray[Any], product: Product) -> str:
-        """What belongs to the rows of the right operand, where that is transposed in the product."""
+        """Align a tensor of the right operand's rows with the product's columns if that operand is transposed."""
         if not product.transposed or array.ndim == 0:
             return tensor
         return self._graph.op("Reshape", tensor, self._graph.shape(_turned(array).shape))
@@ -137,11 +137,11 @@ class IntegerProducts:
     def _times(self, tensor: str, factor: float) -> str:
         return tensor if factor == 1.0 else self._graph.op("Mul", tensor, self._graph.floats(factor))
 
-    def _multiply(self, name: str, left: Codes, right: Right, depth: int) -> str:
+    def _multiply(self, name: str, left: ActivationCodes, right: Right, depth: int) -> str:
         """``sum((left + zero) * (right + zero))`` over ``depth`` terms, int32.
 
-        The operator itself takes one zero point for all of the left factor, and one for each column of a weight; what
-        is beyond that is added as sums of rows and columns.
+        The operator takes one zero point for the left factor and one for each column of a weight; everything else is
+        added as sums of rows and columns.
         """
         graph = self._graph
         zeros = (
@@ -159,7 +159,7 @@ class IntegerProducts:
             summed = graph.op("Add", summed, rows)
         return summed
 
-    def _sum_of_rows(self, left: Codes, depth: int) -> str:
+    def _sum_of_rows(self, left: ActivationCodes, depth: int) -> str:
         """``sum(left + zero)`` of each row, int32, (..., M, 1)."""
         graph = self._graph
         ones = graph.constant(np.ones((depth, 1), np.int8))
@@ -170,20 +170,20 @@ class IntegerProducts:
         return graph.op("Add", rows, zeros)
 
     def _scale(
-        self, summed: str, left: Codes, columns: str | None, by_column: bool = False, out: str | None = None
+        self, summed: str, left: ActivationCodes, columns: str | None, by_column: bool = False, out: str | None = None
     ) -> str:
-        """Integers times the steps of their rows and columns, float32.
+        """Multiply integers by the grid steps of their rows and columns, float32.
 
         Args:
-            summed: int32.
-            left: Whose steps those of the rows are.
-            columns: The steps of the columns, one for all, or None for none.
-            by_column: Whether it is one for each.
+            summed: Name of the int32 sums.
+            left: Left operand, whose grid steps belong to the rows.
+            columns: Name of the grid steps of the columns, or None.
+            by_column: Whether there is one for each column.
             out: Name of the result.
         """
         graph, rows = self._graph, left.operand
         attributes = axis_attribute(rows.step, left.rank)
-        if attributes:  # one pass for the conversion and the steps of the rows
+        if attributes:  # one pass for the conversion and the grid steps of the rows
             steps = step_of(graph, rows)
             if columns is None or by_column:
                 scaled = graph.op("DequantizeLinear", summed, steps, out=None if columns else out, **attributes)
@@ -197,17 +197,17 @@ class IntegerProducts:
         return graph.op("Mul", scaled, graph.op("Mul", steps, columns) if columns else steps, out=out)
 
     def _terms_of_shifts(
-        self, product: Product, left: Codes, right: Codes, place: "Place", turned: str, steps: str
+        self, product: Product, left: ActivationCodes, right: ActivationCodes, place: "Place", turned: str, steps: str
     ) -> list[str]:
-        """What the shifts of two activations add to their product: something for each row, column, or both.
+        """What the shifts of two activations add to their product: a term for each row, each column, or both.
 
         Args:
-            product: What is computed.
-            left: Codes of its left operand.
-            right: Codes of its right one.
-            place: Where it stands.
-            turned: The codes of the right one, (..., K, N).
-            steps: Their steps, times the factor of the product; one, or one for each column.
+            product: The product to compute.
+            left: Codes of the left operand.
+            right: Codes of the right operand.
+            place: Its dimensions and factor.
+            turned: Name of the codes of the right operand, (..., K, N).
+            steps: Name of its grid steps times the factor of the product; one, or one for each column.
         """
         graph, rows, columns = self._graph, [], []
         ours, theirs = left.operand.after, right.operand.after
@@ -239,18 +239,18 @@ class IntegerProducts:
         return rows + ([graph.op("Add", *columns)] if len(columns) == 2 else columns)
 
     def _turn(self, tensor: str, rank: int) -> str:
-        """The last two dimensions exchanged."""
+        """Exchange the last two dimensions."""
         return self._graph.op("Transpose", tensor, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a product of two activations stands.
+    """The dimensions and the factor of a product of two activations.
 
     Attributes:
-        rank: Dimensions of the right factor.
-        depth: Terms that are summed.
-        factor: Multiplies the product.
+        rank: Number of dimensions of the right factor.
+        depth: Number of terms that are summed.
+        factor: Number that the product is multiplied by.
     """
 
     rank: int
@@ -259,15 +259,15 @@ class Place:
 
 
 def zero_point(zero: NDArray[np.int64], *, signed: bool) -> NDArray[np.integer]:
-    """What the operators subtract."""
+    """The zero point that the operators subtract."""
     return (-zero).astype(np.int8 if signed else np.uint8)
 
 
 def _rows(array: Array) -> Array:
-    """With two dimensions at least."""
+    """``array`` with at least two dimensions."""
     return array if array.ndim > 1 else array.reshape(1, -1)
 
 
 def _turned(array: NDArray[Any]) -> NDArray[Any]:
-    """The last two dimensions exchanged."""
+    """Exchange the last two dimensions."""
     return array if array.ndim == 0 else _rows(array).swapaxes(-2, -1)

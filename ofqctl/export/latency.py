@@ -1,4 +1,4 @@
-"""How long each product takes in ONNX Runtime on this machine."""
+"""Measure how long each product takes in ONNX Runtime on this machine."""
 
 import json
 import statistics
@@ -14,19 +14,19 @@ from ofqctl.export.runtime import open_session
 from ofqctl.export.tracing import trace
 
 _WARM_UP = 3
-_END = "_kernel_time"  # of the names of the profiler's events, after the node's
+_END = "_kernel_time"  # suffix of the node names in the profiler's events
 
 
 def product_seconds(model: nn.Module, size: tuple[int, int, int], *, passes: int = 25) -> dict[str, float]:
-    """Export a model and take the time of every product that computes on integers, one image and one thread.
+    """Export a model and measure every product that computes on integers, with one image and one thread.
 
     Args:
-        model: Quantized and calibrated, in evaluation mode, on the CPU.
-        size: (3, H, W).
-        passes: Timed passes.
+        model: The quantized and calibrated model, in evaluation mode, on the CPU.
+        size: Size of one image, (3, H, W).
+        passes: Number of timed passes.
 
     Returns:
-        Seconds by product, medians.
+        Median seconds of each product, by name.
     """
     with marked(model, "integer") as sites:
         traced = trace(model, size, batch=1, pixels=False, sites=sites)

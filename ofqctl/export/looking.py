@@ -1,4 +1,4 @@
-"""What lies in an ONNX file, and what ONNX Runtime makes of it on this machine."""
+"""Inspect an ONNX file, and how ONNX Runtime optimizes it on this machine."""
 
 import tempfile
 from collections import Counter
@@ -16,19 +16,19 @@ from ofqctl.export.runtime import open_session
 
 @dataclass
 class OnnxContents:
-    """A file as it is written and as it runs.
+    """The content of a file, and how it runs.
 
     Attributes:
-        description: What it says about itself, or None.
-        opset: Of its standard operators.
-        inputs: Name, type and shape of each.
-        outputs: Likewise.
+        description: Its description, or None.
+        opset: Opset of its standard operators.
+        inputs: Name, type and shape of each input.
+        outputs: Name, type and shape of each output.
         weights: How each quantized weight is stored, with its ``bytes``; empty for a foreign file.
-        products: What each product computes on, with its ``kernel`` in the runtime.
-        verification: What export found; empty for a foreign file.
-        operators: How many of each type the file has.
-        run_operators: How many of each type the runtime makes of them.
-        bytes: Of the file: ``codes``, other ``constants``, the ``graph`` and the ``total``.
+        products: How each product is computed, with its ``kernel`` in the runtime.
+        verification: Results of the verification at export; empty for a foreign file.
+        operators: Number of operators of each type in the file.
+        run_operators: Number of operators of each type after the runtime's optimization.
+        bytes: Sizes in the file: ``codes``, other ``constants``, the ``graph`` and the ``total``.
     """
 
     description: Description | None
@@ -47,7 +47,7 @@ def look_into(path: Path) -> OnnxContents:
     """Read a file, and let the runtime optimize it.
 
     Raises:
-        ArtifactError: Truncated, foreign, or of an opset that the runtime cannot load.
+        ArtifactError: The file is truncated, foreign, or of an opset that the runtime cannot load.
     """
     where = str(path)
     try:

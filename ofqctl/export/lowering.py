@@ -1,12 +1,12 @@
-"""Replaces the markers of a traced graph by nodes that compute."""
+"""Replace the markers of a traced graph by standard operators."""
 
 from dataclasses import dataclass, field
 
 import onnx
 from onnx import helper, numpy_helper
 
-from ofqctl.export.activations import Codes, can_be_signed, look_up, write_codes, write_values
-from ofqctl.export.arithmetic import Operand, Weight
+from ofqctl.export.activations import ActivationCodes, can_be_signed, look_up, write_codes, write_values
+from ofqctl.export.arithmetic import ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.constants import compact
 from ofqctl.export.convolution import IntegerConvolutions
@@ -16,8 +16,8 @@ from ofqctl.export.marking import DOMAIN
 from ofqctl.export.pairs import write_dequantized, write_quantized, write_weight
 from ofqctl.export.sites import Product, Sites
 
-IR_OF_OPSET = {20: 9, 21: 10, 25: 13}  # the oldest versions of the file format with these operators
-UNKNOWN_TO_COMPILERS = (2,)  # bits of a type that came with the newest opset
+IR_OF_OPSET = {20: 9, 21: 10, 25: 13}  # the oldest file format versions with these opsets
+UNKNOWN_TO_COMPILERS = (2,)  # bits of types that only the newest opset has
 RESHAPES = ("Reshape", "Expand")
 """Operators whose outputs keep their shape in the file. Without it a runtime does not know that dimensions that depend
 on the number of images are equal, so that it reuses no memory, and ONNX Runtime takes ten times as long to load."""
@@ -25,12 +25,12 @@ on the number of images are equal, so that it reuses no memory, and ONNX Runtime
 
 @dataclass
 class Boundary:
-    """Where a product lies in a graph.
+    """A product in a graph.
 
     Attributes:
-        product: What it computes.
-        output: Name of the tensor that holds it.
-        factor: Multiplies it there.
+        product: The product.
+        output: Name of its output tensor.
+        factor: Number that it is multiplied by in that tensor.
     """
 
     product: Product
@@ -40,13 +40,13 @@ class Boundary:
 
 @dataclass
 class Quantization:
-    """Where an activation becomes codes in a graph.
+    """The place in a graph where an activation is quantized.
 
     Attributes:
         operand: Name of the quantizer.
         input: Name of the activation's tensor.
         codes: Name of the codes' tensor.
-        signed: Whether they are the codes themselves; else they are counted from the grid's lowest.
+        signed: Whether the tensor has the codes themselves; else codes minus the lowest code.
     """
 
     operand: str
@@ -57,27 +57,27 @@ class Quantization:
 
 @dataclass
 class Lowered:
-    """A graph of standard operators, and where the products lie in it.
+    """A graph of standard operators, with the places of its products.
 
     Attributes:
         model: The graph.
-        products: In the order they run.
-        quantizations: In the order they run.
-        weights: Quantized weights, in the shapes they are stored in.
+        products: Products in the order in which they run.
+        quantizations: Quantizations in the order in which they run.
+        weights: Quantized weights, in the shapes in which they are stored.
     """
 
     model: onnx.ModelProto
     products: list[Boundary] = field(default_factory=list)
     quantizations: list[Quantization] = field(default_factory=list)
-    weights: dict[str, Weight] = field(default_factory=dict)
+    weights: dict[str, ExportedWeight] = field(default_factory=dict)
 
 
 def lower(traced: onnx.ModelProto, sites: Sites) -> Lowered:
     """Replace every marker.
 
     Args:
-        traced: A graph of ONNX operators and of markers; used up.
-        sites: What the markers name.
+        traced: A graph of ONNX operators and markers; it is modified and must not be used again.
+        sites: The quantizers and products that the markers name.
     """
     lowering = _Lowering(traced, sites)
     for node in traced.graph.node:
@@ -103,11 +103,11 @@ class _Lowering:
                 self._readers.setdefault(name, []).append(node)
         self._outputs = {value.name for value in traced.graph.output}
         self._shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in traced.graph.value_info}
-        self._folded: set[str] = set()  # outputs of nodes that became part of a product
+        self._folded: set[str] = set()  # outputs of nodes that were merged into a product
         self.done = Lowered(traced)
 
     def take(self, node: onnx.NodeProto) -> None:
-        """Write what stands for ``node``."""
+        """Write the nodes that replace ``node``."""
         if node.output[0] in self._folded:
             return
         inputs = [self._alias.get(name, name) for name in node.input]
@@ -121,7 +121,7 @@ class _Lowering:
 
     def _write_quantize(self, site: str, inputs: list[str], out: str) -> None:
         operand = self._sites.operands[site]
-        codes = Codes(out, operand, operand.name in self._signed, len(self._shapes[out]))
+        codes = ActivationCodes(out, operand, operand.name in self._signed, len(self._shapes[out]))
         if self._pairs and operand.table is None:
             write_quantized(self._graph, inputs[0], codes)
         else:
@@ -161,7 +161,7 @@ class _Lowering:
         self._end(product, end, factor)
 
     def _end(self, product: Product, output: str, factor: float = 1.0) -> None:
-        """Note where a product lies, unless it goes on to a marker that ends it."""
+        """Record the place of a product, unless a marker that ends it follows."""
         if not product.dynamic:
             self.done.products.append(Boundary(product, output, factor))
 
@@ -172,14 +172,14 @@ class _Lowering:
             self._alias[out] = inputs[0]
         self.done.products.append(Boundary(self._sites.products[site], inputs[0]))
 
-    def _codes(self, tensor: str, operand: Operand) -> Codes:
-        """The codes in ``tensor`` as what takes them computes with them."""
+    def _codes(self, tensor: str, operand: Operand) -> ActivationCodes:
+        """The codes in ``tensor``, in the form in which products use them."""
         rank = len(self._shapes[tensor])
         numbers = tensor if operand.table is None else look_up(self._graph, tensor, operand.table)
-        return Codes(numbers, operand, operand.name in self._signed, rank)
+        return ActivationCodes(numbers, operand, operand.name in self._signed, rank)
 
     def _scalar_factor(self, out: str) -> tuple[float, str]:
-        """A constant that is all that multiplies a product next, made part of it, and the output of both."""
+        """Merge a constant factor that follows a product into it; return the factor and the output of both."""
         readers = self._readers.get(out, [])
         if len(readers) != 1 or readers[0].op_type != "Mul" or out in self._outputs:
             return 1.0, out
@@ -191,7 +191,7 @@ class _Lowering:
         return float(numpy_helper.to_array(constant).item()), readers[0].output[0]
 
     def finish(self) -> Lowered:
-        """The whole model, with short names and nothing that is not used."""
+        """The complete model, with short names and without unused nodes."""
         graph = self._traced.graph
         nodes = _used(self._graph.nodes, self._outputs)
         used = {name for node in nodes for name in node.input}
@@ -218,7 +218,7 @@ class _Lowering:
 
 
 def _signed_operands(sites: Sites) -> set[str]:
-    """Operands whose codes are int8: right factors of activations only, where no kernel saturates on them."""
+    """Operands whose codes are int8: right factors of two activations only, and only where no kernel saturates."""
     products = [product for product in sites.products.values() if product.obstacle is None]
     pairs = [product.operands for product in products if product.kind == "matmul"]
     left = {product.operands[0].name for product in products}
@@ -237,7 +237,7 @@ def _used(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto
 
 
 def _shorten(nodes: list[onnx.NodeProto], known: set[str], graph: Writer) -> dict[str, str]:
-    """Give the tensors between the nodes of the trace short names; the new ones by the old ones."""
+    """Give tensors of the traced graph short names; return new names by old names."""
     names: dict[str, str] = {}
     for node in nodes:
         node.ClearField("metadata_props")

@@ -1,8 +1,8 @@
-"""Markers for the quantizers and products of a model, so that a traced graph names them; its forward stays timm's.
+"""Mark the quantizers and products of a model, so that a traced graph names them; the forward stays timm's.
 
-While a model is marked, each quantizer and each product of it leaves one node of the domain ``ofqctl`` in a graph that
-`torch.onnx` traces; `ofqctl.export.lowering` replaces them. A product that can run on integers takes codes. Any other
-is the float operation that it is, on operands that are decoded again, and ends in a node that tells its name.
+While a model is marked, each of its quantizers and products leaves one node of the domain ``ofqctl`` in the graph that
+`torch.onnx` traces; `ofqctl.export.lowering` replaces these nodes. A product that can run on integers takes codes. Any
+other product stays a float operation on decoded operands, followed by a node that contains its name.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import ops
 
-from ofqctl.export.arithmetic import Array, Operand, Weight, operand_of, weight_of
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand, operand_of, weight_of
 from ofqctl.export.recording import activation_quantizers
 from ofqctl.export.sites import Product, Sites, Style, Window, obstacle_of
 from ofqctl.hooks import shadowed
@@ -31,21 +31,21 @@ DOMAIN = "ofqctl"
 
 @contextmanager
 def marked(model: nn.Module, style: Style) -> Iterator[Sites]:
-    """Mark ``model``; inside, it can be traced but computes nothing.
+    """Mark ``model`` within the block, where it can be traced but not computed.
 
     Args:
-        model: Quantized, in evaluation mode.
-        style: ``integer`` computes every product on codes that can be, ``qdq`` none.
+        model: The quantized model, in evaluation mode.
+        style: ``integer`` computes products on codes wherever possible, ``qdq`` nowhere.
 
     Yields:
-        What the markers name; products appear in it as they are traced.
+        The quantizers and products that the markers name; products are added while they are traced.
     """
     with ExitStack() as undo:
         yield _Marking(model, style, undo).sites
 
 
 class _Marking:
-    """Replaces the forward of every quantizer and product until ``undo`` closes."""
+    """Replaces the forward of every quantizer and product until ``undo`` is closed."""
 
     def __init__(self, model: nn.Module, style: Style, undo: ExitStack) -> None:
         self.sites, self._undo = Sites(style), undo
@@ -67,7 +67,7 @@ class _Marking:
                 self._mark_attention(module, name)
 
     def _replace(self, module: Any, method: str, new: Callable[..., Any]) -> None:
-        """Shadow a method of one module."""
+        """Replace a method of one module."""
         self._undo.enter_context(shadowed(module, method, new))
 
     def _mark_attention(self, attention: QuantAttention, name: str) -> None:
@@ -96,20 +96,20 @@ class _Marking:
         self._replace(attention.qkv, "forward", partial(self._pass_on, products, attention.qkv.forward))
 
     def _operands(self, *modules: nn.Module) -> tuple[Operand, ...]:
-        """What is known of quantizers; nothing if one of them is none."""
+        """The operands of quantizers; empty if one of them is not a quantizer."""
         found = [self.sites.operands[self._names[m]] for m in modules if isinstance(m, Quantizer)]
         return tuple(found) if len(found) == len(modules) else ()
 
-    def _weight(self, site: WeightSite, name: str) -> Weight | None:
+    def _weight(self, site: WeightSite, name: str) -> ExportedWeight | None:
         return self.sites.weights.get(f"{name}.weight") if site.weight_quantizer is not None else None
 
     def _weight_value(self, site: WeightSite, name: str, like: Tensor) -> Tensor:
-        """The decoded weight, or the weight itself where it is float."""
+        """The decoded weight, or the weight itself if it is float."""
         weight = self._weight(site, name)
         return site.latent() if weight is None else _node("Weight", (like,), weight.name, weight.shape)
 
     def _enter(self, product: Product) -> Product:
-        """Note one call of a product."""
+        """Record a call of a product."""
         call = sum(known.partition("@")[0] == product.name for known in self.sites.products)
         product.name = f"{product.name}@{call + 1}" if call else product.name
         obstacle = obstacle_of(product)
@@ -168,7 +168,7 @@ class _Marking:
         return _result(torch.matmul(left, right.transpose(-2, -1) if product.transposed else right), product)
 
     def _multiply_weight(self, product: Product, x: "_Coded", width: int, bias: Tensor | None) -> Tensor:
-        """A product with a weight and its bias; what rows are relative to comes between them."""
+        """A product with a weight, and its bias; the magnitudes of dynamic rows are multiplied in between."""
         shape = (*x.codes.shape[:-1], width)
         if x.largest is None:
             return _node("Linear", (x.codes,), product.name, shape)
@@ -177,7 +177,7 @@ class _Marking:
         return _result(y if bias is None else y + bias, product)
 
     def _multiply_codes(self, product: Product, left: "_Coded", right: "_Coded") -> Tensor:
-        """A product of two activations, its rows and columns times what they are relative to."""
+        """A product of two activations, multiplied by the magnitudes of dynamic rows and columns."""
         heads = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
             left.codes.shape[:-2], right.codes.shape[:-2]
         )
@@ -188,7 +188,7 @@ class _Marking:
         return y if right.largest is None else y * right.largest.transpose(-2, -1)
 
     def _pass_on(self, products: QKRProducts, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """`InputForEachHead`, keeping the input for the products, which would have to put it together again."""
+        """`InputForEachHead`, which also keeps the input for the products."""
         self._block_inputs[products] = x
         return forward(x)
 
@@ -205,7 +205,7 @@ class _Marking:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """`QKRProducts.attend`, its logits as ``x (W x)^T``, and the key term added to their columns."""
+        """`QKRProducts.attend` with logits ``x (W x)^T``, and the key term added to their columns."""
         del query, key, scale, enable_gqa
         block_input = self._block_inputs[products].reshape(value.shape[0], value.shape[2], -1)
         shared = _Shared(block_input, merged.projection.operands, products.x)
@@ -232,7 +232,7 @@ class _Marking:
         return products.mix(product * products.scale, values, attn_mask, dropout_p, is_causal)
 
     def _project(self, products: QKRProducts, merged: "_Merged", shared: "_Shared") -> Tensor:
-        """The values of a merged block, from its input."""
+        """Compute the values of a merged block from its input."""
         if merged.value is None:
             return cast(Tensor, products.v_proj(shared.value()))
         product, module = self._enter(replace(merged.value)), cast(QuantLinear, products.v_proj)
@@ -249,8 +249,8 @@ class _Merged:
 
     Attributes:
         projection: ``W x``.
-        query_key: Its product with ``x``.
-        value: The projection of the value, or None if it is float.
+        query_key: Product of ``W x`` with ``x``.
+        value: Projection of the value, or None if it is float.
     """
 
     projection: Product
@@ -264,8 +264,8 @@ class _Shared:
 
     Attributes:
         x: The activation.
-        operand: How it is quantized; nothing if it is not.
-        quantizer: Its module.
+        operand: Description of its quantizer; empty if it is not quantized.
+        quantizer: Module that quantizes it.
     """
 
     x: Tensor
@@ -284,7 +284,7 @@ class _Shared:
         return _Coded(codes.unsqueeze(1), None if largest is None else largest.unsqueeze(1))
 
     def value(self) -> Tensor:
-        """What its codes stand for."""
+        """Its decoded value."""
         if self._coded is None and not self.operand:
             return cast(Tensor, self.quantizer(self.x))
         return self.coded().value(self.operand[0])
@@ -300,21 +300,21 @@ class _Coded:
     """An activation as codes.
 
     Attributes:
-        codes: As the operators take them.
-        largest: What each row is relative to, (..., 1), or None.
+        codes: Codes in the form that the operators take.
+        largest: Largest magnitude of each row, (..., 1), or None.
     """
 
     codes: Tensor
     largest: Tensor | None
 
     def value(self, operand: Operand) -> Tensor:
-        """What they stand for."""
+        """The decoded value."""
         value = _node("Dequantize", (self.codes,), operand.name, self.codes.shape)
         return value if self.largest is None else value * self.largest
 
 
 def _quantize(x: Tensor, operand: Operand) -> _Coded:
-    """The codes of ``x``; its marker takes what is quantized, and ``x`` itself where that is another tensor."""
+    """The codes of ``x``; the marker gets the tensor that is quantized, and also ``x`` if that is another tensor."""
     rows, largest = over_largest(x) if operand.dynamic else (x, None)
     inputs = (rows,) if largest is None else (rows, x)
     return _Coded(_node("Quantize", inputs, operand.name, x.shape, torch.uint8), largest)
@@ -337,10 +337,10 @@ def _window(module: QuantConv2d, x: Tensor) -> Window:
             for size, k, s, d in zip(x.shape[-2:], module.kernel_size, stride, dilation, strict=True)
         ]
     elif isinstance(module.padding, str):
-        same = module.padding == "same"  # the other one is "valid": none
+        same = module.padding == "same"  # otherwise "valid": no padding
         total = [d * (k - 1) if same else 0 for k, d in zip(module.kernel_size, dilation, strict=True)]
     else:
         total = [2 * amount for amount in module.padding]
-    before = [amount // 2 for amount in total]
-    pads = (before[0], before[1], total[0] - before[0], total[1] - before[1])
+    leading = [amount // 2 for amount in total]
+    pads = (leading[0], leading[1], total[0] - leading[0], total[1] - leading[1])
     return Window(stride, pads, dilation, module.groups, (int(x.shape[1]), int(x.shape[2]), int(x.shape[3])))

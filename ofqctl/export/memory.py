@@ -1,4 +1,4 @@
-"""How much memory a file takes to load and run; a process of its own, which imports nothing but the runtime."""
+"""Measure the memory to load and run a file, in a separate process that imports only the runtime."""
 
 import json
 import resource
@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-_STATUS = Path("/proc/self/status")  # of Linux, whose ru_maxrss a process inherits from the one that started it
+_STATUS = Path("/proc/self/status")  # Linux only; its ru_maxrss is inherited from the parent process
 
 
 def peak_bytes(path: str, *, batch: int, threads: int) -> int:
-    """The most memory, in bytes, that loading a file and two passes add to a fresh process.
+    """Peak memory in bytes that loading a file and two passes add to a new process.
 
     Args:
-        path: The file.
-        batch: Images in one pass.
-        threads: That one operator may use.
+        path: Path of the file.
+        batch: Number of images in one pass.
+        threads: Number of threads that one operator may use.
     """
     typed = [sys.executable, __file__, path, str(batch), str(threads)]
     done = subprocess.run(typed, check=True, capture_output=True, text=True)
@@ -26,7 +26,7 @@ def peak_bytes(path: str, *, batch: int, threads: int) -> int:
 
 
 def _main(path: str, batch: int, threads: int) -> int:
-    before = _peak()
+    peak_at_start = _peak()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -35,11 +35,11 @@ def _main(path: str, batch: int, threads: int) -> int:
     images = np.zeros(shape, np.uint8 if image.type == "tensor(uint8)" else np.float32)
     for _ in range(2):
         session.run(None, {image.name: images})
-    return _peak() - before
+    return _peak() - peak_at_start
 
 
 def _peak() -> int:
-    """The most memory that this process has had, in bytes."""
+    """Peak memory of this process, in bytes."""
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, in its own metadata."""
+"""The description of a model in the metadata of an ONNX file."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
-from ofqctl.export.arithmetic import Weight
+from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.sites import Product
 
 FORMAT_VERSION = 1
@@ -17,13 +17,13 @@ PREFIX = "ofqctl."
 
 
 class Description(BaseModel):
-    """The model behind a file.
+    """The model in a file.
 
     Attributes:
         format_version: Version of this description.
         written_by: Version of the program.
         architecture: timm's name of the architecture.
-        num_classes: Outputs of the classifier.
+        num_classes: Number of outputs of the classifier.
         model_args: Further arguments that build the architecture.
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
         label_names: Class ids in label order, or None if they are not known.
@@ -48,7 +48,7 @@ class Description(BaseModel):
 
 
 def set_metadata(model: onnx.ModelProto, /, **entries: BaseModel | Mapping[str, Any]) -> None:
-    """Put entries into a model, each as JSON."""
+    """Write entries into the metadata of a model, each as JSON."""
     known = {prop.key: prop.value for prop in model.metadata_props}
     for key, entry in entries.items():
         values = entry.model_dump(mode="json") if isinstance(entry, BaseModel) else entry
@@ -58,14 +58,14 @@ def set_metadata(model: onnx.ModelProto, /, **entries: BaseModel | Mapping[str, 
 
 
 def read_description(properties: Mapping[str, str], where: str) -> Description | None:
-    """What a file says, or None if it was not written by this program.
+    """Read the description in a file, or None if it was not written by this program.
 
     Args:
-        properties: Its metadata.
-        where: Its name, for messages.
+        properties: Metadata of the file.
+        where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: It is damaged, or of a version that this program does not know.
+        ArtifactError: The description is damaged or of an unknown version.
     """
     if f"{PREFIX}model" not in properties:
         return None
@@ -83,22 +83,22 @@ def read_description(properties: Mapping[str, str], where: str) -> Description |
 
 
 def read_entry(properties: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
-    """One entry; empty if it is not there.
+    """Read one entry; empty if it is missing.
 
     Raises:
-        ArtifactError: It is damaged.
+        ArtifactError: The entry is damaged.
     """
     try:
         values = json.loads(properties.get(PREFIX + key, "{}"))
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: {error}") from error
     if not isinstance(values, dict):
-        raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: no table")
+        raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: not a mapping")
     return values
 
 
-def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
-    """How each weight is stored: what a reader needs to decode it."""
+def about_weights(written: Mapping[str, ExportedWeight]) -> dict[str, dict[str, Any]]:
+    """How each weight is stored, as a reader needs it for decoding."""
     return {
         name: {
             "bits": weight.range.bits,
@@ -110,14 +110,14 @@ def about_weights(written: Mapping[str, Weight]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _arithmetic(weight: Weight) -> dict[str, Any]:
-    """How evenly spaced points follow from the codes; others are looked up."""
+def _arithmetic(weight: ExportedWeight) -> dict[str, Any]:
+    """How to compute evenly spaced points from codes; others are looked up."""
     zero = weight.zero.reshape(-1).tolist() if weight.zero.ndim else int(weight.zero)
     return {"multiplier": weight.multiplier, "zero": zero}
 
 
 def about_products(products: Mapping[str, Product]) -> dict[str, dict[str, Any]]:
-    """What each product computes on, and why it is not on integers, if so."""
+    """How each product is computed, and why not on integers if it is not."""
     return {
         name: {
             "kind": product.kind,

@@ -1,6 +1,6 @@
-"""A graph beside torch on the same images, and beside the rounding noise of torch itself.
+"""Compare a graph with torch on the same images, and with the rounding noise of torch itself.
 
-That noise is what the model's logits in float32 differ from those in float64, codes and steps being the same.
+That noise is the difference between the model's logits in float32 and in float64, with the same codes and grid steps.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,19 +18,21 @@ from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.progress import Progress
 from ofqctl.quantizers import Quantizer, reference
 
-_POINTS = 0.5  # percentage points of top-1 agreement that are never too much
-_TIMES = 4.0  # how much larger than the noise floor the median difference may be
+_POINTS = 0.5  # percentage points of top-1 agreement that are always tolerated
+_TIMES = 4.0  # largest ratio of the median difference to the noise floor
 
 
 @dataclass
 class EndToEnd:
-    """Logits of the graph and of torch, against those of torch.
+    """Results of comparing the logits of the graph with those of torch.
 
     Attributes:
         images: Number of images.
-        agreement: Share of the images whose first label is torch's, of the ``graph`` and of the noise ``floor``.
-        difference: Median over the images of the largest difference of a logit, of torch's largest logit; likewise.
-        correct: Labelled images that ``torch`` and the ``graph`` get right; empty without labels.
+        agreement: Share of the images with the same predicted label as torch, for the ``graph`` and for the noise
+            ``floor``.
+        difference: Median over the images of the largest difference of a logit, relative to torch's largest logit; for
+            both.
+        correct: Number of images that ``torch`` and the ``graph`` classify correctly; empty without labels.
     """
 
     images: int = 0
@@ -39,10 +41,10 @@ class EndToEnd:
     correct: dict[str, int] = field(default_factory=dict)
 
     def faults(self) -> list[str]:
-        """Where the graph is clearly worse than the noise floor."""
+        """In what respects the graph is clearly worse than the noise floor."""
         graph, floor = self.agreement["graph"], self.agreement["floor"]
         variance = sum(max(share * (1.0 - share), 1.0 / self.images) for share in (graph, floor))
-        spread = 3.0 * (variance / self.images) ** 0.5  # both are counted on a sample
+        spread = 3.0 * (variance / self.images) ** 0.5  # both are estimates from a sample
         faults = []
         if graph < floor - max(_POINTS / 100, spread):
             faults.append(f"top-1 agrees with torch on {graph:.1%} of {self.images} images, noise floor {floor:.1%}")
@@ -52,7 +54,7 @@ class EndToEnd:
         return faults
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; top-1 in percent."""
+        """The results for JSON; top-1 in percent."""
         top1 = {name: round(100 * count / self.images, 4) for name, count in self.correct.items()}
         return {
             "images": self.images,
@@ -72,11 +74,11 @@ def compare_end_to_end(
     """Run both on the same images.
 
     Args:
-        model: In torch, in evaluation mode.
-        graph: The same in a runtime.
-        batches: Images (B, 3, H, W) and labels (B,), or None.
+        model: The torch model, in evaluation mode.
+        graph: The graph in a runtime.
+        batches: Images (B, 3, H, W) with labels (B,) or None.
         total: Number of images, if known.
-        progress: Told after every batch.
+        progress: Called after every batch to report progress.
     """
     same: dict[str, list[Tensor]] = {"graph": [], "floor": []}
     differences: dict[str, list[Tensor]] = {"graph": [], "floor": []}
@@ -104,7 +106,7 @@ def compare_end_to_end(
 
 @contextmanager
 def in_float64(model: nn.Module) -> Iterator[None]:
-    """Within the block a quantized or float model computes in float64, on the same codes, steps and weights."""
+    """Within the block a model computes in float64, with the same codes, grid steps and weights."""
     with ExitStack() as undo:
         for _, site in weight_sites(model):
             undo.enter_context(shadowed(site, "quantized_weight", partial(_weight, site)))

@@ -1,21 +1,22 @@
-"""QuantizeLinear and DequantizeLinear around ordinary products: the form that compilers look for.
+"""QuantizeLinear and DequantizeLinear around ordinary products (QDQ): the form that compilers expect.
 
-Compilers expect one step for a whole activation. One that has several is divided by its steps first and multiplied
-again behind the pair, whose own step is 1.
+Compilers expect one scale for a whole activation. An activation with several is divided by its grid steps before the
+pair and multiplied by them after it; the scale of the pair is then 1.
 """
 
 import numpy as np
 
-from ofqctl.export.activations import Codes, offset_of, step_of, steps_like
-from ofqctl.export.arithmetic import Operand, Weight
+from ofqctl.export.activations import ActivationCodes, offset_of, step_of, steps_like
+from ofqctl.export.arithmetic import ExportedWeight, Operand
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 
 
-def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
-    """Write the codes of an activation, uint8 counted from the grid's lowest.
+def write_quantized(graph: Writer, x: str, codes: ActivationCodes) -> None:
+    """Write the codes of an activation minus the lowest code, uint8.
 
-    What lies beyond the grid is clipped in float, so that nothing stands between QuantizeLinear and DequantizeLinear.
+    Values outside of the grid are clipped in float, so that there is nothing between QuantizeLinear and
+    DequantizeLinear.
     """
     operand = codes.operand
     if operand.before is not None:
@@ -31,8 +32,8 @@ def write_quantized(graph: Writer, x: str, codes: Codes) -> None:
     graph.op("QuantizeLinear", x, *_scale(graph, operand), out=codes.tensor)
 
 
-def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
-    """Write the value of such codes."""
+def write_dequantized(graph: Writer, codes: ActivationCodes, out: str) -> None:
+    """Write the decoded value of codes."""
     operand = codes.operand
     rest = []
     if not _has_one_step(operand):
@@ -45,7 +46,7 @@ def write_dequantized(graph: Writer, codes: Codes, out: str) -> None:
         value = graph.op(kind, value, by, out=out if index == len(rest) else None)
 
 
-def write_weight(graph: Writer, weights: WeightWriter, weight: Weight, out: str) -> None:
+def write_weight(graph: Writer, weights: WeightWriter, weight: ExportedWeight, out: str) -> None:
     """Write the value of a weight."""
     if weight.widened or weight.obstacle is not None:
         graph.op("Identity", weights.values(weight), out=out)
@@ -64,7 +65,7 @@ def _has_one_step(operand: Operand) -> bool:
 
 
 def _scale(graph: Writer, operand: Operand) -> tuple[str, str]:
-    """Step and zero point of both operators."""
+    """Scale and zero point of both operators."""
     if _has_one_step(operand):
         return step_of(graph, operand), graph.constant((-operand.zero).astype(np.uint8))
     return graph.floats(1.0), graph.constant(np.uint8(-operand.range.low))

@@ -1,4 +1,4 @@
-"""Normalized images <-> pixels, for graphs that normalize by themselves."""
+"""Convert between normalized images and pixels, for graphs that include the normalization."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,21 +13,21 @@ def normalize(pixels: Tensor, data_config: Mapping[str, Any]) -> Tensor:
 
     Args:
         pixels: RGB, 0..255.
-        data_config: Has ``mean`` and ``std`` of values in 0..1.
+        data_config: Data config, with ``mean`` and ``std`` for values in 0..1.
     """
     mean, std = _statistics(data_config)
     return (pixels.float() / 255.0 - mean) / std
 
 
 def to_pixels(images: Tensor, data_config: Mapping[str, Any]) -> Tensor:
-    """The nearest pixels, uint8, of normalized images (B, 3, H, W)."""
+    """The nearest uint8 pixels of normalized images (B, 3, H, W)."""
     mean, std = _statistics(data_config)
     return ((images * std + mean) * 255.0).round().clamp(0, 255).to(torch.uint8)
 
 
 @contextmanager
 def taking_pixels(model: nn.Module, data_config: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block ``model``, which takes normalized images, takes pixels."""
+    """Within the block, ``model`` takes pixels instead of normalized images."""
     hook = model.register_forward_pre_hook(lambda _, args: (normalize(args[0], data_config),))
     try:
         yield

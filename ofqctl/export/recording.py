@@ -1,4 +1,4 @@
-"""What torch itself gives to every quantizer and gets from every product of a quantized model."""
+"""Record the inputs of every quantizer and the outputs of every product of a quantized model in torch."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,14 +16,14 @@ from ofqctl.quantizers import Quantizer
 
 
 @dataclass
-class Record:
-    """One forward pass; a second call of a module has ``@2`` behind its name, and so on.
+class Recording:
+    """The records of one forward pass; the second call of a module is named with ``@2``, and so on.
 
     Attributes:
-        inputs: Of the activation quantizers.
-        codes: That they made of them.
-        outputs: Of the products.
-        logits: Of the model.
+        inputs: Inputs of the activation quantizers.
+        codes: Codes of these inputs.
+        outputs: Outputs of the products.
+        logits: Logits of the model.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -32,27 +32,27 @@ class Record:
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def record(model: nn.Module, images: Tensor) -> Record:
-    """Run ``model`` on ``images`` and keep everything at the borders of its products.
+def record(model: nn.Module, images: Tensor) -> Recording:
+    """Run ``model`` on ``images`` and record the inputs and outputs of its products.
 
     Args:
-        model: Quantized, in evaluation mode; runs exactly as it always does.
-        images: (B, 3, H, W).
+        model: The quantized model, in evaluation mode; its computation is not changed.
+        images: Images, (B, 3, H, W).
     """
-    kept = Record()
+    kept = Recording()
     with _listening(model, kept), torch.inference_mode():
         kept.logits = model(images).float()
     return kept
 
 
 def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
-    """By name, without those of weights."""
+    """All activation quantizers, by name."""
     of_weights = {site.weight_quantizer for _, site in weight_sites(model)}
     return {name: m for name, m in model.named_modules() if isinstance(m, Quantizer) and m not in of_weights}
 
 
 @contextmanager
-def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
+def _listening(model: nn.Module, kept: Recording) -> Iterator[None]:
     with ExitStack() as undo:
         for name, quantizer in activation_quantizers(model).items():
             undo.enter_context(quantizer.register_forward_hook(partial(_keep_codes, kept, name)))
@@ -64,7 +64,7 @@ def _listening(model: nn.Module, kept: Record) -> Iterator[None]:
         yield
 
 
-def _listen_to_attention(products: AttentionProducts, name: str, kept: Record, undo: ExitStack) -> None:
+def _listen_to_attention(products: AttentionProducts, name: str, kept: Recording, undo: ExitStack) -> None:
     def listen(method: str, product: str, factor: float = 1.0) -> None:
         original = getattr(products, method)
 
@@ -88,15 +88,15 @@ def _keep(where: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     where[f"{name}@{calls + 1}" if calls else name] = tensor
 
 
-def _keep_codes(kept: Record, name: str, quantizer: Any, args: tuple[Tensor, ...], _value: Tensor) -> None:
+def _keep_codes(kept: Recording, name: str, quantizer: Any, args: tuple[Tensor, ...], _value: Tensor) -> None:
     _keep(kept.inputs, name, args[0].clone())
     _keep(kept.codes, name, quantizer.encode(args[0]).codes)
 
 
-def _keep_output(kept: Record, name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
+def _keep_output(kept: Recording, name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
     _keep(kept.outputs, name, output.clone())
 
 
-def _keep_projection(kept: Record, name: str, _module: nn.Module, args: tuple[Tensor, ...], _value: Tensor) -> None:
-    """``W x`` of a merged block, (B, H, N, C), as one product, (B, N, H * C)."""
+def _keep_projection(kept: Recording, name: str, _module: nn.Module, args: tuple[Tensor, ...], _value: Tensor) -> None:
+    """Record ``W x`` of a merged block, (B, H, N, C), as one product, (B, N, H * C)."""
     _keep(kept.outputs, name, args[0].transpose(1, 2).flatten(2))

@@ -1,4 +1,4 @@
-"""ONNX Runtime: how every ONNX file is opened and run here."""
+"""Open and run ONNX files in ONNX Runtime."""
 
 import re
 from pathlib import Path
@@ -18,21 +18,22 @@ from ofqctl.export.pixels import to_pixels
 def open_session(
     model: bytes | Path, threads: int | None, optimized: Path | None = None, profile: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
+    """Open a session on the CPU.
 
-    DequantizeLinear ahead of MatMul stays what it is: by default the runtime rounds the other factor to 8 bits there.
+    DequantizeLinear before MatMul is not fused, because the runtime would round the other factor to 8 bits.
 
     Args:
-        model: The file, or what is in it.
-        threads: That one operator may use; None leaves it to the runtime.
-        optimized: Where to write the graph as the runtime made it, if anywhere.
-        profile: Where to write what the operators took, if anywhere; the session's ``end_profiling`` tells the name.
+        model: Path of the file, or its content.
+        threads: Number of threads that one operator may use; None leaves it to the runtime.
+        optimized: Path to write the optimized graph to, or None.
+        profile: Path to write the times of operators to, or None; ``end_profiling`` of the session returns the file
+            name.
 
     Raises:
         ArtifactError: The runtime cannot load it.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised as exceptions
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -45,7 +46,7 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's errors have no base class of their own
+    except Exception as error:  # the runtime's exceptions have no common base class
         where = "the graph" if isinstance(model, bytes) else str(model)
         raise ArtifactError(
             f"{where}: onnxruntime {onnxruntime.__version__} cannot load it: {_reason(error)}",
@@ -54,28 +55,28 @@ def open_session(
 
 
 def _reason(error: Exception) -> str:
-    """The message of the runtime in one line, without the names of its functions."""
+    """The runtime's message on one line, without its function names."""
     text = " ".join(str(error).split())
     return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : )?([A-Z_]+ : )?(\S+:\d+ .*?\) )?", "", text)[:300]
 
 
 class OnnxModel(nn.Module):
-    """A classifier in an ONNX file: normalized images in, logits out, as of any other model.
+    """A classifier in an ONNX file that takes normalized images and returns logits, like any other model.
 
     Args:
-        path: The file.
-        threads: That one operator may use; None leaves it to the runtime.
+        path: Path of the file.
+        threads: Number of threads that one operator may use; None leaves it to the runtime.
 
     Attributes:
-        description: What the file says about itself, or None if this program did not write it.
-        size: Of its input, (3, H, W); 0 where any is taken.
-        pixels: Whether it takes uint8.
-        batch: Images that it always takes at once, or None.
-        classes: Length of its output, or 0 if it does not say.
-        data_config: How its images are prepared; its normalization is undone where the file does that itself.
+        description: Description in the file, or None if this program did not write it.
+        size: Size of its input, (3, H, W); 0 for a dimension that may have any length.
+        pixels: Whether it takes uint8 pixels.
+        batch: Fixed number of images in a batch, or None.
+        classes: Number of outputs, or 0 if unknown.
+        data_config: Preprocessing of its images; if the file includes the normalization, it is undone first.
 
     Raises:
-        ArtifactError: It cannot be loaded, or is no classifier of images.
+        ArtifactError: It cannot be loaded, or is not a classifier of images.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -88,7 +89,7 @@ class OnnxModel(nn.Module):
         kinds = ("tensor(float)", "tensor(uint8)")
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:
             seen = ", ".join(f"{value.name} {value.shape} {value.type}" for value in (*inputs, *outputs))
-            raise ArtifactError(f"{path}: no classifier of images (B, 3, H, W): its inputs and outputs are {seen}")
+            raise ArtifactError(f"{path}: not a classifier of images (B, 3, H, W): its inputs and outputs are {seen}")
         self._input, self._output = inputs[0].name, outputs[0].name
         batch, *size = (length if isinstance(length, int) else 0 for length in inputs[0].shape)
         self.batch: int | None = batch or None
@@ -98,10 +99,10 @@ class OnnxModel(nn.Module):
         self.data_config = {} if self.description is None else self.description.data_config
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalized -> (B, classes).
+        """Normalized images (B, 3, H, W) -> logits (B, classes).
 
         Raises:
-            DataError: Images of another size.
+            DataError: The images have another size.
         """
         if any(own not in (0, given) for own, given in zip(self.size, images.shape[1:], strict=True)):
             raise DataError(f"images {tuple(images.shape[1:])}: the model takes {self.size}")
@@ -118,6 +119,6 @@ class OnnxModel(nn.Module):
         return self.infer(images)[:count]
 
     def infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of exactly what the file takes."""
+        """Logits of a batch in exactly the form that the file takes."""
         logits: NDArray[np.float32] = self.session.run([self._output], {self._input: images})[0]
         return logits

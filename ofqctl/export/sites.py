@@ -1,10 +1,10 @@
-"""What an exporter needs to know of a quantized model: its products, on the numbers of `ofqctl.export.arithmetic`."""
+"""What an exporter needs to know about a quantized model: its products, with arrays of `ofqctl.export.arithmetic`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ofqctl.export.arithmetic import Array, Operand, Weight
+from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 
 Style = Literal["integer", "qdq"]
 """Products on integers wherever that is exact; or ordinary products between QuantizeLinear and DequantizeLinear."""
@@ -16,11 +16,11 @@ class Window:
     """How a convolution moves over its input.
 
     Attributes:
-        strides: Of height and width.
-        pads: Top, left, bottom, right; zeros are padded.
-        dilations: Of height and width.
+        strides: Strides of height and width.
+        pads: Zero padding at the top, left, bottom and right.
+        dilations: Dilations of height and width.
         groups: Number of groups of channels.
-        size: Of the input: channels, height, width.
+        size: Size of the input: channels, height, width.
     """
 
     strides: tuple[int, int]
@@ -30,7 +30,7 @@ class Window:
     size: tuple[int, int, int]
 
     def moves(self, kernel: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the output for the height and width of a kernel."""
+        """Height and width of the output, given those of the kernel."""
         top, left, bottom, right = self.pads
         outer = self.size[1] + top + bottom, self.size[2] + left + right
         height, width = (
@@ -45,22 +45,23 @@ class Product:
     """A matrix product or convolution of quantized operands.
 
     Attributes:
-        name: The name of the module, or of the attention block and what is multiplied in it.
-        kind: What it computes.
-        operands: Quantized activations, left before right.
+        name: Name of the module, or of the attention block with the product in it.
+        kind: Kind of the product.
+        operands: Quantized activations, the left one first.
         weight: Its quantized weight, or None.
-        bias: Added to the product, (out,), or None.
-        transposed: Whether the right one of two activations is (..., N, K) and not (..., K, N).
-        before_softmax: Whether a softmax over the columns follows, so that what is the same in a whole row is left out.
-        key_term: What multiplies each row of the left operand and is added to that column, (heads, K), or None.
-        window: Of a convolution.
+        bias: Bias added to the product, (out,), or None.
+        transposed: Whether the right activation is (..., N, K) instead of (..., K, N).
+        before_softmax: Whether a softmax over the columns follows, so that terms that are constant in a row are
+            omitted.
+        key_term: Vector that each row of the left operand is multiplied by, added to that column, (heads, K); or None.
+        window: Window of a convolution, or None.
         obstacle: Why it is not computed on integers, or None.
     """
 
     name: str
     kind: ProductKind
     operands: tuple[Operand, ...]
-    weight: Weight | None = None
+    weight: ExportedWeight | None = None
     bias: Array | None = None
     transposed: bool = False
     before_softmax: bool = False
@@ -70,24 +71,24 @@ class Product:
 
     @property
     def dynamic(self) -> bool:
-        """Whether rows or columns of the product are still to be multiplied by what an operand is relative to."""
+        """Whether rows or columns of the product must still be multiplied by magnitudes of a dynamic operand."""
         return any(operand.dynamic for operand in self.operands)
 
 
 @dataclass
 class Sites:
-    """Everything in a model that its markers name.
+    """All quantizers, weights and products in a model that its markers name.
 
     Attributes:
         style: How products are written.
-        operands: By name.
-        weights: By name.
-        products: By name, in the order of the calls; a second call of a module has a name of its own.
+        operands: Quantized activations by name.
+        weights: Quantized weights by name.
+        products: Products by name, in the order of their calls; a second call of a module has its own name.
     """
 
     style: Style
     operands: dict[str, Operand] = field(default_factory=dict)
-    weights: dict[str, Weight] = field(default_factory=dict)
+    weights: dict[str, ExportedWeight] = field(default_factory=dict)
     products: dict[str, Product] = field(default_factory=dict)
 
 
@@ -105,7 +106,7 @@ def obstacle_of(product: Product) -> str | None:
     if product.kind == "linear":
         varies = _varies(product.operands[0], -1)
         return product.weight.obstacle or (
-            "its input has a step for each channel, and channels are summed" if varies else None
+            "its input has a grid step for each channel, and channels are summed" if varies else None
         )
     return product.weight.obstacle or _obstacle_of_convolution(product.operands[0], product.weight, product.window)
 
@@ -113,7 +114,7 @@ def obstacle_of(product: Product) -> str | None:
 def _obstacle_of_matmul(left: Operand, right: Operand, *, transposed: bool) -> str | None:
     summed = -1 if transposed else -2
     if _varies(left, -1) or _varies(right, summed):
-        return "steps differ along the dimension that is summed"
+        return "grid steps differ along the dimension that is summed"
     if left.after is not None and _extent(left.after, -2) > 1:
         return "its left operand has a shift for each row"
     if right.after is not None and _extent(right.after, -2) > 1:
@@ -121,7 +122,7 @@ def _obstacle_of_matmul(left: Operand, right: Operand, *, transposed: bool) -> s
     return None
 
 
-def _obstacle_of_convolution(operand: Operand, weight: Weight, window: Window | None) -> str | None:
+def _obstacle_of_convolution(operand: Operand, weight: ExportedWeight, window: Window | None) -> str | None:
     assert window is not None
     if weight.zero.ndim:
         return "its weight has a zero point for each channel"
@@ -131,11 +132,11 @@ def _obstacle_of_convolution(operand: Operand, weight: Weight, window: Window | 
         return "its input has a zero point for each channel"
     few = window.groups == 1 and window.size[0] <= MOST_CHANNELS
     if operand.step.ndim and not few and window.groups != window.size[0]:
-        return "its input has a step for each channel, and channels are summed"
+        return "its input has a grid step for each channel, and channels are summed"
     return None
 
 
-MOST_CHANNELS = 4  # with a step for each input channel, one convolution a channel; more would cost too much
+MOST_CHANNELS = 4  # largest number of input channels with grid steps of their own; each needs a convolution
 
 
 def _varies(operand: Operand, dimension: int) -> bool:

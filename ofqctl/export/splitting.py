@@ -1,4 +1,4 @@
-"""Slices that take a tensor apart -> one Split: fewer operators load faster, and compute the same."""
+"""Replace slices that divide a tensor by one Split, because fewer operators load faster."""
 
 import numpy as np
 import onnx
@@ -6,10 +6,10 @@ from onnx import helper, numpy_helper
 
 
 def join_slices(model: onnx.ModelProto) -> None:
-    """Replace the slices of each tensor that together are all of it, in order and along one dimension.
+    """Replace slices of a tensor that together cover it, in order and along one dimension.
 
     Args:
-        model: Changed; the shapes of its tensors are used where it has them.
+        model: The model, changed in place; known shapes of its tensors are used.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -18,7 +18,9 @@ def join_slices(model: onnx.ModelProto) -> None:
     for node in graph.node:
         if node.op_type == "Slice" and all(name in constants for name in node.input[1:]):
             slices.setdefault(node.input[0], []).append(node)
-    splits: dict[str, onnx.NodeProto | None] = {}  # by the output of a slice; None where the first one stands for it
+    splits: dict[
+        str, onnx.NodeProto | None
+    ] = {}  # by the output of a slice; None if an earlier slice already creates the Split
     for source, parts in slices.items():
         cuts = [_cut([numpy_helper.to_array(constants[name]) for name in node.input[1:]]) for node in parts]
         found = _lengths(cuts, shapes.get(source, []))
@@ -36,14 +38,14 @@ def join_slices(model: onnx.ModelProto) -> None:
 
 
 def _cut(numbers: list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]) -> tuple[int, int, int] | None:
-    """Dimension, start and end of a slice, or None if it has several dimensions or leaves elements out."""
+    """Dimension, start and end of a slice, or None if it has several dimensions or skips elements."""
     starts, ends, *rest = (array.tolist() for array in numbers)
     axes, steps = rest[0] if rest else [0], rest[1] if len(rest) > 1 else [1]
     return (axes[0], starts[0], ends[0]) if len(starts) == len(axes) == 1 and steps == [1] else None
 
 
 def _lengths(cuts: list[tuple[int, int, int] | None], shape: list[int]) -> tuple[int, list[int]] | None:
-    """The dimension and the lengths of slices that follow each other through all of it; else None."""
+    """The dimension and lengths of consecutive slices that cover the tensor; else None."""
     known = [cut for cut in cuts if cut is not None]
     axes = {axis % len(shape) for axis, _, _ in known} if shape else set()
     if len(cuts) < 2 or len(known) < len(cuts) or len(axes) != 1:

@@ -1,4 +1,4 @@
-"""A model in torch -> a graph of ONNX operators, with markers where it is quantized."""
+"""Trace a torch model to a graph of ONNX operators, with markers where tensors are quantized."""
 
 import contextlib
 import io
@@ -17,18 +17,18 @@ from ofqctl.export.sites import Sites
 from ofqctl.export.splitting import join_slices
 
 INPUT, OUTPUT = "image", "logits"
-_FOLDED = 64  # elements: larger constants are left to the runtime, which computes them at load
+_FOLDED = 64  # elements; larger constants are computed by the runtime at load
 
 
 def trace(
     model: nn.Module, size: tuple[int, int, int], *, batch: int | None, pixels: bool, sites: Sites | None = None
 ) -> onnx.ModelProto:
-    """The graph of one forward pass; its input is ``image``, its output ``logits``.
+    """Trace one forward pass; the input is called ``image``, the output ``logits``.
 
     Args:
-        model: In evaluation mode; marked if it is quantized.
-        size: Of its input, (3, H, W).
-        batch: Images in one pass; None for any number.
+        model: The model in evaluation mode; marked if it is quantized.
+        size: Size of its input, (3, H, W).
+        batch: Number of images in one pass; None for any number.
         pixels: Whether the input is uint8, see `ofqctl.export.pixels`.
         sites: Filled with the products as they are traced.
 
@@ -51,7 +51,7 @@ def trace(
                 output_names=[OUTPUT],
                 dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},),
             )
-    except Exception as error:  # torch.export has no error of its own for what it cannot trace
+    except Exception as error:  # torch.export has no exception class for models that it cannot trace
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"export: {type(model).__name__} cannot be traced{'' if batch else ' for any number of images'}: {reason}",
@@ -66,7 +66,7 @@ def trace(
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the lines that torch prints for people who work on torch."""
+    """Suppress torch's developer output."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

@@ -1,10 +1,10 @@
-"""Whether a written graph computes what torch does: exactly, product by product, and end to end within its own noise.
+"""Verify that a written graph computes the same as torch: product by product exactly, end to end within its noise.
 
-A quantized network amplifies float noise: one activation on a rounding boundary changes its code, and that changes
-codes further on. Logits of two runtimes therefore differ, although every single product is exact. So exactness is shown
-piece by piece, each piece on torch's own numbers: every weight, decoded from the file by a reader of its own; every
-product with its quantizers; and everything between the products, where nothing is rounded to codes. End to end, the
-graph is compared with torch beside the model's own noise.
+A quantized network amplifies float noise: one activation on a rounding threshold changes its code, and that changes
+codes in later layers. Logits of two runtimes therefore differ even if every product is exact. So exactness is verified
+part by part, each on the values of torch: every weight, decoded from the file by an independent reader; every product
+with its quantizers; and everything between the products, where nothing is rounded to codes. End to end, the graph's
+difference to torch is compared with the model's own noise.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,33 +20,33 @@ from torch import Tensor, nn
 
 from ofqctl.export.decoding import decoded_weights
 from ofqctl.export.lowering import Lowered
-from ofqctl.export.recording import Record, activation_quantizers, record
+from ofqctl.export.recording import Recording, activation_quantizers, record
 from ofqctl.export.runtime import open_session
 from ofqctl.export.tracing import INPUT, OUTPUT
 from ofqctl.layers import weight_sites
 
-TOLERANCE = 1e-5  # largest difference of a product, of its largest value
-BETWEEN = 1e-4  # likewise of what lies between the products: the runtime's own float operators; resampling takes 3e-5
-BOUNDARY_RATE = 1e-5  # share of the codes that may lie on a rounding boundary
+TOLERANCE = 1e-5  # largest difference of a product, relative to its largest value
+BETWEEN = 1e-4  # the same between the products, for the runtime's float operators; resampling has 3e-5
+BOUNDARY_RATE = 1e-5  # largest share of codes that may lie on a rounding threshold
 _LISTED = 10
 
 
 @dataclass
 class Exactness:
-    """What the pieces of a graph gave on torch's own numbers.
+    """Results of comparing the parts of a graph on the values of torch.
 
     Attributes:
-        weights: Weights that were decoded from the file and compared with those that the model computes with.
-        wrong_weights: Names of those that are not the same, bit for bit.
-        products: Products that were compared.
-        codes: Codes that were compared.
-        different: Codes that differ, though quantized from the same values.
-        listed: The first of those, with how far torch was from a rounding boundary, in steps.
-        worst: Largest difference of a product, of its largest value.
-        worst_product: Its name.
-        between: Largest difference of what lies between the products, of the largest value there.
-        worst_between: Name of the quantizer that it leads to.
-        moved: Codes that change when they are quantized from what lies between the products in the graph.
+        weights: Number of weights that were decoded from the file and compared with the model's.
+        wrong_weights: Names of the weights that are not identical.
+        products: Number of products compared.
+        codes: Number of codes compared.
+        different: Number of codes that differ although they were quantized from the same values.
+        listed: The first of these, with torch's distance to a rounding threshold in grid steps.
+        worst: Largest difference of a product, relative to its largest value.
+        worst_product: Name of that product.
+        between: Largest difference between the products, relative to the largest value there.
+        worst_between: Name of the quantizer with that difference at its input.
+        moved: Number of codes that change when they are quantized from the graph's values between the products.
     """
 
     weights: int = 0
@@ -62,8 +62,8 @@ class Exactness:
     moved: int = 0
 
     def faults(self) -> list[str]:
-        """What is not as it must be."""
-        faults = [f"{name}: the file holds another weight than the model's" for name in self.wrong_weights[:_LISTED]]
+        """The faults that were found."""
+        faults = [f"{name}: the weight in the file differs from the model's" for name in self.wrong_weights[:_LISTED]]
         if self.different > BOUNDARY_RATE * self.codes or any(d["from_boundary"] > 1e-4 for d in self.listed):
             faults.append(f"{self.different} of {self.codes} codes differ, first {self.listed[:1]}")
         if not self.worst <= TOLERANCE:
@@ -73,21 +73,21 @@ class Exactness:
         return faults
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The results for JSON."""
         return asdict(self) | {"tolerance": TOLERANCE, "tolerance_between": BETWEEN, "exact": not self.faults()}
 
 
 def check_exactness(
     content: bytes, lowered: Lowered, model: nn.Module, images: Tensor, fed: Tensor | None = None
 ) -> Exactness:
-    """Compare every piece of a graph with torch.
+    """Compare every part of a graph with torch.
 
     Args:
-        content: The file.
-        lowered: Where its products lie.
-        model: What it was made of.
-        images: (B, 3, H, W), normalized.
-        fed: The same as the graph takes it, if that is something else.
+        content: Content of the file.
+        lowered: The graph with the places of its products.
+        model: The model that was exported.
+        images: Normalized images, (B, 3, H, W).
+        fed: The images in the form that the graph takes, if different.
     """
     written = onnx.load_from_string(content)
     torch_record = record(model, images)
@@ -111,7 +111,7 @@ def _check_weights(written: onnx.ModelProto, model: nn.Module, found: Exactness)
 
 
 def _check_products(
-    written: onnx.ModelProto, lowered: Lowered, kept: Record, names: list[str], model: nn.Module, found: Exactness
+    written: onnx.ModelProto, lowered: Lowered, kept: Recording, names: list[str], model: nn.Module, found: Exactness
 ) -> None:
     products = [b for b in lowered.products if b.product.operands]
     inputs = {q.input: kept.inputs[name].numpy() for q, name in zip(lowered.quantizations, names, strict=True)}
@@ -145,7 +145,7 @@ def _check_products(
 def _check_between(
     written: onnx.ModelProto,
     lowered: Lowered,
-    kept: Record,
+    kept: Recording,
     names: list[str],
     model: nn.Module,
     fed: Tensor,
@@ -177,7 +177,7 @@ def _note_between(found: Exactness, name: str, got: NDArray[Any], expected: NDAr
 
 
 def _in_calls(names: list[str]) -> Iterator[str]:
-    """``@2`` behind a name that comes a second time, and so on."""
+    """Append ``@2`` to the second occurrence of a name, and so on."""
     counted: dict[str, int] = {}
     for name in names:
         counted[name] = counted.get(name, 0) + 1
@@ -185,7 +185,7 @@ def _in_calls(names: list[str]) -> Iterator[str]:
 
 
 def _difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest difference, of the largest value; infinite if shapes differ."""
+    """Largest difference, relative to the largest value; infinite if shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     largest = float(np.abs(expected).max(initial=0.0))
@@ -193,7 +193,7 @@ def _difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def _from_boundary(quantizer: Any, x: Tensor) -> NDArray[Any]:
-    """How far each position is from the middle between two codes, in steps."""
+    """Distance of each position to the nearest rounding threshold, in grid steps."""
     x = quantizer.relative(x)[0]
     moved = x.float() if quantizer.before is None else x + quantizer.before
     position = quantizer.grid.position(moved / quantizer.step).detach().numpy()
@@ -202,7 +202,7 @@ def _from_boundary(quantizer: Any, x: Tensor) -> NDArray[Any]:
 
 
 def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], outputs: list[str]) -> dict[str, NDArray[Any]]:
-    """The part of a graph that leads from some of its tensors to others."""
+    """Run the part of a graph between some of its tensors."""
     session = open_session(part_of(model, inputs, outputs).SerializeToString(), threads=None)
     taken = {value.name for value in session.get_inputs()}
     values = session.run(outputs, {name: value for name, value in inputs.items() if name in taken})
@@ -210,7 +210,7 @@ def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], outputs: li
 
 
 def part_of(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], outputs: list[str]) -> onnx.ModelProto:
-    """A model of those nodes only that compute ``outputs`` once ``inputs`` are known."""
+    """A model with only the nodes that compute ``outputs`` from ``inputs``."""
     needed, nodes = set(outputs) - set(inputs), []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):

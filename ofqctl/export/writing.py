@@ -1,4 +1,4 @@
-"""A model in torch -> the ONNX model of it, with its metadata."""
+"""Convert a torch model to an ONNX model with metadata."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from ofqctl.export.pixels import taking_pixels
 from ofqctl.export.sites import Product, Sites, Style
 from ofqctl.export.tracing import trace
 
-_LARGEST = 2**31 - 1  # bytes: a protobuf message cannot be larger
+_LARGEST = 2**31 - 1  # bytes; largest size of a protobuf message
 
 
 @dataclass
 class OnnxGraph:
-    """A graph and what is in it.
+    """A graph and its products.
 
     Attributes:
-        lowered: The graph, and where its products lie.
-        products: By name.
+        lowered: The graph with the places of its products.
+        products: Products by name.
     """
 
     lowered: Lowered
@@ -30,17 +30,17 @@ class OnnxGraph:
 
     @property
     def model(self) -> onnx.ModelProto:
-        """The whole of what is written."""
+        """The complete ONNX model."""
         return self.lowered.model
 
     def serialize(self) -> bytes:
-        """The bytes of the file.
+        """The content of the file.
 
         Raises:
-            ArtifactError: The graph is not one that ONNX allows, or is too large for one file.
+            ArtifactError: The graph is not valid ONNX, or is too large for one file.
         """
         if self.model.ByteSize() > _LARGEST:
-            raise ArtifactError(f"export: the graph takes {self.model.ByteSize()} bytes; a file holds {_LARGEST}")
+            raise ArtifactError(f"export: the graph takes {self.model.ByteSize()} bytes; a file can have {_LARGEST}")
         try:
             onnx.checker.check_model(self.model)
         except onnx.checker.ValidationError as error:
@@ -53,10 +53,10 @@ def write_graph(model: nn.Module, description: Description, style: Style, batch:
     """Trace ``model`` and lower it.
 
     Args:
-        model: In evaluation mode, on the CPU; float or quantized.
-        description: What the file is to say about itself.
+        model: A float or quantized model, in evaluation mode, on the CPU.
+        description: Description to write to the file.
         style: How products are written.
-        batch: Images in one pass; None for any number.
+        batch: Number of images in one pass; None for any number.
 
     Raises:
         ModelError: torch cannot trace the model.
@@ -81,7 +81,7 @@ def write_graph(model: nn.Module, description: Description, style: Style, batch:
 
 
 def _check_names(lowered: Lowered, sites: Sites) -> None:
-    """Every product that was traced must be in the graph."""
+    """Check that every traced product is in the graph."""
     lost = set(sites.products) - {boundary.product.name for boundary in lowered.products}
     if lost:
-        raise ModelError(f"export: {len(lost)} products are missing in the graph, first {min(lost)}")
+        raise ModelError(f"export: {len(lost)} products are missing in the graph, the first is {min(lost)}")

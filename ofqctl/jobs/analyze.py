@@ -1,4 +1,4 @@
-"""Diagnose the oscillation of weights: from training states, runs and the OFQ authors' checkpoints."""
+"""Diagnose the oscillation of weights from training states, runs and the OFQ authors' checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from ofqctl.jobs.live import LiveRequest, live_steps
 from ofqctl.progress import Progress, silent
 
 _ALL = Selection()
-_STEPS = 30  # live, where nobody says how many
+_STEPS = 30  # default number of live steps
 
 
 @dataclass(frozen=True)
 class AnalyzeRequest:
-    """What to look at, and how closely.
+    """A request to analyze files.
 
     Attributes:
         sources: Run directories, training states, OFQ checkpoints; of one model if there are several, oldest first.
         data: Labelled training images for live steps from the last one, or None.
-        steps: How many; None takes 30 if there are images.
-        selection: Which layers, and how much of each.
+        steps: Number of live steps; None takes 30 if there are images.
+        selection: Which layers to report, and how much of each.
         wbits: Bits of the weights of an OFQ checkpoint; None takes them from its name.
-        html: Where to write the report for people, or None.
+        html: Path of the HTML report to write, or None.
         max_oscillating: Largest share of oscillating weights allowed in any layer, or None.
-        max_flip_rate: Largest share of codes that may flip in a step in any layer, or None.
-        device: Where live steps are computed.
-        workers: Processes that decode images.
-        seed: Decides order and augmentation of live steps.
+        max_flip_rate: Largest share of codes of any layer that may flip in an optimizer step, or None.
+        device: Device for live steps.
+        workers: Number of processes that decode images.
+        seed: Seed of order and augmentation in live steps.
     """
 
     sources: Sequence[Path]
@@ -53,31 +53,31 @@ class AnalyzeRequest:
 
 
 def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
-    """Say everything that the files hold about oscillation.
+    """Analyze the oscillation of weights in the files.
 
     Returns:
-        The analysis; written to ``request.html`` too, if that is given.
+        The analysis, which is also written to ``request.html`` if that is given.
 
     Raises:
-        OfqctlError: Something a person can mend.
+        OfqctlError: An error that the user can fix.
     """
     if request.steps is not None and request.data is None:
         raise DataError(f"--steps {request.steps}: live steps need training images", hint="--data DATA")
     reports: list[Report] = []
     changes: list[Change] = []
     notes: list[str] = []
-    before: Snapshot | None = None
+    previous: Snapshot | None = None
     opened: Opened | None = None
     for path in request.sources:
         progress(f"read {path}", 0, None)
         opened = open_source(path, request.wbits)
         report, snapshot = report_on(opened, request.selection, lambda done, total: progress("analyze", done, total))
-        if before is not None:
+        if previous is not None:
             names = reports[-1].path, report.path
-            changes.append(change_between(before, snapshot, names, changes[-1] if changes else None))
+            changes.append(change_between(previous, snapshot, names, changes[-1] if changes else None))
         reports.append(report)
         notes += opened.notes
-        before = snapshot
+        previous = snapshot
     assert opened is not None
     live, more = _live(request, opened, progress)
     analysis = Analysis(

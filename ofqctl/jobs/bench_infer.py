@@ -23,20 +23,20 @@ from ofqctl.progress import Progress, silent
 from ofqctl.training import Processes
 
 FLOAT = "float"
-_WARM_UP = 3  # passes that are not timed
+_WARM_UP = 3  # number of passes that are not timed
 _LOADS = 5
 
 
 @dataclass(frozen=True)
 class BenchInferRequest:
-    """What to measure.
+    """A request to measure inference.
 
     Attributes:
-        model: An ONNX file, or a run directory, which is written as ONNX for this.
-        against: Another one, ``float`` for the float model of the same architecture, or None.
-        threads: That one operator may use, >= 1.
-        batch_size: Images in one pass, >= 1.
-        runs: Timed passes of each, >= 1.
+        model: An ONNX file, or a run directory, which is exported to ONNX for this.
+        against: Another file or run, ``float`` for the float model of the same architecture, or None.
+        threads: Number of threads that one operator may use, >= 1.
+        batch_size: Number of images in one pass, >= 1.
+        runs: Number of timed passes of each file, >= 1.
         data: Labelled images to measure the accuracy of both on, or None.
     """
 
@@ -49,12 +49,12 @@ class BenchInferRequest:
 
 
 def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Median and least seconds of a pass and of loading, peak memory and file sizes.
+    """Measure median and least seconds of a pass and of loading, peak memory and file sizes.
 
-    The two take turns, so that whatever else the machine does slows both.
+    The files take turns, so that other load on the machine affects both.
 
     Raises:
-        ArtifactError: A file that cannot be loaded, or that takes other images.
+        ArtifactError: A file cannot be loaded, or the files take different images.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = {"model": _file(request.model, Path(folder), progress)}
@@ -87,12 +87,14 @@ def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict
         "batch_size": request.batch_size,
         "runs": request.runs,
         "runtime": f"onnxruntime {onnxruntime.__version__}",
-        "notes": ["the float model has random weights, which change no figure"] if request.against == FLOAT else [],
+        "notes": ["the float model has random weights, which do not affect these figures"]
+        if request.against == FLOAT
+        else [],
     }
 
 
 def _accuracy(files: dict[str, Path], request: BenchInferRequest, progress: Progress) -> dict[str, float]:
-    """Top-1 in percent of each file; none of random weights."""
+    """Top-1 accuracy of each file in percent, except for random weights."""
     if request.data is None:
         return {}
     found, alone = {}, Processes(0, 1, torch.device("cpu"))
@@ -106,10 +108,10 @@ def _accuracy(files: dict[str, Path], request: BenchInferRequest, progress: Prog
 
 
 def _file(model: Path, folder: Path, progress: Progress) -> Path:
-    """The file itself, or the run as a file in ``folder``."""
+    """The file itself, or the run exported to a file in ``folder``."""
     if model.suffix == ".onnx":
         if not model.is_file():
-            raise ArtifactError(f"{model}: there is no such file")
+            raise ArtifactError(f"{model}: no such file")
         return model
     subject = of_run(open_run(model))
     progress(f"write {model} as ONNX", 0, None)
@@ -128,7 +130,7 @@ def _other(against: str, model: Path, folder: Path, progress: Progress) -> Path:
         said.architecture, num_classes=said.num_classes, model_kwargs=said.model_args, pretrained_cfg=None
     )
     with torch.no_grad():
-        for parameter in built.parameters():  # constants would be stored once for all layers
+        for parameter in built.parameters():  # equal constants would be stored once for all layers
             parameter.normal_(std=0.02)
     description = said.model_copy(update={"recipe": None, "style": None})
     return _written(built, description, folder / "float.onnx")
@@ -149,7 +151,7 @@ def _loaded(path: Path, seconds: list[float], request: BenchInferRequest) -> Onn
 
 
 def _passes(models: dict[str, OnnxModel], request: BenchInferRequest, progress: Progress) -> dict[str, list[float]]:
-    """Seconds of each timed pass on the same noise."""
+    """Seconds of each timed pass, on the same noise images."""
     generator = np.random.default_rng(0)
     feeds = {}
     for name, model in models.items():

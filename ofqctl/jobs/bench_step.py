@@ -1,4 +1,4 @@
-"""Measure a float, a quantized and a tracked training step side by side: seconds and memory."""
+"""Measure time and memory of an optimizer step in float, quantized, and with the tracker."""
 
 import statistics
 import time
@@ -20,22 +20,22 @@ from ofqctl.ptq import calibrate
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
 
-_WARM_UP = 2  # steps that are not timed: the first compiles and makes the optimizer's state
+_WARM_UP = 2  # steps that are not timed: the first one compiles and creates the optimizer's state
 
 
 @dataclass(frozen=True)
 class BenchStepRequest:
-    """What to measure.
+    """A request to measure optimizer steps.
 
     Attributes:
         model: The float model.
-        recipe: How the other one is quantized.
-        batch_size: Images in one step.
-        device: Where to compute.
+        recipe: The recipe of the quantized model.
+        batch_size: Number of images in one optimizer step.
+        device: Device to compute on.
         bf16: Whether forward passes run under bfloat16 autocast.
-        steps: Timed steps of each model, >= 1.
+        steps: Number of timed optimizer steps of each model, >= 1.
         fused: Whether the quantizers' functions are compiled.
-        seed: Decides random weights, images and targets.
+        seed: Seed of random weights, images and targets.
     """
 
     model: ModelRequest
@@ -49,15 +49,15 @@ class BenchStepRequest:
 
 
 def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Seconds and peak memory of a training step in float, quantized, and quantized with the oscillation tracker.
+    """Measure time and peak memory of an optimizer step in float, quantized, and quantized with the tracker.
 
-    The steps take turns, so that whatever else the machine does slows all. A step is forward, cross-entropy, backward
-    and AdamW on the same random images. Peak memory counts what is allocated during a step: activations, gradients
-    and buffers, not the weights and the optimizer's state.
+    The models take turns, so that other load on the machine affects all. A step is forward, cross-entropy, backward and
+    AdamW on the same random images. Peak memory counts what is allocated during a step: activations, gradients and
+    buffers, not the weights and the optimizer's state.
 
     Returns:
-        Figures of each under ``float``, ``quantized`` and ``tracked``; ``ratio``, of the quantized step to the float
-        one; under ``tracker``, ``ratio``, of the tracked step to the quantized one, and what the tracker keeps.
+        Figures under ``float``, ``quantized`` and ``tracked``; ``ratio`` of the quantized step to the float step; and
+        under ``tracker`` the ``ratio`` of the tracked step to the quantized step, and the tracker's memory.
 
     Raises:
         OfqctlError: The model or the recipe cannot be used, or the device is absent.
@@ -110,7 +110,7 @@ def _ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float
 
 
 def _kept(tracker: OscillationTracker) -> dict[str, float]:
-    """How many weights the tracker follows, and the bytes it keeps for each; its trajectories of a few come on top."""
+    """Number of weights that the tracker follows, and bytes for each, without the trajectories of a few weights."""
     state = tracker.state_dict()
     each = [tensor for name, tensor in state.items() if name.endswith((".codes", ".direction", ".frequency"))]
     weights = tracker.summary(1.0)["total"]["weights"]
@@ -118,7 +118,7 @@ def _kept(tracker: OscillationTracker) -> dict[str, float]:
 
 
 def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, "_TrainingStep"], str, list[str]]:
-    """A training step of each of the three models, on the same data; the architecture; notes."""
+    """Training steps of the three models on the same data, the architecture, and notes."""
     steps: dict[str, _TrainingStep] = {}
     for name in ("float", "quantized", "tracked"):
         torch.manual_seed(request.seed)
@@ -135,12 +135,12 @@ def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, "
 
 
 class _TrainingStep:
-    """One step of training on one batch, as often as it is called.
+    """An optimizer step on one batch, which can be repeated.
 
     Args:
-        model: In training mode; one that gives several outputs (a head for distillation) trains all of them.
-        images: (B, 3, H, W).
-        tracker: Told after the optimizer's step, or None.
+        model: The model in training mode; if it has several outputs (a distillation head), all are trained.
+        images: Images, (B, 3, H, W).
+        tracker: Tracker to update after the optimizer step, or None.
         bf16: Whether the forward pass runs under bfloat16 autocast.
     """
 
@@ -150,7 +150,7 @@ class _TrainingStep:
         self.targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def __call__(self) -> None:
-        """Take it; no gradients are left behind."""
+        """Take the step; gradients are removed afterwards."""
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.model(self.images)
         each = outputs if isinstance(outputs, tuple | list) else [outputs]
@@ -176,14 +176,14 @@ def _wait(device: torch.device) -> None:
 
 
 def _peak_bytes(step: Callable[[], None], device: torch.device) -> int:
-    """The most memory, in bytes, that a step has allocated at one time."""
+    """Peak memory that a step allocates, in bytes."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         step()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated() - allocated
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None

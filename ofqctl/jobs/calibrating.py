@@ -1,4 +1,4 @@
-"""The calibration images of a job, and what to say about them."""
+"""The calibration images of a job, and their description."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,17 +15,17 @@ from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, on_disk
 from ofqctl.recipe.schema import Calibration
 
-SYNTHETIC = "calibrated on synthetic images: accuracy cannot be expected; give --calib-data"
+SYNTHETIC = "calibrated on synthetic images: do not expect accuracy; give --calib-data"
 
 
 @dataclass
 class CalibrationImages:
-    """Images that wait on disk, for as long as the job runs.
+    """Calibration images, on disk while the job runs.
 
     Attributes:
-        batches: Normalized, (B, 3, H, W) each.
-        about: What the result says about them.
-        notes: What was guessed or is missing.
+        batches: Normalized images, (B, 3, H, W) each.
+        about: Their description for the result.
+        notes: What was guessed or is missing, one sentence each.
     """
 
     batches: Batches
@@ -44,11 +44,11 @@ def calibration_images(
     seed: int,
     workers: int,
 ) -> Iterator[CalibrationImages]:
-    """Read as many images as are wanted, drawn with ``seed``; without ``spec``, make synthetic ones.
+    """Read as many images as wanted, drawn with ``seed``; without ``spec``, create synthetic images.
 
     Raises:
-        DataError: There are none, or they cannot be read.
-        ModelError: Memory ran out while they were used; tells which options bound it.
+        DataError: There are no images, or they cannot be read.
+        ModelError: Memory ran out while they were used; the message names options that reduce it.
     """
     if spec is None:
         name, notes = "synthetic", [SYNTHETIC]
@@ -62,14 +62,14 @@ def calibration_images(
         source = (images for images, _ in loader)
     with on_disk(_told(source, wanted.images, progress), device) as batches, _memory_explained():
         if batches.images < wanted.images:
-            notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were asked for")
+            notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were requested")
         yield CalibrationImages(batches, {"data": name, "images": batches.images}, notes)
 
 
 def _open(spec: DataSpec) -> ImageData:
-    """The data, its training split where none was named and there is one: the others are for measuring."""
+    """Open the data; if no split was named, the training split, because the others are for measuring."""
     if spec.split is None:
-        with suppress(DataError):  # no such split, or a fault that opening it as it is reports
+        with suppress(DataError):  # there is no such split, or the error is reported when the data is opened as named
             return open_data(replace(spec, split="train"))
     return open_data(spec)
 
@@ -93,5 +93,5 @@ def _memory_explained() -> Iterator[None]:
             raise
         raise ModelError(
             f"out of memory: {told.splitlines()[0] if told else 'there is none left'}",
-            hint="--set calibration.batch_size=8 bounds it, and ptq.N.batch_size of a step that has one",
+            hint="--set calibration.batch_size=8 reduces it, and so does ptq.N.batch_size of a stage that has one",
         ) from error

@@ -1,4 +1,4 @@
-"""Put runs of any command side by side."""
+"""Compare runs of any command side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from ofqctl.diagnosis.comparison import Comparison, compared
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """Which runs.
+    """A request to compare runs.
 
     Attributes:
         runs: Run directories.
-        html: Where to write the page for people, or None.
+        html: Path of the HTML page to write, or None.
     """
 
     runs: Sequence[Path]
@@ -22,10 +22,10 @@ class CompareRequest:
 
 
 def compare(request: CompareRequest) -> Comparison:
-    """One table over the runs; written as a page too if that is asked for.
+    """Compare the runs, and write an HTML page if requested.
 
     Raises:
-        ArtifactError: A path is no run directory, or the page cannot be written.
+        ArtifactError: A path is not a run directory, or the page cannot be written.
     """
     comparison = compared(request.runs)
     if request.html is not None:

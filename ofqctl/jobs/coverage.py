@@ -1,4 +1,4 @@
-"""Which models timm offers, and how far the attention of each family is covered, without building any."""
+"""List timm's models, and how much of each family's attention can be quantized, without building models."""
 
 import dis
 import inspect
@@ -26,7 +26,7 @@ COVERAGE = {
 
 @dataclass(frozen=True)
 class CoverageRequest:
-    """Which models.
+    """A request to list models.
 
     Attributes:
         pattern: Shell wildcards, a word in the name, or None for all; see `ofqctl.models.matching`.
@@ -36,10 +36,10 @@ class CoverageRequest:
 
 
 def coverage(request: CoverageRequest, progress: Progress = silent) -> dict[str, Any]:
-    """The models that match, and what is known of their families.
+    """The matching models, and the coverage of their families.
 
-    The coverage is read off the code of each timm module: it names the attention classes that models of the family
-    can be built from. One model of a family may use only some of them; ``quantize`` reports exactly what it did.
+    Coverage is determined from the code of each timm module, which names the attention classes that models of the
+    family can use. A model may use only some of them; ``quantize`` reports exactly what it did.
 
     Raises:
         ModelError: No name matches.
@@ -87,12 +87,12 @@ def _has_weights(name: str) -> bool:
 
 
 def _path(cls: type[nn.Module]) -> str:
-    """As the registered forms name it."""
+    """The name of a class, as used by the registered forms."""
     return f"{cls.__module__}.{cls.__name__}".removeprefix("timm.")
 
 
 def _attention_classes(module: ModuleType) -> list[type[nn.Module]]:
-    """The attention classes that the code of a timm module leads to, in the order of their names."""
+    """The attention classes that the code of a timm module refers to, sorted by name."""
     seen: set[Any] = set()
     waiting = [
         thing
@@ -109,7 +109,7 @@ def _attention_classes(module: ModuleType) -> list[type[nn.Module]]:
 
 @cache
 def _is_attention(cls: type) -> bool:
-    """Whether a class is a registered form, or its own code holds a softmax and a matrix product."""
+    """Whether a class has a registered form, or its own code contains a softmax and a matrix product."""
     if not issubclass(cls, nn.Module):
         return False
     codes = [code for function in _functions(cls) for code in _codes(function.__code__)]
@@ -124,7 +124,7 @@ def _is_attention(cls: type) -> bool:
 
 @cache
 def _referred(thing: FunctionType | type) -> tuple[FunctionType | type, ...]:
-    """Classes and functions of timm's models, and classes of its layers, that the code of ``thing`` names."""
+    """Classes and functions of timm's models, and classes of its layers, that the code of ``thing`` refers to."""
     found: list[Any] = list(thing.__bases__) if isinstance(thing, type) else []
     for function in _functions(thing):
         found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -142,7 +142,7 @@ def _functions(thing: FunctionType | type) -> list[FunctionType]:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """The code of a function and of those defined in it."""
+    """The code of a function, and of the functions defined inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -14,16 +14,16 @@ from ofqctl.training import Processes, joined
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What to measure, and on what.
+    """A request to measure a model on data.
 
     Attributes:
         model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file.
         data: Labelled images.
-        limit: Read that many images only, drawn from the whole set; None reads all.
-        device: Where to compute.
-        batch_size: Images in one forward pass.
-        workers: Processes that decode images.
-        normalization: Mean and standard deviation of the images, for an ONNX file that does not say them.
+        limit: Number of images to read, drawn from the whole set; None reads all.
+        device: Device to compute on.
+        batch_size: Number of images in one forward pass.
+        workers: Number of processes that decode images.
+        normalization: Mean and standard deviation of the images, for an ONNX file that does not contain them.
     """
 
     model: ModelRequest
@@ -36,12 +36,12 @@ class EvaluateRequest:
 
 
 def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Top-1 and top-5 in percent, mean loss in nats and images a second, with what they were measured on.
+    """Measure top-1 and top-5 in percent, mean loss in nats and images per second.
 
-    Processes that ``torchrun`` started share the images; each of them returns the figures of all.
+    Processes that ``torchrun`` started share the images; each returns the figures of all images.
 
     Raises:
-        OfqctlError: The model or the data cannot be used, or they do not fit each other.
+        OfqctlError: The model or the data cannot be used, or they do not match.
     """
     with joined(pick_device(request.device)) as processes:
         return _evaluate(request, processes, progress)

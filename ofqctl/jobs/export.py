@@ -1,4 +1,4 @@
-"""Export: a run or a float model in, a verified ONNX file out."""
+"""Export a run or a float model to a verified ONNX file."""
 
 import os
 import tempfile
@@ -33,23 +33,23 @@ from ofqctl.export import (
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 
-_EXACT_IMAGES = 2  # every product is compared on all values of these; more show nothing new
+_EXACT_IMAGES = 2  # number of images on which every product is compared; more would not help
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to write, and what to check it on.
+    """A request to export a model to ONNX.
 
     Attributes:
         model: The path of a run directory or of the weights file in one, or a float model.
         style: How products are written.
-        output: The file; None names it after the run or the model.
-        batch: Images in one pass; None for any number.
-        pixels: Whether normalization is part of the graph, whose input is then uint8.
-        data: Images to verify on, labels used if there are some; None verifies on synthetic images.
-        images: Number of images of the comparison end to end, >= 1.
+        output: Path of the file; None derives it from the run or the model.
+        batch: Number of images in one pass; None for any number.
+        pixels: Whether normalization is part of the graph, which then takes uint8 pixels.
+        data: Images to verify on (labels are used if there are any); None uses synthetic images.
+        images: Number of images for the end-to-end comparison, >= 1.
         overwrite: Whether to replace an existing file.
-        workers: Processes that decode images.
+        workers: Number of processes that decode images.
     """
 
     model: ModelRequest
@@ -64,18 +64,18 @@ class ExportRequest:
 
 
 def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Write the graph, verify it, and only then put the file in its place.
+    """Write the graph, verify it, and only then create the file.
 
     Raises:
-        OfqctlError: Something a person can mend, or the graph does not compute what the model does; nothing was
-            written then.
+        OfqctlError: An error that the user can fix, or the graph does not compute the same as the model; nothing was
+            written.
     """
     started = time.perf_counter()
     progress("load the model", 0, None)
     subject = open_subject(request.model)
     if subject.kind == "onnx":
         raise ArtifactError(
-            f"{subject.name}: is an ONNX file already", hint="export starts from a run or a float model"
+            f"{subject.name}: is already an ONNX file", hint="export starts from a run or a float model"
         )
     output = request.output or default_file(subject, request.style)
     check_file(output, overwrite=request.overwrite)
@@ -112,7 +112,7 @@ def default_file(subject: Subject, style: Style) -> Path:
 
 
 def check_file(path: Path, *, overwrite: bool) -> None:
-    """Make sure that a file can be written.
+    """Check that a file can be written.
 
     Raises:
         ArtifactError: It exists and ``overwrite`` is not set, or it is a folder.
@@ -120,14 +120,14 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder; --output names a file")
     if path.exists() and not overwrite:
-        raise ArtifactError(f"{path}: exists already", hint="--overwrite replaces it, --output names another")
+        raise ArtifactError(f"{path}: already exists", hint="--overwrite replaces it; --output names another")
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ArtifactError(f"{path}: cannot be written: {parent} is not a writable folder")
 
 
 def describe(subject: Subject, style: Style, *, pixels: bool) -> Description:
-    """What a file of this model says about itself."""
+    """The description of this model for a file."""
     about = subject.about
     return Description(
         architecture=about["architecture"],
@@ -145,7 +145,7 @@ def describe(subject: Subject, style: Style, *, pixels: bool) -> Description:
 def _images(
     request: ExportRequest, subject: Subject
 ) -> tuple[Iterable[tuple[Tensor, Tensor | None]], int | None, dict[str, Any]]:
-    """Batches to verify on, how many images they are, and what to say about them."""
+    """Batches to verify on, their number of images, and their description."""
     size = request.batch or 16
     if request.data is None:
         synthetic = synthetic_images(subject.data_config, request.images, size)
@@ -165,10 +165,10 @@ def _verify(
     total: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Exactness piece by piece and agreement end to end.
+    """Verify the graph product by product and end to end.
 
     Raises:
-        ArtifactError: The graph does not compute what the model does.
+        ArtifactError: The graph does not compute the same as the model.
     """
     seen = ((_as_seen(images, request, subject), labels) for images, labels in batches)
     first = next(seen)
@@ -185,27 +185,27 @@ def _verify(
     faults = [*exactness.faults(), *end_to_end.faults()]
     if faults:
         raise ArtifactError(
-            "\n  ".join(["the graph does not compute what the model does; nothing was written:", *faults])
+            "\n  ".join(["the graph does not compute the same as the model; nothing was written:", *faults])
         )
     return {"exactness": exactness.as_dict(), "end_to_end": end_to_end.as_dict()}
 
 
 def _as_seen(images: Tensor, request: ExportRequest, subject: Subject) -> Tensor:
-    """Images as the graph sees them: where it takes pixels, those next to them."""
+    """Images in the form that the graph takes; if it takes pixels, the nearest pixels."""
     if not request.pixels:
         return images
     return normalize(to_pixels(images, subject.data_config), subject.data_config)
 
 
 def _about_run(subject: Subject) -> dict[str, int] | None:
-    """Where the bytes of the run are."""
+    """Sizes of the parts of the run."""
     if subject.kind != "run":
         return None
     return load_run(Path(subject.name)).ledger.as_dict()
 
 
 def _about_products(graph: OnnxGraph) -> dict[str, Any]:
-    """How many products run on integers, and which do not and why."""
+    """Numbers of products on integers and in float, and the reasons for float."""
     reasons = {name: product.obstacle for name, product in graph.products.items() if product.obstacle}
     return {
         "integer": len(graph.products) - len(reasons),
@@ -218,7 +218,7 @@ def _about_products(graph: OnnxGraph) -> dict[str, Any]:
 def _notes(graph: OnnxGraph, request: ExportRequest) -> list[str]:
     notes = []
     if not graph.products:
-        notes.append("nothing in the model is quantized: the float model was written")
+        notes.append("nothing in the model is quantized, so a float model was written")
     if request.data is None:
-        notes.append("verified on synthetic images; --verify-data takes real ones")
+        notes.append("verified on synthetic images; --verify-data uses real ones")
     return notes

@@ -1,4 +1,4 @@
-"""Export: a run in; its packed weights for other programs out."""
+"""Export the packed weights of a run for other programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ Layout = Literal["ofqctl", "compressed-tensors"]
 
 @dataclass(frozen=True)
 class SafetensorsRequest:
-    """What to write.
+    """A request to export packed weights.
 
     Attributes:
         run: A run directory, or the weights file in one.
-        layout: ``ofqctl`` is one file that describes itself, ``compressed-tensors`` a folder in that program's layout.
-        output: The file or folder; None names it after the run.
-        overwrite: Whether to replace it.
+        layout: ``ofqctl`` is one self-describing file, ``compressed-tensors`` a folder in that program's layout.
+        output: Path of the file or folder; None derives it from the run.
+        overwrite: Whether to replace existing output.
     """
 
     run: Path
@@ -34,7 +34,7 @@ def export_safetensors(request: SafetensorsRequest, progress: Progress = silent)
     """Write the packed weights of a run.
 
     Raises:
-        ArtifactError: The run is damaged, the layout cannot hold it, or the output is there already.
+        ArtifactError: The run is damaged, the layout cannot represent it, or the output already exists.
     """
     progress("read the run", 0, None)
     run = open_run(request.run)

@@ -1,4 +1,4 @@
-"""The OFQ authors' checkpoint files become run directories."""
+"""Convert the OFQ authors' checkpoint files to run directories."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,15 +22,15 @@ _HEADS = ("head.weight", "head.fc.weight")
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """Which checkpoint, and what it does not say itself.
+    """A request to import a checkpoint, with what it does not contain itself.
 
     Attributes:
         checkpoint: The ``.pth.tar`` file.
         wbits: Bits of its weights.
         abits: Bits of its activations.
-        model: timm's name of its architecture; None takes what the file says.
-        num_classes: Classes of its classifier; None takes the rows of the classifier in the file.
-        img_size: Height and width of the images, in pixels; None takes the architecture's own.
+        model: timm's name of its architecture; None uses that in the file.
+        num_classes: Number of classes; None uses the number of rows of the classifier in the file.
+        img_size: Height and width of the images, in pixels; None uses the architecture's own.
         kwargs: Further arguments of the architecture.
         output: The run directory; None derives a name from model and bits under ``runs/``.
         overwrite: Whether to replace an existing run.
@@ -48,13 +48,13 @@ class ImportRequest:
 
 
 def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Read the checkpoint, fit it to the quantized model strictly, and write the run directory.
+    """Read the checkpoint, load it into the quantized model strictly, and write the run directory.
 
     Returns:
-        What was written: ``results.json`` and where it lies.
+        The content of ``results.json``, and its path.
 
     Raises:
-        OfqctlError: Something a person can mend; nothing was written then.
+        OfqctlError: An error that the user can fix; nothing was written.
     """
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite)
@@ -78,14 +78,14 @@ def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> di
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The state dict of a training checkpoint, and the architecture that it names."""
+    """Read the state dict of a training checkpoint, and its architecture."""
     content = read_torch_file(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
-        raise ArtifactError(f"{path}: no OFQ checkpoint: it has no 'state_dict'")
+        raise ArtifactError(f"{path}: not an OFQ checkpoint: it has no 'state_dict'")
     strange = [str(name) for name, tensor in state.items() if not isinstance(tensor, Tensor)]
     if strange:
-        raise ArtifactError(f"{path}: no OFQ checkpoint: '{strange[0]}' in its state_dict is no tensor")
+        raise ArtifactError(f"{path}: not an OFQ checkpoint: '{strange[0]}' in its state_dict is not a tensor")
     architecture = content.get("arch")
     return dict(clean_state_dict(state)), architecture if isinstance(architecture, str) else None
 

@@ -1,4 +1,4 @@
-"""What lies in a run directory or an ONNX file: every module's bits and grid, and where the bytes are."""
+"""Inspect a run directory or an ONNX file: bits and grid of every module, and what the bytes are used for."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ofqctl.recipe import ModulePlan
 
 @dataclass(frozen=True)
 class InspectRequest:
-    """What to look into.
+    """A request to inspect a file.
 
     Attributes:
         run: A run directory, the weights file in one, or an ONNX file.
@@ -32,10 +32,10 @@ class InspectRequest:
 
 
 def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Everything that a run directory says of itself, checked against its weights; or what lies in an ONNX file.
+    """Describe a run directory, checked against its weights, or the content of an ONNX file.
 
     Raises:
-        ArtifactError: Missing, truncated, foreign, of a future version, or changed after it was written.
+        ArtifactError: The file is missing, truncated, foreign, of a future version, or was changed after writing.
     """
     if request.run.suffix == ".onnx":
         return _onnx(request.run, progress)
@@ -61,7 +61,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
 
 def _onnx(path: Path, progress: Progress) -> dict[str, Any]:
     if not path.is_file():
-        raise ArtifactError(f"{path}: there is no such file")
+        raise ArtifactError(f"{path}: no such file")
     progress("load the file", 0, None)
     contents = asdict(look_into(path))
     description = contents.pop("description")
@@ -94,7 +94,7 @@ def _weight(site: WeightSite) -> dict[str, Any]:
 
 
 def _quantizer(quantizer: Quantizer, grid: Grid) -> dict[str, Any]:
-    """Bits, method, grid, and the shape of the step."""
+    """Bits, method, grid, and shape of the grid step."""
     return {
         "bits": grid.range.bits,
         "method": quantizer.plan.method,
@@ -106,7 +106,7 @@ def _quantizer(quantizer: Quantizer, grid: Grid) -> dict[str, Any]:
 
 
 def _points(grid: Grid) -> dict[str, list[float]]:
-    """Of a table its points, in steps; else the least and the largest that is added to a code."""
+    """The points of a table, in grid steps; else the smallest and the largest offset."""
     if isinstance(grid, TableGrid):
         return {"points": grid.table.tolist()}
     offsets = grid.points(torch.zeros(()))

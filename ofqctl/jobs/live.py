@@ -1,4 +1,4 @@
-"""Training steps from a checkpoint that leave nothing behind but figures."""
+"""Live steps: optimizer steps from a checkpoint that are measured but not saved."""
 
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -25,19 +25,19 @@ from ofqctl.recipe.training import Distillation, Terms, Training
 from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
 from ofqctl.training.state import Meter, Position
 
-PROBE_IMAGES = 8  # in the fixed batch
+PROBE_IMAGES = 8  # number of images in the fixed batch
 
 
 @dataclass(frozen=True)
 class LiveRequest:
-    """How many steps, on what.
+    """A request for live steps.
 
     Attributes:
         data: Labelled training images.
-        steps: Optimizer steps.
-        device: Where to compute.
-        workers: Processes that decode images.
-        seed: Decides order and augmentation.
+        steps: Number of optimizer steps.
+        device: Device to compute on.
+        workers: Number of processes that decode images.
+        seed: Seed of order and augmentation.
     """
 
     data: DataSpec
@@ -50,13 +50,13 @@ class LiveRequest:
 def live_steps(
     opened: Opened, request: LiveRequest, on_step: Callable[[int], None] = lambda _done: None
 ) -> tuple[Live, list[str]]:
-    """Train on from a checkpoint as its recipe says, at the learning rate where it stands, and look at every step.
+    """Continue training from a checkpoint as its recipe says, at its current learning rate, and measure every step.
 
     Returns:
         The figures, and notes on what was assumed.
 
     Raises:
-        OfqctlError: The file is no training state, or data or model cannot be used.
+        OfqctlError: The file is not a training state, or data or model cannot be used.
     """
     checkpoint, config = _startable(opened)
     device = pick_device(request.device)
@@ -97,18 +97,18 @@ def live_steps(
 
 
 class _Enough(Exception):  # noqa: N818
-    """The steps asked for are done."""
+    """Raised when the requested steps are done."""
 
 
 class _Steps:
-    """Hands the engine's steps to the meter, and stops after the last one."""
+    """Passes the engine's optimizer steps to the meter, and stops after the last one."""
 
     def __init__(self, meter: LiveMeter, wanted: int, on_step: Callable[[int], None]) -> None:
         self._meter, self._wanted, self._on_step = meter, wanted, on_step
         self.lr = 0.0
 
     def take(self, row: Row) -> None:
-        """One step."""
+        """Measure one step."""
         self._meter.update(row["step_loss"])
         self.lr = row["lr"]
         self._on_step(len(self._meter.steps))
@@ -119,19 +119,19 @@ class _Steps:
 def _startable(opened: Opened) -> tuple[Checkpoint, RunConfig]:
     if opened.checkpoint is None:
         raise ArtifactError(
-            f"{opened.path}: {opened.kind}: no optimizer and no latent weights with a recipe to train on from",
+            f"{opened.path}: {opened.kind}: contains no optimizer, latent weights and recipe to continue training with",
             hint="name the last.pt of a training run, or leave out --data",
         )
     if opened.directory is None:
         raise ArtifactError(
-            f"{opened.path}: lies outside its run directory, whose config.json says which model it is",
+            f"{opened.path}: is not in its run directory, whose config.json describes the model",
             hint="name the run directory, or leave out --data",
         )
     return opened.checkpoint, read_config(opened.directory)
 
 
 def _restored(checkpoint: Checkpoint, config: RunConfig, plan: Plan) -> nn.Module:
-    """The model of a checkpoint, with its latent weights."""
+    """The model of a checkpoint, with latent weights."""
     model = build_architecture(
         config.architecture,
         num_classes=config.num_classes,
@@ -144,7 +144,7 @@ def _restored(checkpoint: Checkpoint, config: RunConfig, plan: Plan) -> nn.Modul
 
 
 def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Training, list[str]]:
-    """The training settings with one phase: that under way, or the last one as it stood at its end."""
+    """The training settings with a single phase: the current one, or the last one as it was at its end."""
     training = Recipe.model_validate(checkpoint.recipe).training
     assert training is not None
     phase = training.phases[min(checkpoint.position["phase"], len(training.phases) - 1)]
@@ -154,25 +154,25 @@ def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Trai
         changed["lr"] = checkpoint.optimizer["param_groups"][-1]["lr"]
     else:
         changed["lr"] = checkpoint.history[-1]["lr"] if checkpoint.history else phase.lr or training.optimizer.lr
-        notes.append("live: the checkpoint has no state of the optimizer, which starts without memory of earlier steps")
+        notes.append("live: the checkpoint has no state of the optimizer, which starts without state")
     if not checkpoint.position["phase_step"]:  # between phases
         changed |= {n: s.at_end() for n, s in phase.remedies.items() if isinstance(s, RemedySettings)}
-    changed["epochs"] = max(phase.epochs, steps)  # of at least one step
+    changed["epochs"] = max(phase.epochs, steps)  # an epoch has at least one step
     batch = min(training.batch_size, len(data))
     if batch < training.batch_size:
-        notes.append(f"live: batches of all {batch} images, the recipe's have {training.batch_size}")
+        notes.append(f"live: batches have all {batch} images, those of the recipe {training.batch_size}")
     kept = {"batch_size": batch, "ema": None, "tracking": None, "phases": (phase.model_copy(update=changed),)}
     return training.model_copy(update=kept), notes
 
 
 def _at_start(checkpoint: Checkpoint) -> Checkpoint:
-    """The same state at the start of a training with one phase."""
+    """The same state, at the start of a training with one phase."""
     position = Position(**{key: checkpoint.position[key] for key in ("total_epochs", "phase_step")})
     return replace(checkpoint, position=vars(position), meter=vars(Meter()), history=[], ema=None, tracker=None)
 
 
 def _teacher(settings: Distillation | None, config: RunConfig) -> tuple[Teacher | None, list[str]]:
-    """The recipe's teacher if there is one, or why not; ``self`` is the float model that the training started from."""
+    """The recipe's teacher, or why there is none; ``self`` is the float model that the training started from."""
     if settings is None:
         return None, []
     name = config.source.removeprefix("run ") if settings.teacher == "self" else settings.teacher
@@ -186,5 +186,5 @@ def _teacher(settings: Distillation | None, config: RunConfig) -> tuple[Teacher 
 
 
 def _train_part(spec: DataSpec) -> DataSpec:
-    """The digits' training part, where none was named."""
+    """The training split of the digits, if none was named."""
     return DataSpec(spec.path, split="train") if spec.path == "digits" and spec.split is None else spec

@@ -1,4 +1,4 @@
-"""Labelled images, and the figures of models on them."""
+"""Open labelled images and measure models on them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def open_labelled(
     rank: int = 0,
     world: int = 1,
 ) -> ImageLoader:
-    """Images with labels in the model's order, preprocessed as the model wants them.
+    """Open images with labels in the model's order, preprocessed for the model.
 
     Raises:
         DataError: The data is missing, unlabelled, or its classes do not fit the model.
@@ -31,7 +31,7 @@ def open_labelled(
     if not data.labelled:
         raise DataError(
             f"{data.name}: its images have no labels, so there is no accuracy to measure",
-            hint="put the images into one folder a class",
+            hint="put the images into one folder for each class",
         )
     return image_loader(
         data, subject.data_config, batch_size=batch_size, workers=workers, limit=limit, rank=rank, world=world
@@ -41,13 +41,13 @@ def open_labelled(
 def measure(
     models: Mapping[str, nn.Module], loader: ImageLoader, processes: Processes, progress: Progress
 ) -> dict[str, dict[str, float | int]]:
-    """Figures of each model on the same images, of which every process reads its share.
+    """Measure models on the same images; every process reads its share.
 
     Args:
-        models: By name; on the device of ``processes``, in evaluation mode.
-        loader: The share of this process.
-        processes: Each calls this and gets the figures of all images.
-        progress: Told about this process's share.
+        models: Models by name, on the device of ``processes``, in evaluation mode.
+        loader: Loader of this process's share.
+        processes: All processes; each calls this and gets the figures of all images.
+        progress: Called to report the progress of this process's share.
 
     Raises:
         DataError: No image can be used.
@@ -61,7 +61,7 @@ def measure(
 
 
 def about_data(loader: ImageLoader, subject: Subject) -> dict[str, Any]:
-    """What the figures were measured on; complete only once the loader was read."""
+    """Description of the data measured on; complete only after the loader was read."""
     config = subject.data_config
     return {
         "data": loader.data.name,

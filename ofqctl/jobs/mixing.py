@@ -1,4 +1,4 @@
-"""Mixed precision: a recipe with bits for every layer, allocated on measured sensitivities."""
+"""Mixed precision: a recipe with bits for every layer, allocated by measured sensitivities."""
 
 import copy
 from collections.abc import Mapping
@@ -24,19 +24,19 @@ from ofqctl.recipe import Override, Recipe
 Size = tuple[int, int, int]
 Cost = Literal["bits", "latency"]
 
-_MEASURED_ON = 32  # images; a layer's rank changes little with more
+_MEASURED_ON = 32  # number of images; more change the ranking of layers little
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the weights may come to; one of the two is given.
+    """The limit for the weights; either ``bits`` or ``size`` is given.
 
     Attributes:
-        bits: Largest average over all weights of layers that are neither first nor last; or, if latency is the cost,
-            the layers' products may together take as long as they do at so many bits.
+        bits: Largest average bits of the weights in layers that are neither first nor last; or, if latency is the cost,
+            the bits at which the products of the layers take as long as they may take in total.
         size: Largest size of ``model.safetensors`` in bytes.
-        candidates: Widths that a layer can get, two or more.
-        cost: What ``bits`` bounds.
+        candidates: Bit-widths that a layer can get, at least two.
+        cost: What ``bits`` limits.
     """
 
     bits: float | None = None
@@ -48,18 +48,18 @@ class Target:
 def mix_precision(
     model: nn.Module, recipe: Recipe, target: Target, size: Size, images: Batches, progress: Progress
 ) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe with the weights of every layer at the width that hurts least within the target.
+    """Choose the bits of every layer with the least total sensitivity within the target.
 
     Args:
-        model: In float, on the device to compute on; left as it is.
-        recipe: What to do beside; activations are left out of the measurement.
-        target: What the weights may come to.
-        size: (3, H, W).
-        images: Normalized calibration images; sensitivities take the first 32.
-        progress: Told what goes on.
+        model: A float model, on the device to compute on; unchanged.
+        recipe: The recipe for everything else; activations stay in float in the measurement.
+        target: The limit for the weights.
+        size: Size of one image, (3, H, W).
+        images: Normalized calibration images; sensitivities use the first 32.
+        progress: Called to report progress.
 
     Returns:
-        The recipe, whose ``layers`` say the bits, and the figures behind it.
+        The recipe, with the bits under ``layers``, and the figures that led to it.
 
     Raises:
         RecipeError: No allocation reaches the target.
@@ -80,7 +80,7 @@ def mix_precision(
             progress(f"time the products at {bits} bits", 0, None)
             times = product_seconds(converted.cpu(), size)
             for name in names:
-                seconds[name][bits] = times.get(name, 0.0)  # in float whatever the bits
+                seconds[name][bits] = times.get(name, 0.0)  # a product in float takes the same time at any bits
     few.delete()
     limit = limit or _limit_of_latency(target, seconds)
     chosen = allocate(damage, limit.cost, limit.budget, where=limit.where, unit=limit.unit)
@@ -100,13 +100,13 @@ def mix_precision(
 
 @dataclass(frozen=True)
 class _Limit:
-    """What an allocation may cost.
+    """The costs of layers, and their limit.
 
     Attributes:
-        cost: Of each layer at each width.
-        budget: Largest sum.
-        where: The option that set it.
-        unit: What costs are counted in.
+        cost: Cost of each layer at each width.
+        budget: Largest sum of the costs.
+        where: Option that set the budget.
+        unit: Unit of the costs.
     """
 
     cost: Mapping[str, Mapping[int, float]]
@@ -116,10 +116,10 @@ class _Limit:
 
 
 def _limit_of_bits(target: Target, numbers: Mapping[str, int], fixed: int) -> _Limit:
-    """Average bits, or bytes of the file.
+    """The limit of average bits, or of the file's bytes.
 
     Raises:
-        RecipeError: No allocation is within it.
+        RecipeError: No allocation is within the limit.
     """
     total = sum(numbers.values())
     if target.bits is not None:
@@ -135,7 +135,7 @@ def _limit_of_bits(target: Target, numbers: Mapping[str, int], fixed: int) -> _L
 
 
 def _limit_of_latency(target: Target, seconds: Mapping[str, Mapping[int, float]]) -> _Limit:
-    """What all layers take at the target's bits, between two candidates in proportion."""
+    """The limit of latency: the time of all layers at the target's bits, interpolated between candidates."""
     assert target.bits is not None
     widths = sorted(target.candidates)
     sums = [1e3 * sum(times[bits] for times in seconds.values()) for bits in widths]
@@ -144,7 +144,7 @@ def _limit_of_latency(target: Target, seconds: Mapping[str, Mapping[int, float]]
 
 
 def _weigh(model: nn.Module, recipe: Recipe, bits: int, names: list[str], size: Size) -> tuple[dict[str, int], int]:
-    """Number of weights of each open layer, and bytes of the file beside their codes."""
+    """Number of weights of each open layer, and bytes of the file apart from their codes."""
     converted = copy.deepcopy(model)
     calibrate_weights(converted, convert(converted, recipe, size))
     sites = {name: weight_site(converted.get_submodule(name)) for name in names}
@@ -161,17 +161,17 @@ def _at(recipe: Recipe, bits: int) -> Recipe:
 
 
 def _open_layers(model: nn.Module, recipes: list[Recipe], size: Size) -> list[str]:
-    """Modules whose weights have the bits of the recipe's ``weights``: neither first, last nor an exception."""
+    """Modules with the bits of the recipe's ``weights``: neither first nor last layers nor exceptions."""
     one, other = ({n: m.weight.bits for n, m in make_plan(model, r, size).modules.items() if m.weight} for r in recipes)
     names = [name for name, bits in one.items() if other[name] != bits]
     if not names:
-        raise RecipeError("mixed precision: the recipe's `layers` set the bits of every layer already")
+        raise RecipeError("mixed precision: the recipe's `layers` already set the bits of every layer")
     return names
 
 
 def _override(recipe: Recipe, name: str, bits: int) -> Override:
-    """The exception that gives one planned module its bits, with all else as the recipe has it there."""
-    target = name.replace(".products.v_proj", ".qkv")  # the projection that a merged block's value comes from
+    """The exception that sets the bits of one planned module; everything else stays as in the recipe."""
+    target = name.replace(".products.v_proj", ".qkv")  # the projection of the value in a merged block
     weights = recipe.weights
     for exception in recipe.layers:
         if exception.weights is not None and fnmatchcase(target, exception.target):

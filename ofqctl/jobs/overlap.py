@@ -1,4 +1,4 @@
-"""Whether the images that a model is measured on are among those that it was calibrated on, by what they show."""
+"""Detect evaluation images that are also calibration images, by their pixels."""
 
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -9,15 +9,15 @@ from ofqctl.ptq import Batches
 
 
 class Watched:
-    """Labelled batches, passed on as they are; counts the images that are calibration images too.
+    """Passes labelled batches on unchanged, and counts images that are also calibration images.
 
     Args:
-        labelled: Images (B, 3, H, W) and labels (B,), preprocessed as the calibration images were.
+        labelled: Images (B, 3, H, W) and labels (B,), preprocessed like the calibration images.
         calibration: The calibration images.
 
     Attributes:
-        images: Images passed on so far.
-        shared: How many of them are calibration images.
+        images: Number of images passed on so far.
+        shared: Number of these that are calibration images.
     """
 
     def __init__(self, labelled: Iterable[tuple[Tensor, Tensor]], calibration: Batches) -> None:
@@ -37,7 +37,7 @@ class Watched:
         if not self.shared:
             return []
         return [
-            f"calibration: {self.shared} of the {self.images} images measured on were calibrated on: "
+            f"calibration: {self.shared} of the {self.images} images measured on are calibration images: "
             "the accuracy is better than on unseen images"
         ]
 

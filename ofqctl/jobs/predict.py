@@ -1,4 +1,4 @@
-"""What a model sees in images, or in an array that is already preprocessed."""
+"""Predict the classes of images, or of an array that is already preprocessed."""
 
 import os
 import tempfile
@@ -25,18 +25,18 @@ from ofqctl.progress import Progress, silent
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What to look at, and with which model.
+    """A request to predict classes.
 
     Attributes:
         model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file.
-        images: Image files, and folders whose images are all taken.
-        array: In place of images: a ``.npy`` file with preprocessed float values, (N, 3, H, W).
-        save_logits: Where to write the logits, float32 (N, classes), as ``.npy``; replaced if it exists.
+        images: Image files, and folders, of which all images are used.
+        array: A ``.npy`` file with preprocessed float values, (N, 3, H, W), instead of images.
+        save_logits: Path of a ``.npy`` file for the logits, float32 (N, classes), or None; replaced if it exists.
         top: Number of labels for each image, >= 1.
-        device: Where to compute.
-        batch_size: Images in one forward pass, >= 1.
-        workers: Processes that decode images.
-        normalization: Mean and standard deviation of the images, for an ONNX file that does not say them.
+        device: Device to compute on.
+        batch_size: Number of images in one forward pass, >= 1.
+        workers: Number of processes that decode images.
+        normalization: Mean and standard deviation of the images, for an ONNX file that does not contain them.
     """
 
     model: ModelRequest
@@ -51,11 +51,10 @@ class PredictRequest:
 
 
 def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, Any]:
-    """The most probable labels of each image; images that cannot be decoded are left out and named.
+    """Find the most probable labels of each image; images that cannot be decoded are skipped and listed.
 
     Raises:
-        DataError: Nothing to look at, a file that is missing, an array that does not fit the model, or no
-            image that can be decoded.
+        DataError: There are no images, a file is missing, the array does not fit the model, or no image can be decoded.
         OfqctlError: The model cannot be used.
     """
     _check(request)
@@ -94,7 +93,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
 def _logits(
     model: nn.Module, batches: Iterator[Tensor], total: int, device: torch.device, progress: Progress
 ) -> Tensor:
-    """float32 (images, classes), on the CPU."""
+    """Logits, float32 (images, classes), on the CPU."""
     logits: list[Tensor] = []
     done = 0
     for images in batches:
@@ -108,7 +107,7 @@ def _check(request: PredictRequest) -> None:
     if bool(request.images) == (request.array is not None):
         seen = "both were" if request.images else "none was"
         raise DataError(
-            f"predict: images or --array are needed, one of the two; {seen} given",
+            f"predict: either images or --array are needed; {seen} given",
             hint="ofqctl predict MODEL image.jpg",
         )
     for name, value in (("--top", request.top), ("--batch-size", request.batch_size)):
@@ -116,11 +115,11 @@ def _check(request: PredictRequest) -> None:
             raise DataError(f"{name}: {value} is too small; at least 1 is allowed")
     target = request.save_logits
     if target is not None and (target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK)):
-        raise DataError(f"--save-logits {target}: cannot be written: it is, or lies in, no writable folder")
+        raise DataError(f"--save-logits {target}: cannot be written: it is a folder, or not in a writable folder")
 
 
 def _image_files(given: Sequence[Path]) -> Iterator[Path]:
-    """The files themselves, and the images in folders, in the order of their names."""
+    """The given files, and the images in given folders sorted by name."""
     for path in given:
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
@@ -130,7 +129,7 @@ def _image_files(given: Sequence[Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise DataError(f"{path}: there is no such image file")
+            raise DataError(f"{path}: no such image file")
 
 
 def _loader(paths: Sequence[Path], subject: Subject, request: PredictRequest) -> ImageLoader:
@@ -145,22 +144,22 @@ def _loader(paths: Sequence[Path], subject: Subject, request: PredictRequest) ->
 
 
 def _read_array(path: Path) -> NDArray[np.float32]:
-    """The float32 values of a ``.npy`` file; nothing in the file is run."""
+    """Read the values of a ``.npy`` file as float32; no code in the file is executed."""
     try:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
         raise DataError(
-            f"{path}: no .npy file of plain numbers, or a truncated one: {error}",
+            f"{path}: not a .npy file of plain numbers, or truncated: {error}",
             hint="numpy.save('x.npy', images.astype('float32')) writes one",
         ) from error
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: holds several arrays; allowed is one, as numpy.save writes it")
+        raise DataError(f"{path}: contains several arrays; allowed is one, as written by numpy.save")
     if array.dtype.kind != "f":
         raise DataError(
             f"{path}: values of type {array.dtype}; allowed are float32, float16 and float64",
-            hint="the array is what the model's preprocessing returns; files of pixels are given as images",
+            hint="the array must be the result of the model's preprocessing; pixels are given as image files",
         )
     bad = int((~np.isfinite(array)).sum())
     if bad:
@@ -191,7 +190,7 @@ def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) 
 
 
 def _save(path: Path, logits: NDArray[np.float32]) -> None:
-    """Write a ``.npy`` file, whole or not at all."""
+    """Write a ``.npy`` file atomically."""
     try:
         handle, fresh = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
         try:

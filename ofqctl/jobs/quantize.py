@@ -1,4 +1,4 @@
-"""The main job: a float model in, a packed low-bit run directory with measured figures out."""
+"""The main job: quantize a float model, and write a packed low-bit run directory with measured figures."""
 
 import copy
 import time
@@ -30,23 +30,24 @@ from ofqctl.recipe import Recipe
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """What to quantize, how, and where to write it.
+    """A request to quantize a model.
 
     Attributes:
         model: The float model.
-        recipe: What to do to it.
+        recipe: The recipe to follow.
         output: The run directory; None derives a name from model and bits under ``runs/``.
-        calibration: Calibration images, labels unused; None calibrates on synthetic images.
+        calibration: Calibration images (labels are not used); None uses synthetic images.
         data: Labelled images to measure the float and the quantized model on, or None.
         overwrite: Whether to replace an existing run.
-        seed: Decides random weights and the choice of calibration images.
-        device: Where to compute.
-        batch_size: Images in one forward pass of the evaluation.
-        workers: Processes that decode images.
+        seed: Seed of random weights and of the choice of calibration images.
+        device: Device to compute on.
+        batch_size: Number of images in one forward pass of the evaluation.
+        workers: Number of processes that decode images.
         strict: Whether anything left undone is an error.
-        target: What the bits of the weights may come to, allocated layer by layer; None leaves them to the recipe.
-        time_budget: Seconds for the steps after calibration, > 0; None has no end.
-        compiled: Whether the quantizers are compiled, which pays where a step runs them many times.
+        target: Limit for the bits of the weights, which are then allocated layer by layer; None uses those of the
+            recipe.
+        time_budget: Seconds for the stages after calibration, > 0; None sets no limit.
+        compiled: Whether the quantizers are compiled, which pays off if a stage runs them many times.
     """
 
     model: ModelRequest
@@ -69,10 +70,10 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     """Convert, calibrate, optionally measure beside the float model, and write the run directory.
 
     Returns:
-        Everything that was done and measured: ``results.json`` and where it lies.
+        What was done and measured: the content of ``results.json``, and its path.
 
     Raises:
-        OfqctlError: Something a person can mend; nothing was written then.
+        OfqctlError: An error that the user can fix; nothing was written.
     """
     started = time.perf_counter()
     job = _open(request, progress)
@@ -102,17 +103,17 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
 
 @dataclass
 class _Job:
-    """What is open while a model is quantized.
+    """The state of a quantization job.
 
     Attributes:
-        request: What was asked for.
-        progress: Told what goes on.
-        device: Where to compute.
+        request: The request.
+        progress: Called to report progress.
+        device: Device to compute on.
         loaded: The float model, which is quantized in place.
-        subject: How it is fed.
+        subject: The float model as a subject of evaluation.
         output: The run directory.
         evaluation: Labelled images to measure on, or None.
-        float_model: To measure beside the quantized one, if there is something to measure on.
+        float_model: A copy of the float model to measure as well, or None.
         float_bytes: Size of the float model's weights.
     """
 
@@ -128,13 +129,13 @@ class _Job:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
+        """Size of one image, (3, H, W)."""
         channels, height, width = self.subject.data_config["input_size"]
         return channels, height, width
 
 
 def _open(request: QuantizeRequest, progress: Progress) -> _Job:
-    """Open model and data, and make sure that the result can be written."""
+    """Open model and data, and check that the result can be written."""
     if request.time_budget is not None and request.time_budget <= 0:
         raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     device = pick_device(request.device)
@@ -164,7 +165,7 @@ def _open(request: QuantizeRequest, progress: Progress) -> _Job:
 
 
 def _calibration(job: _Job) -> AbstractContextManager[CalibrationImages]:
-    """The calibration images, on disk for as long as the context lasts."""
+    """The calibration images, on disk within the block."""
     request = job.request
     return calibration_images(
         request.calibration,
@@ -178,7 +179,7 @@ def _calibration(job: _Job) -> AbstractContextManager[CalibrationImages]:
 
 
 def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe, with bits for every layer if there is a target, and the figures behind them."""
+    """The recipe, with bits for every layer if there is a target, and the figures that led to them."""
     request = job.request
     if request.target is None:
         return request.recipe, None
@@ -188,7 +189,7 @@ def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, d
 
 
 def _quantize(job: _Job, recipe: Recipe, calibration: CalibrationImages) -> Task:
-    """The model, quantized in place."""
+    """Quantize the model in place."""
     request = job.request
     with fused(request.compiled), denormals_flushed(job.device):
         return quantize_post_training(
@@ -226,10 +227,10 @@ def _default_output(architecture: str, request: QuantizeRequest) -> Path:
 
 
 def refuse_undone(results: dict[str, Any]) -> None:
-    """Refuse a result in which anything was left undone.
+    """Check that nothing was left undone.
 
     Raises:
-        RecipeError: Names everything left in float and every note.
+        RecipeError: Something was; the message lists everything left in float and every note.
     """
     undone = [f"{left['module']}: {left['reason']}" for left in results["left_float"]] + results["notes"]
     if undone:

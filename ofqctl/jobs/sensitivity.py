@@ -1,4 +1,4 @@
-"""Which layers suffer most from few bits."""
+"""Find the layers that are most sensitive to few bits."""
 
 import copy
 import time
@@ -25,18 +25,18 @@ from ofqctl.recipe.schema import Layer
 
 @dataclass(frozen=True)
 class SensitivityRequest:
-    """What to look at.
+    """A request to measure sensitivities.
 
     Attributes:
         model: The float model.
-        recipe: How its layers are quantized, but for the bits.
-        calibration: Images, labels unused; None takes synthetic ones.
-        bits: Widths to try.
+        recipe: Recipe that says how layers are quantized, except for the bits.
+        calibration: Calibration images (labels are not used); None uses synthetic images.
+        bits: Bit-widths to try.
         part: Quantize weights, activations or all of one layer at a time.
-        plot: Where to draw the result, by its suffix PNG, SVG or PDF; or None.
-        seed: Decides random weights and the choice of images.
-        device: Where to compute.
-        workers: Processes that decode images.
+        plot: Path of a .png, .svg or .pdf file for a plot of the result, or None.
+        seed: Seed of random weights and of the choice of images.
+        device: Device to compute on.
+        workers: Number of processes that decode images.
     """
 
     model: ModelRequest
@@ -51,13 +51,13 @@ class SensitivityRequest:
 
 
 def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dict[str, Any]:
-    """Quantize one layer at a time, at each width, and measure how far the model's predictions move.
+    """Quantize one layer at a time, at each width, and measure how much the model's predictions change.
 
     Returns:
-        Layers, the most sensitive first, each with its divergence in nats by bits.
+        Layers, most sensitive first, each with its divergence in nats for each width.
 
     Raises:
-        OfqctlError: Something a person can mend.
+        OfqctlError: An error that the user can fix.
     """
     started = time.perf_counter()
     _check(request)
@@ -130,7 +130,7 @@ def _check(request: SensitivityRequest) -> None:
 
 
 def _at(recipe: Recipe, bits: int) -> Recipe:
-    """All quantizers at ``bits``, those of the first and of the last layer too, and no exceptions."""
+    """The recipe with all quantizers at ``bits``, including first and last layers, and without exceptions."""
     weights = recipe.weights.model_copy(update={"bits": bits})
     activations = recipe.activations.model_copy(update={"bits": bits})
     return recipe.model_copy(

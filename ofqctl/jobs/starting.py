@@ -1,4 +1,4 @@
-"""What training and quantization start from: a float model, or what an earlier run knows."""
+"""The start of training and quantization: a float model, or an earlier run."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,11 +23,11 @@ from ofqctl.training import FILE, read_checkpoint_state
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts.
+    """The model that training starts from.
 
     Attributes:
-        loaded: The float model; of a quantized run the architecture alone, with the run's tensors still to come.
-        run: Where training starts from a run.
+        loaded: The float model; for a quantized run only the architecture, into which its tensors are loaded later.
+        run: The run that training starts from, or None.
     """
 
     loaded: LoadedModel
@@ -35,13 +35,13 @@ class Start:
 
     @property
     def plan(self) -> Plan | None:
-        """What is quantized in the run; None for a float model."""
+        """The plan of the run; None for a float model."""
         plan = None if self.run is None else self.run.config.quantization_config.plan
         return plan if plan is not None and plan.modules else None
 
     @property
     def origin(self) -> str:
-        """Where the float weights came from."""
+        """Source of the float weights."""
         return self.loaded.source if self.run is None else self.run.config.source
 
     def quantized(
@@ -53,33 +53,33 @@ class Start:
     ) -> tuple[Plan, list[str]]:
         """Quantize the model in place as ``recipe`` says.
 
-        Quantizers that the run has too, of the same grid, go on as they are there; the others start from the weights
-        and from training images, behind those that go on.
+        Quantizers that the run also has, with the same grid, keep their values; the others start from the weights and
+        from training images, after those.
 
         Args:
-            recipe: What to do.
-            images: Opens the images to calibrate on; called only if something is to be calibrated.
-            progress: Told about the calibration.
-            prepare: Moves the model to the device that computes.
+            recipe: The recipe to follow.
+            images: Opens the calibration images; called only if something must be calibrated.
+            progress: Called to report the progress of calibration.
+            prepare: Moves the model to the device to compute on.
 
         Returns:
             The plan, and notes on what could not be carried over.
 
         Raises:
-            RecipeError: The run has query and key merged, and the recipe has them apart or merged otherwise.
+            RecipeError: The run has merged query and key, and the recipe has not, or merges them differently.
         """
-        model, before = self.loaded.model, self.plan or Plan(modules={})
+        model, previous = self.loaded.model, self.plan or Plan(modules={})
         plan = make_plan(model, recipe, tuple(self.loaded.data_config["input_size"]))
-        _check_merged(before, plan, recipe, self.loaded.source)
-        plan, kept = _carried_over(before, plan)
+        _check_merged(previous, plan, recipe, self.loaded.source)
+        plan, kept = _carried_over(previous, plan)
         state = None if self.run is None or self.plan is None else _latent_state(self.run, kept)
-        if state is not None:  # projections that are merged only now have to be there ahead of it
-            _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(before)])
+        if state is not None:  # projections that are only merged now must be loaded before
+            _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(previous)])
         apply_plan(model, plan)
         fresh = {name: prefix for name, prefix in _quantizers(model, plan) if name not in kept}
         if state is not None:
             known = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(fresh.values()))}
-            merged = [f"{name}.products." for name in _merged(plan) - _merged(before)]
+            merged = [f"{name}.products." for name in _merged(plan) - _merged(previous)]
             _fill(model, known, lacks=[*fresh.values(), *merged])
         prepare(model)
         if fresh:
@@ -104,10 +104,10 @@ def check_model(recipe: Recipe, loaded: LoadedModel) -> None:
 
 
 def open_start(request: ModelRequest, drop_path: float | None) -> Start:
-    """The float model of a name, or the model of a run.
+    """Open a float model by name, or the model of a run.
 
     Args:
-        request: Which model.
+        request: The model to open.
         drop_path: Rate of stochastic depth; None keeps the architecture's own.
 
     Raises:
@@ -138,10 +138,10 @@ def open_start(request: ModelRequest, drop_path: float | None) -> Start:
 
 
 def open_float(request: ModelRequest) -> LoadedModel:
-    """The float model of a name, or of a run at 32 bits.
+    """Open a float model by name, or the model of a run at 32 bits.
 
     Raises:
-        ModelError: The path of a run that is quantized.
+        ModelError: It is a quantized run.
         OfqctlError: There is no such model, or the run is damaged.
     """
     path = Path(request.name.removeprefix("local-dir:"))
@@ -150,34 +150,34 @@ def open_float(request: ModelRequest) -> LoadedModel:
     start = open_start(replace(request, name=str(path)), None)
     if start.plan is not None:
         raise ModelError(
-            f"model '{path}': is a run directory, which holds a model that is quantized already",
+            f"model '{path}': is a run directory with an already quantized model",
             hint=f"`ofqctl evaluate {path} --data DATA` measures it; this command starts from a float model",
         )
     return replace(start.loaded, source=start.origin)
 
 
 def recipe_of_run(path: Path) -> Recipe:
-    """The recipe that a run was made with.
+    """The recipe of a run.
 
     Raises:
         RecipeError: There is no such run, or its recipe does not say how to train.
     """
     if not holds_run(path):
-        raise RecipeError(f"{path}: is no run directory that would say how to train it", hint="--recipe NAME")
+        raise RecipeError(f"{path}: not a run directory, so it has no recipe for training", hint="--recipe NAME")
     recipe = read_config(path).quantization_config.recipe
     if recipe.training is None:
         raise RecipeError(
-            f"{path}: its recipe '{recipe.name}' does not say how to train it", hint="--recipe NAME gives another"
+            f"{path}: its recipe '{recipe.name}' does not say how to train it", hint="--recipe NAME uses another"
         )
     return recipe
 
 
 def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
-    """The tensors of a quantized run with latent weights: those it was trained with, else made from its codes.
+    """The tensors of a quantized run with latent weights: those it was trained with, else computed from its codes.
 
     Args:
-        run: The run; its model is changed.
-        kept: The quantizers that go on; only their weights have to be encoded as they are.
+        run: The run, whose model is changed.
+        kept: Names of the quantizers that keep their values, whose weights must be encoded as the same codes.
     """
     if (run.directory / FILE).is_file():
         checkpoint = read_checkpoint_state(run.directory)
@@ -191,25 +191,25 @@ def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
     return run.model.state_dict()
 
 
-def _check_merged(before: Plan, plan: Plan, recipe: Recipe, source: str) -> None:
-    """Refuse to take merged query-key products apart, or to give them a bias term that they have not."""
-    for name, module in before.modules.items():
+def _check_merged(previous: Plan, plan: Plan, recipe: Recipe, source: str) -> None:
+    """Check that the recipe keeps merged queries and keys merged, with the same bias term."""
+    for name, module in previous.modules.items():
         now = plan.modules.get(name)
         if module.kind == "qkr" and (now is None or now.kind != "qkr" or now.query_bias != module.query_bias):
-            seen = "keeps them apart" if now is None or now.kind != "qkr" else f"has query_bias {now.query_bias}"
+            seen = "keeps them separate" if now is None or now.kind != "qkr" else f"has query_bias {now.query_bias}"
             raise RecipeError(
                 f"recipe '{recipe.name}': {seen}, but query and key of {name} are merged in {source}, with query_bias "
-                f"{module.query_bias}; a merged product cannot be taken apart",
+                f"{module.query_bias}; a merged product cannot be separated",
                 hint=f"--set attention.qkr=true attention.query_bias={str(module.query_bias).lower()}",
             )
 
 
-def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
-    """``plan`` with the quantizers that ``before`` has too as they are there, and their names."""
+def _carried_over(previous: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
+    """``plan`` with the quantizers that are also in ``previous`` taken from there, and their names."""
     kept: set[str] = set()
     modules = dict(plan.modules)
-    for name in plan.modules.keys() & before.modules.keys():
-        module, old = plan.modules[name], before.modules[name]
+    for name in plan.modules.keys() & previous.modules.keys():
+        module, old = plan.modules[name], previous.modules[name]
         weight, inputs = module.weight, dict(module.operands)
         if old.weight is not None and weight is not None and computes_alike(old.weight, weight):
             weight = old.weight
@@ -223,7 +223,7 @@ def _carried_over(before: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
 
 
 def _quantizers(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
-    """Of every quantizer its name in the plan, such as ``head.weight``, and what its tensors' names start with."""
+    """Name of every quantizer in the plan, such as ``head.weight``, and the prefix of its tensors' names."""
     prefixes = {module: f"{name}." for name, module in model.named_modules() if isinstance(module, Quantizer)}
     for name in plan.modules:
         module = model.get_submodule(name)
@@ -239,7 +239,7 @@ def _merged(plan: Plan) -> set[str]:
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], *, lacks: list[str]) -> None:
-    """Put tensors of the run into the model, which has no others but those that start with one of ``lacks``."""
+    """Load the run's tensors into the model; only tensors whose names start with one of ``lacks`` may be missing."""
     missing = model.load_state_dict(dict(state), strict=False).missing_keys
     left = [name for name in missing if not name.startswith(tuple(lacks))]
     assert not left, f"not in the run: {left}"
@@ -249,4 +249,6 @@ def _notes(fresh: list[str], kept: int) -> list[str]:
     if not fresh:
         return []
     some = f"{', '.join(fresh[:3])}{', ...' if len(fresh) > 3 else ''}"
-    return [f"{len(fresh)} of {len(fresh) + kept} quantizers are not those of the run and start anew: {some}"]
+    return [
+        f"{len(fresh)} of {len(fresh) + kept} quantizers differ from those of the run and get new start values: {some}"
+    ]

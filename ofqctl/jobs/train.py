@@ -1,4 +1,4 @@
-"""Train: a float model or an earlier run in, a trained run directory out; interrupted and resumed at will."""
+"""Train a float model or an earlier run and write a run directory; training can be interrupted and resumed."""
 
 import copy
 import shutil
@@ -49,19 +49,19 @@ __all__ = ["TrainRequest", "recorded_request", "train"]
 def train(
     request: TrainRequest, progress: Progress = silent, on_step: Callable[[Row, int], None] = lambda _row, _total: None
 ) -> dict[str, Any]:
-    """Train to the end, or on from where an interrupted run stopped.
+    """Train to the end, or continue an interrupted run.
 
     Args:
-        request: What to do.
-        progress: Told about loading, calibration and evaluation.
-        on_step: Called after every optimizer step with its figures and the number of steps of the whole training.
+        request: The request.
+        progress: Called to report the progress of loading, calibration and evaluation.
+        on_step: Called after every optimizer step, with its figures and the number of steps in the whole training.
 
     Returns:
-        ``results.json`` and where it lies.
+        The content of ``results.json``, and its path.
 
     Raises:
-        OfqctlError: Something a person can mend.
-        Interrupted: A signal came; the run can be resumed.
+        OfqctlError: An error that the user can fix.
+        Interrupted: A signal was received; the run can be resumed.
     """
     device = pick_device(request.device)
     with joined(device) as processes, fused(request.compiled), denormals_flushed(device):
@@ -92,15 +92,15 @@ def _train(
 
 @dataclass
 class _Job:
-    """What is open while a model is trained.
+    """The state of a training job.
 
     Attributes:
-        request: What was asked for.
+        request: The request.
         settings: The training part of its recipe.
-        processes: One or many.
-        start: The model, float or of a run.
+        processes: The processes that train together.
+        start: The float model or the run to start from.
         output: The run directory.
-        checkpoint: The state to continue from, or None to start anew.
+        checkpoint: The state to continue from, or None.
     """
 
     request: TrainRequest
@@ -118,7 +118,7 @@ class _Job:
 
 
 def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _Job:
-    """Open the model, and find out where the result goes and whether something is to be continued."""
+    """Open the model, and decide where the result is written and whether a run is continued."""
     settings = request.recipe.training
     if settings is None:
         raise RecipeError(
@@ -130,7 +130,7 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
     start = open_start(request.model, settings.drop_path)
     check_model(request.recipe, start.loaded)
     if request.recipe.ptq:
-        stages = ", ".join(stage.step for stage in request.recipe.ptq)
+        stages = ", ".join(stage.stage for stage in request.recipe.ptq)
         start.loaded.notes.append(f"ptq is for `ofqctl quantize`; training starts without {stages}")
     if settings.augmentation.crop_pct is not None:
         start.loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
@@ -139,7 +139,7 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
 
 
 def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
-    """Batches, teacher and quantized model, put together."""
+    """The engine with batches, teacher and quantized model."""
     request, processes, loaded = job.request, job.processes, job.start.loaded
     share = Share(job.settings.batch_size, request.grad_accum, processes.rank, processes.world)
     batches = TrainingBatches(data, loaded.data_config, job.settings, share, seed=request.seed, workers=request.workers)
@@ -184,7 +184,7 @@ def _fit(job: _Job, engine: Engine, run: TrainedRun, on_step: Callable[[Row, int
 
 
 def _output(request: TrainRequest, loaded: LoadedModel) -> Path:
-    """The run directory: the one to continue, the one that was named, or one derived from the model."""
+    """The run directory: the one to continue, the named one, or one derived from the model."""
     if not isinstance(request.resume, Path):
         return request.output or default_output(loaded.architecture, request.recipe)
     if request.output is not None and request.output.resolve() != request.resume.resolve():
@@ -193,7 +193,7 @@ def _output(request: TrainRequest, loaded: LoadedModel) -> Path:
 
 
 def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Checkpoint | None:
-    """The state to continue from, or None to start anew."""
+    """The state to continue from, or None."""
     if request.resume is None or (request.resume == "auto" and not (output / FILE).is_file()):
         return None
     checkpoint = read_checkpoint_state(output)
@@ -203,14 +203,14 @@ def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Che
 
 
 def _finished(output: Path) -> dict[str, Any]:
-    """The result of a run that has nothing left to do."""
+    """The result of a run that is already finished."""
     results = load_run(output).results
     note = f"{output}: was finished already; `ofqctl train {output} --output NEW` starts another training from it"
     return {"output": str(output)} | results | {"notes": [*results.get("notes", []), note]}
 
 
 def _check_free(output: Path, start: Start, *, overwrite: bool) -> None:
-    """Make sure that a new run can be written; a training state without a finished epoch counts as a run."""
+    """Check that a new run can be written; a training state without a finished epoch counts as a run."""
     if start.run is not None and output.resolve() == start.run.directory.resolve():
         raise ArtifactError(f"{output}: training starts from this run and cannot replace it", hint="--output NEW")
     if not (overwrite and (output / FILE).is_file()):
@@ -218,7 +218,7 @@ def _check_free(output: Path, start: Start, *, overwrite: bool) -> None:
 
 
 def _make_empty(output: Path) -> None:
-    """An empty directory to train into."""
+    """Create an empty directory for the run."""
     if output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True)
@@ -253,7 +253,7 @@ def _quantized(
     processes: Processes,
     progress: Progress,
 ) -> Plan:
-    """Convert the model in place, with start values unless it is about to be restored."""
+    """Convert the model in place, with start values unless a checkpoint is restored."""
     loaded, wanted = start.loaded, request.recipe.calibration
     if checkpoint is not None:
         plan = Plan.model_validate(checkpoint.plan)

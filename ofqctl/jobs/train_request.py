@@ -1,4 +1,4 @@
-"""What ``train`` is asked to do, and how a run remembers that."""
+"""Requests to train, and how runs record them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +14,32 @@ from ofqctl.recipe import Recipe
 from ofqctl.training import Checkpoint, LogName, read_checkpoint_state
 
 _NOT_KEPT = {"recipe", "output", "overwrite", "resume", "force_recipe"}
-_DECISIVE = ("seed", "amp", "grad_accum")  # with another value of these the result is another one
+_DECISIVE = ("seed", "amp", "grad_accum")  # other values of these change the result
 _SHOWN = 12
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train, on what, and where to write it.
+    """A request to train a model.
 
     Attributes:
         model: A float model, or the path of a run.
-        recipe: With a ``training`` part.
+        recipe: The recipe, with a ``training`` part.
         data: Labelled training images.
         val_data: Labelled images that are measured after every epoch, or None.
         output: The run directory; None derives a name from model and bits under ``runs/``.
         overwrite: Whether to replace an existing run.
-        resume: The run to continue, which ``output`` is then; ``auto`` continues the one in ``output`` if there is one.
-        force_recipe: Resume although something else is asked for than the run was.
-        seed: Decides random weights, order and augmentation.
-        device: Where to compute.
-        amp: Autocast to bfloat16.
-        compiled: Compile the quantizers' arithmetic.
-        grad_accum: Forward passes in one optimizer step.
-        checkpoint_every: Steps between checkpoints within an epoch; 0 saves after epochs only.
-        workers: Processes that decode images.
-        logs: Where figures go beside the run's own tables.
+        resume: The run to continue, which is then also ``output``; ``auto`` continues the one in ``output``, if there
+            is one.
+        force_recipe: Whether to resume even if the request differs from that of the run.
+        seed: Seed of random weights, order and augmentation.
+        device: Device to compute on.
+        amp: Whether to autocast to bfloat16.
+        compiled: Whether the quantizers are compiled.
+        grad_accum: Number of forward passes in one optimizer step.
+        checkpoint_every: Optimizer steps between checkpoints within an epoch; 0 saves after epochs only.
+        workers: Number of processes that decode images.
+        logs: Programs that figures are logged with, beside the run's own tables.
     """
 
     model: ModelRequest
@@ -59,21 +60,21 @@ class TrainRequest:
     logs: tuple[LogName, ...] = ()
 
     def recorded(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, beside the recipe: plain values."""
+        """The part that checkpoints record, beside the recipe, as plain values."""
         values: dict[str, Any] = TypeAdapter(TrainRequest).dump_python(self, mode="json", exclude=_NOT_KEPT)
         return values
 
 
 def recorded_request(directory: Path) -> TrainRequest:
-    """What the run in ``directory`` was asked to do, as a request to go on with it.
+    """The recorded request of the run in ``directory``, as a request to continue it.
 
     Raises:
-        ArtifactError: There is no training run, or it does not say.
+        ArtifactError: There is no training run, or it has no recorded request.
     """
     checkpoint = read_checkpoint_state(directory)
     if not checkpoint.request:
         raise ArtifactError(
-            f"{directory}: its training state does not say what it was asked to do",
+            f"{directory}: its training state has no recorded request",
             hint=f"give model, recipe and data again, with --output {directory} --resume auto",
         )
     values = checkpoint.request | {"recipe": checkpoint.recipe, "resume": directory}
@@ -81,22 +82,22 @@ def recorded_request(directory: Path) -> TrainRequest:
 
 
 def check_same(checkpoint: Checkpoint, request: TrainRequest, world: int, where: Path) -> None:
-    """Refuse to go on with something else than the run was asked to do.
+    """Check that the request is the same as that of the run.
 
     Raises:
-        RecipeError: Lists what differs.
+        RecipeError: It differs; the message lists the differences.
     """
-    before = {key: checkpoint.request[key] for key in _DECISIVE if key in checkpoint.request}
-    now = {key: getattr(request, key) for key in before} | {"processes": world}
-    before["processes"] = len(checkpoint.random)
+    recorded = {key: checkpoint.request[key] for key in _DECISIVE if key in checkpoint.request}
+    now = {key: getattr(request, key) for key in recorded} | {"processes": world}
+    recorded["processes"] = len(checkpoint.random)
     recipe = request.recipe.model_dump(mode="json")
-    found = [*_differences(checkpoint.recipe, recipe), *_differences(before, now)]
+    found = [*_differences(checkpoint.recipe, recipe), *_differences(recorded, now)]
     told = [f"{path}: {a!r} in the run, {b!r} now" for path, a, b in found if path not in ("name", "description")]
     if told:
         more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
         raise RecipeError(
-            "\n  ".join([f"{where}: was trained with another recipe or otherwise:", *told[:_SHOWN], *more]),
-            hint="--force-recipe continues with what is asked for now",
+            "\n  ".join([f"{where}: was trained with another recipe or other options:", *told[:_SHOWN], *more]),
+            hint="--force-recipe continues with the new ones",
         )
 
 
@@ -105,7 +106,7 @@ def _by_place(values: list[Any]) -> dict[str, Any]:
 
 
 def _differences(one: Any, other: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two nested values differ: path, one value, other value."""
+    """The differences of two nested values: path, one value, other value."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted(one.keys() | other.keys())
         return [

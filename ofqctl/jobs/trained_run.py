@@ -1,4 +1,4 @@
-"""The images that training works with, and the run directory that it writes after every epoch."""
+"""The images of a training, and the run directory that is written after every epoch."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ class TrainedRun:
     """The images of a training, and its run directory.
 
     Attributes:
-        results: What was written last.
+        results: The results that were written last.
     """
 
     request: TrainRequest
@@ -47,7 +47,7 @@ class TrainedRun:
     def open(
         cls, request: TrainRequest, processes: Processes, start: Start, output: Path, progress: Progress
     ) -> "TrainedRun":
-        """Open training and validation images; a model whose classes have no names takes those of the images."""
+        """Open training and validation images; a model without class names gets those of the images."""
         loaded = start.loaded
         data = _open_labelled(_train_split(request.data), of_model(loaded).labels, same_names=start.run is not None)
         if loaded.pretrained_cfg.get("label_names") is None and data.label_space.names is not None:
@@ -58,7 +58,7 @@ class TrainedRun:
         return cls(request, processes, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
 
     def validate(self, model: nn.Module) -> Row:
-        """Top-1 and loss on the validation images, of which every process measures its share."""
+        """Measure top-1 and loss on the validation images; every process measures its share."""
         if self.val_data is None:
             return {}
         loader = image_loader(
@@ -75,7 +75,7 @@ class TrainedRun:
         return {"val_top1": figures["top1"], "val_loss": figures["loss"]}
 
     def publish(self, engine: Engine) -> None:
-        """Write the run directory as it is after an epoch."""
+        """Write the run directory after an epoch."""
         weights = serialize(engine.trained)
         plan = describe(engine.trained, engine.plan)
         config = run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
@@ -104,21 +104,21 @@ def _as_csv(rows: list[Row]) -> str:
 
 
 def _train_split(spec: DataSpec) -> DataSpec:
-    """The digits' training part, where none was named: their default part is the one for measuring."""
+    """The training split of the digits, if none was named, because their default split is for measuring."""
     return DataSpec(spec.path, split="train") if spec.path == "digits" and spec.split is None else spec
 
 
 def _open_labelled(spec: DataSpec, labels: LabelSpace, *, same_names: bool) -> ImageData:
-    """Images whose classes are those of the model.
+    """Open images whose classes are those of the model.
 
     Args:
-        spec: What was asked for.
+        spec: The data to open.
         labels: The classes of the model.
-        same_names: Whether classes of other names than the model's are refused, though their number fits.
+        same_names: Whether classes with other names than the model's are rejected even if their number matches.
     """
     data = open_data(spec, labels)
     if not data.labelled:
-        raise DataError(f"{data.name}: its images have no labels", hint="put them into one folder a class")
+        raise DataError(f"{data.name}: its images have no labels", hint="put them into one folder for each class")
     if same_names and data.renamed:
         raise DataError(
             f"{data.name}: its classes are not those of the model: {data.notes[-1]}",

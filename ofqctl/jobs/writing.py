@@ -1,4 +1,4 @@
-"""What a run directory, and the result of the job that wrote it, say about the model in it."""
+"""Descriptions of a model for its run directory and for the results of jobs."""
 
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ def default_output(architecture: str, recipe: Recipe) -> Path:
 
 
 def float_model_bytes(model: nn.Module) -> int:
-    """Size of a float model's weights, as a safetensors file holds them."""
+    """Size of a float model's weights in a safetensors file."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def run_config(loaded: LoadedModel, recipe: Recipe, plan: Plan, weights: bytes, float_bytes: int) -> RunConfig:
-    """The contents of ``config.json``.
+    """The content of ``config.json``.
 
     Args:
-        loaded: The float model the run came from.
-        recipe: What was done.
-        plan: What became of every module.
-        weights: The bytes of ``model.safetensors``.
+        loaded: The float model that the run was made from.
+        recipe: The recipe of the run.
+        plan: The plan of the run.
+        weights: Content of ``model.safetensors``.
         float_bytes: Size of the float model's weights.
     """
     return RunConfig(
@@ -46,12 +46,12 @@ def run_config(loaded: LoadedModel, recipe: Recipe, plan: Plan, weights: bytes, 
 
 
 def about_run(model: nn.Module, config: RunConfig, weights: bytes) -> dict[str, Any]:
-    """What every result says: where the model came from, its bits and size, and what stayed float.
+    """The part that all results have: source of the model, bits, sizes, and what stayed in float.
 
     Args:
         model: The quantized model.
-        config: From :func:`run_config`.
-        weights: The bytes of ``model.safetensors``.
+        config: Result of :func:`run_config`.
+        weights: Content of ``model.safetensors``.
     """
     quantization = config.quantization_config
     recipe, plan = quantization.recipe, quantization.plan

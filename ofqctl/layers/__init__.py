@@ -1,4 +1,4 @@
-"""Quantized Linear, Conv2d and attention: what a converted model is made of."""
+"""Quantized Linear, Conv2d and attention: the modules of a converted model."""
 
 from ofqctl.layers.conv import QuantConv2d
 from ofqctl.layers.linear import QuantLinear

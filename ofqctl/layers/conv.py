@@ -12,7 +12,7 @@ _GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", 
 
 
 class QuantConv2d(nn.Conv2d, WeightSite):
-    """Convolution of the quantized input with the quantized weight; takes over the parameters of the original.
+    """Convolution of the quantized input with the quantized weight; keeps the parameters of the float layer.
 
     Args:
         conv: The float layer; timm's ``Conv2dSame`` keeps its padding.
@@ -23,7 +23,7 @@ class QuantConv2d(nn.Conv2d, WeightSite):
         from timm.layers.conv2d_same import Conv2dSame
 
         geometry: dict[str, Any] = {name: getattr(conv, name) for name in _GEOMETRY}
-        super().__init__(**geometry, bias=conv.bias is not None, device="meta")  # parameters follow
+        super().__init__(**geometry, bias=conv.bias is not None, device="meta")  # parameters are set below
         self.weight, self.bias = conv.weight, conv.bias
         self.pads_same = isinstance(conv, Conv2dSame)
         self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)

@@ -9,7 +9,7 @@ from ofqctl.recipe import ModulePlan
 
 
 class QuantLinear(nn.Linear, WeightSite):
-    """``F.linear(input(x), quantized_weight(), bias)``; takes over the parameters of the Linear it replaces.
+    """``F.linear(input(x), quantized_weight(), bias)``; keeps the parameters of the float layer.
 
     Args:
         linear: The float layer.

@@ -1,4 +1,4 @@
-"""A weight that is quantized: computed from its latent weight, or fixed codes that were decoded once."""
+"""A quantized weight: computed from its latent weight, or decoded once from fixed codes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,15 +15,14 @@ from ofqctl.quantizers import Quantizer
 class WeightSite(nn.Module, ABC):
     """Mix-in for a module with one quantized weight.
 
-    The value is computed from the latent weight at every call, in training and in evaluation: what a latent weight or a
-    quantizer was changed to through ``.data`` or NumPy leaves no trace by which a stored value could be known to be
-    out of date, and comparing the values takes about as long as quantizing them. Who takes many passes through a model
-    that stays as it is says so with ``values_kept``. A module read from an artifact has no latent weight any more: its
-    codes are fixed and their value is decoded once for good.
+    The value is computed from the latent weight at every call, in training and in evaluation. It is not cached, because
+    changes through ``.data`` or NumPy cannot be detected, and comparing weights takes about as long as quantizing them.
+    Use ``values_kept`` for many passes through a model that does not change. A module read from a file has no latent
+    weight: its codes are fixed and decoded only once.
 
     Attributes:
-        weight_quantizer: None keeps the weight in float.
-        latent_names: The parameters and buffers that the latent weight is made of.
+        weight_quantizer: Quantizer of the weight; None keeps the weight in float.
+        latent_names: Names of the parameters and buffers that the latent weight is computed from.
     """
 
     weight_quantizer: Quantizer | None
@@ -31,22 +30,22 @@ class WeightSite(nn.Module, ABC):
 
     @abstractmethod
     def latent(self) -> Tensor:
-        """The float weight behind the codes."""
+        """The latent weight."""
 
     @abstractmethod
     def install_value(self, value: Tensor) -> None:
-        """Take ``value``, the decoded codes, in place of the latent weight."""
+        """Replace the latent weight by ``value``, the decoded codes."""
 
     def install_latent(self, value: Tensor) -> None:
-        """Take ``value`` as the latent weight, where codes were fixed; here their value has the same place."""
+        """Set the latent weight to ``value`` after codes were fixed; by default both are stored in the same tensor."""
         self.install_value(value)
 
     def hold(self, entries: Tensor, value: Tensor) -> None:
-        """Give the latent weight ``value`` at ``entries``; here it is a parameter, and the rest of it stays as it is.
+        """Set the latent weight to ``value`` at ``entries``; other entries of a parameter stay unchanged.
 
         Args:
-            entries: Bool, like the latent weight.
-            value: Like the latent weight.
+            entries: Which entries to set; bool, in the shape of the latent weight.
+            value: New values, in the shape of the latent weight.
         """
         with torch.no_grad():
             latent = self.latent()
@@ -65,7 +64,7 @@ class WeightSite(nn.Module, ABC):
         return value
 
     def encode_weight(self) -> Encoded | None:
-        """Codes, steps and grid of the weight; None if it is float."""
+        """Codes, grid steps and grid of the weight; None if it is float."""
         if self.weight_quantizer is None:
             return None
         if self.fixed_codes is not None:
@@ -75,20 +74,21 @@ class WeightSite(nn.Module, ABC):
 
     @property
     def fixed_codes(self) -> Encoded | None:
-        """The codes that came from an artifact, or None if the weight is still latent."""
+        """The fixed codes, or None if there is a latent weight."""
         return self.__dict__.get("_fixed_codes")
 
     def fix_codes(self, codes: Encoded) -> None:
-        """Run on these codes from now on, without a latent weight."""
+        """Use these fixed codes from now on, without a latent weight."""
         with torch.inference_mode(False), torch.no_grad():
             self.install_value(codes.decode().to(self.latent()))
         self.__dict__["_fixed_codes"] = codes
 
     def release_codes(self, *, for_this_quantizer: bool) -> None:
-        """Have a latent weight again in place of the fixed codes.
+        """Replace the fixed codes by a latent weight.
 
         Args:
-            for_this_quantizer: Whether it is to be encoded as these very codes; otherwise it is their value.
+            for_this_quantizer: Whether the latent weight is one that this quantizer encodes as these codes; otherwise
+                it is their decoded value.
         """
         codes = self.__dict__.pop("_fixed_codes")
         assert self.weight_quantizer is not None
@@ -98,7 +98,7 @@ class WeightSite(nn.Module, ABC):
 
 
 def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:
-    """Every quantized weight with the name it is stored under."""
+    """Every quantized weight, with the name that it is stored under."""
     for name, module in model.named_modules():
         if isinstance(module, WeightSite) and module.weight_quantizer is not None:
             yield f"{name}.weight", module
@@ -106,7 +106,7 @@ def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:
 
 @contextmanager
 def values_kept(*models: nn.Module) -> Iterator[None]:
-    """Within, each latent weight is quantized once, at its first use; neither it nor its quantizer may change there."""
+    """Quantize each latent weight once within the block, at its first use; weights and quantizers must not change."""
     sites = [site for model in models for _, site in weight_sites(model)]
     for site in sites:
         site.__dict__["_kept"] = []

@@ -1,4 +1,4 @@
-"""From a name, hub id, local directory or checkpoint to a timm model with its data config."""
+"""Load timm models, with their data config, by name, hub id, local directory or checkpoint."""
 
 from ofqctl.models.building import build_architecture
 from ofqctl.models.checkpoints import read_checkpoint, read_torch_file

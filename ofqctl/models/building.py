@@ -1,4 +1,4 @@
-"""Build timm models, and keep what they say of their input in line with how they were built."""
+"""Build timm models, and keep the description of their input consistent with how they were built."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -13,9 +13,9 @@ from torch import nn
 from ofqctl.errors import ModelError
 from ofqctl.models.names import unknown_architecture
 
-# True of one copy of the weights on one machine, so kept out of what is stored with a model.
+# Specific to one copy of the weights on one machine, so not stored with a model.
 LOCAL_KEYS = frozenset(("state_dict", "file", "source"))
-# What model constructors are known to raise on arguments that they cannot use.
+# Exceptions that model constructors are known to raise on unsuitable arguments.
 _BUILD_FAULTS = (
     TypeError,
     ValueError,
@@ -34,14 +34,14 @@ def build_architecture(
     model_kwargs: Mapping[str, Any],
     pretrained_cfg: Mapping[str, Any] | None,
 ) -> nn.Module:
-    """A model with random weights from what a `LoadedModel` says of itself; nothing is downloaded.
+    """Build a model with random weights from the fields of a `LoadedModel`; nothing is downloaded.
 
     Args:
         architecture: timm's entrypoint, without tag.
-        num_classes: Outputs of the classifier, 0 for none.
-        model_kwargs: Arguments of the architecture, ``img_size`` among them.
-        pretrained_cfg: timm's description of the weights, which the data config is read from; keys that this
-            release of timm does not know are passed over. None takes the architecture's own.
+        num_classes: Number of outputs of the classifier, 0 for none.
+        model_kwargs: Arguments of the architecture, including ``img_size``.
+        pretrained_cfg: timm's description of the weights, from which the data config is read; keys unknown to this
+            release of timm are ignored. None uses the architecture's own.
 
     Returns:
         The model on the CPU, float32, in evaluation mode.
@@ -62,7 +62,7 @@ def construct(name: str, kwargs: Mapping[str, Any], **options: Any) -> nn.Module
     """``timm.create_model`` on the CPU, in float32 and evaluation mode.
 
     Args:
-        name: What timm takes: a model with or without tag, or one with a source prefix.
+        name: Name for timm: a model with or without tag, or with a source prefix.
         kwargs: Arguments of the architecture.
         options: Arguments of ``timm.create_model`` itself.
 
@@ -74,25 +74,25 @@ def construct(name: str, kwargs: Mapping[str, Any], **options: Any) -> nn.Module
     except (*_BUILD_FAULTS, SafetensorError) as error:
         raise ModelError(
             f"model '{name}': timm cannot build it with the arguments {dict(kwargs)}: {_short(error)}",
-            hint="leave out or correct the argument that is named",
+            hint="leave out or correct the named argument",
         ) from error
 
 
 def class_count(model: nn.Module) -> int:
-    """Outputs of the classifier, 0 for a model without one."""
+    """Number of outputs of the classifier, 0 for a model without one."""
     return int(getattr(model, "num_classes", 0))
 
 
 def weights_config(model: nn.Module) -> dict[str, Any]:
-    """What timm says of the weights; the model's own dict, so that changes to it stay."""
+    """The description of the weights by timm: the model's own dict, not a copy."""
     cfg: Any = model.pretrained_cfg
     return cast("dict[str, Any]", cfg)
 
 
 def follow_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Let the description of the weights, and so the data config, follow the image size and channels.
+    """Update the description of the weights, and so the data config, to the image size and channels.
 
-    With another number of channels than mean and std have values, each becomes its average, once a channel.
+    If mean and std have values for another number of channels, each is replaced by its average for every channel.
 
     Args:
         model: A timm model.
@@ -109,12 +109,12 @@ def follow_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
 
 
 def check_forward(model: nn.Module, kwargs: Mapping[str, Any], *, where: str) -> None:
-    """Send one black image through the model: many architectures notice a wrong image size only then.
+    """Run the model on one black image, because many architectures detect a wrong image size only then.
 
     Args:
         model: A timm model.
         kwargs: The arguments it was built with.
-        where: What the message starts with.
+        where: Start of the error message.
 
     Raises:
         ModelError: The model does not take images of this size.

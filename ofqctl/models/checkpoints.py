@@ -1,4 +1,4 @@
-"""Weight files: read them without running anything they contain, and fit them to a model strictly."""
+"""Read weight files without executing anything in them, and load them into a model strictly."""
 
 import argparse
 import inspect
@@ -23,21 +23,21 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 _NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _SHOWN = 4
-# What torch.load and timm's conversion functions are known to raise on a file made for something else.
+# Exceptions that torch.load and timm's conversion functions are known to raise on unsuitable files.
 _FOREIGN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
-    """Whatever a PyTorch file holds, e.g. the dict of epoch, arch and state_dict in a ``.pth.tar``.
+    """Read the content of a PyTorch file, such as the dict of epoch, arch and state_dict in a ``.pth.tar``.
 
-    Only tensors, plain containers and ``argparse.Namespace`` are built; nothing in the file is run.
+    Only tensors, plain containers and ``argparse.Namespace`` are created; no code in the file is executed.
 
     Args:
-        path: The file.
-        mapped: Take memory for those tensors only that are looked at, where the file's layout allows it.
+        path: Path of the file.
+        mapped: Load only the tensors that are used into memory, if the file's layout allows it.
 
     Raises:
-        ModelError: The file is missing, wants to run code, is truncated or is no PyTorch file.
+        ModelError: The file is missing, would run code, is truncated or is not a PyTorch file.
     """
     _check_is_file(path)
     try:
@@ -45,10 +45,10 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for '{wanted[1]}'" if wanted else "it holds more than tensors and plain containers"
+        reason = f"it asks for '{wanted[1]}'" if wanted else "it contains more than tensors and plain containers"
         raise ModelError(
             f"checkpoint '{path}': refused, because {reason}, and loading it could run code",
-            hint="save its state_dict alone, with torch.save or as .safetensors, where you trust it",
+            hint="on a machine where you trust it, save only its state_dict, with torch.save or as .safetensors",
         ) from error
     except OSError as error:
         raise ModelError(f"checkpoint '{path}': cannot be read: {error.strerror or error}") from error
@@ -57,13 +57,13 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` or PyTorch file, without wrapper prefixes such as ``module.``.
+    """Read the state dict of a ``.safetensors`` or PyTorch file, without wrapper prefixes such as ``module.``.
 
-    In a training checkpoint the averaged weights come first: ``state_dict_ema``, ``model_ema``,
-    ``state_dict``, ``model``, in this order.
+    In a training checkpoint, averaged weights take precedence: ``state_dict_ema``, ``model_ema``, ``state_dict``,
+    ``model``, in this order.
 
     Raises:
-        ModelError: The file is missing, of a kind not known, unsafe, truncated, or holds no state dict.
+        ModelError: The file is missing, of unknown kind, unsafe, truncated, or contains no state dict.
     """
     _check_is_file(path)
     if path.suffix not in SUFFIXES:
@@ -73,35 +73,34 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         nested = next((key for key in _NESTED_KEYS if isinstance(content.get(key), dict)), None)
         content = content[nested] if nested else content
     if not isinstance(content, dict):
-        raise ModelError(f"checkpoint '{path}': holds a {type(content).__name__}; allowed: a state dict")
+        raise ModelError(f"checkpoint '{path}': contains a {type(content).__name__}; allowed: a state dict")
     strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if strange or not content:
-        seen = f"{_few(strange)} holds no tensor" if strange else "it is empty"
+        seen = f"{_few(strange)} is not a tensor" if strange else "it is empty"
         raise ModelError(
-            f"checkpoint '{path}': holds no state dict, {seen}; "
+            f"checkpoint '{path}': contains no state dict: {seen}; "
             f"allowed: tensors by name, alone or under one of {', '.join(_NESTED_KEYS)}"
         )
     return dict(clean_state_dict(content))
 
 
 def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str, replace_head: bool) -> int | None:
-    """Put ``state_dict`` into ``model``; every tensor has to have its place and every place its tensor.
+    """Load ``state_dict`` into ``model``; every tensor must be used and none may be missing.
 
-    Names and shapes of other releases are first converted by timm's own function for the architecture, which
-    also resamples position embeddings to another image size.
+    Names and shapes of other releases are converted by timm's own function for the architecture first, which also
+    resamples position embeddings for another image size.
 
     Args:
-        model: A timm model, any weights.
-        state_dict: As read by `read_checkpoint`.
-        where: The file or directory, for messages.
-        replace_head: Let the model keep its own classifier where the file's is of another size or absent.
+        model: A timm model with any weights.
+        state_dict: Result of `read_checkpoint`.
+        where: Path of the file or directory, for messages.
+        replace_head: Keep the model's own classifier if the file has none or one of another size.
 
     Returns:
-        The number of classes in the file (0 for a file without classifier) if the model kept its own
-        classifier, otherwise None.
+        Number of classes in the file (0 if it has no classifier) if the model kept its own classifier, otherwise None.
 
     Raises:
-        ModelError: Tensors are missing, not expected or of another shape.
+        ModelError: Tensors are missing, unexpected or of another shape.
     """
     state_dict = _converted(state_dict, model)
     own = model.state_dict()
@@ -124,7 +123,7 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str,
 
 
 def check_finite(model: nn.Module, *, where: str) -> None:
-    """Refuse weights with NaN or Inf in them, naming the first tensor that has any."""
+    """Check that weights contain no NaN or Inf; the error names the first tensor that does."""
     bad = {
         name: count
         for name, value in model.state_dict().items()
@@ -135,7 +134,7 @@ def check_finite(model: nn.Module, *, where: str) -> None:
         raise ModelError(
             f"{where}: '{first}' has {count} values that are NaN or Inf"
             f" ({len(bad)} such tensors, {sum(bad.values())} values in all); allowed: finite weights",
-            hint="take an earlier checkpoint",
+            hint="use an earlier checkpoint",
         )
 
 
@@ -152,19 +151,19 @@ def _check_is_file(path: Path) -> None:
     if path.is_dir():
         raise ModelError(f"checkpoint '{path}': is a directory", hint=f"write 'local-dir:{path}' as the model")
     if not path.is_file():
-        raise ModelError(f"checkpoint '{path}': there is no such file")
+        raise ModelError(f"checkpoint '{path}': no such file")
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ModelError:
     reason = str(error).strip().split("\n")[0].split(". ")[0] or "it ends too early"
     return ModelError(
-        f"checkpoint '{path}': no {kind} file, or a truncated one ({path.stat().st_size} bytes): {reason}",
+        f"checkpoint '{path}': not a {kind} file, or truncated ({path.stat().st_size} bytes): {reason}",
         hint="download or copy it again",
     )
 
 
 def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``state_dict`` through the conversion function of the timm module, if it has one that can read it."""
+    """``state_dict`` converted by the function of the timm module, if it has one that can read it."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state_dict
@@ -172,11 +171,11 @@ def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
     try:
         return dict(convert(*arguments))
     except _FOREIGN:
-        return state_dict  # of another architecture: the comparison of names says so better
+        return state_dict  # another architecture: the comparison of names gives a better message
 
 
 def _head_tensors(model: Any, keys: Iterable[str]) -> set[str]:
-    """Those of ``keys`` that belong to a classifier: one the model gives or one that timm names for it."""
+    """Those of ``keys`` that belong to a classifier, as known by the model or by timm."""
     given, named = model.get_classifier(), weights_config(model).get("classifier") or ()
     given = given if isinstance(given, tuple) else (given,)
     names = {name for name, module in model.named_modules() if any(module is head for head in given)}
@@ -187,9 +186,9 @@ def _head_tensors(model: Any, keys: Iterable[str]) -> set[str]:
 def _misfit(model: nn.Module, where: str, faults: dict[str, list[str]], classes: int | None) -> ModelError:
     listed = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in faults.items() if names)
     if classes is not None:
-        hint = f"`--num-classes {classes}` takes its {classes} classes, another number a new classifier"
+        hint = f"`--num-classes {classes}` uses its {classes} classes; another number creates a new classifier"
     else:
-        hint = "check that the model and its arguments are those that the weights were saved from"
+        hint = "check that the weights were saved from this model with these arguments"
     return ModelError(f"{where}: does not fit {weights_config(model)['architecture']}: {listed}", hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""Load a model as it was asked for: pretrained, from a checkpoint, or with random weights."""
+"""Load a model as requested: pretrained, from a checkpoint, or with random weights."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ofqctl.models.building import (
 from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint
 from ofqctl.models.origins import Origin, check_reachable, downloading, find_origin, find_weights
 
-# Arguments of timm.create_model that a request has fields for, or that give something else than a classifier.
+# Arguments of timm.create_model that a request has fields for, or that do not create a classifier.
 _RESERVED = frozenset(
     (
         "num_classes",
@@ -37,16 +37,16 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model, with which weights.
+    """A request for a model with certain weights.
 
     Attributes:
         name: A timm name with or without tag, a short name (see `resolve_name`), ``hf-hub:ORG/NAME`` or
             ``local-dir:PATH``.
         checkpoint: Weight file to load in place of the pretrained weights, see `read_checkpoint`.
-        pretrained: Whether to load pretrained weights where there is no checkpoint.
-        num_classes: Classes of the classifier, >= 1; None keeps those of the weights.
+        pretrained: Whether to load pretrained weights if there is no checkpoint.
+        num_classes: Number of classes, >= 1; None keeps that of the weights.
         img_size: Height and width of the images, in pixels, >= 1; None keeps the model's own.
-        kwargs: Further arguments of the architecture, able to be written as JSON.
+        kwargs: Further arguments of the architecture, which can be written as JSON.
     """
 
     name: str
@@ -59,18 +59,18 @@ class ModelRequest:
 
 @dataclass
 class LoadedModel:
-    """A timm model and all that is needed to build it again; every dict can be written as JSON.
+    """A timm model and everything needed to build it again; every dict can be written as JSON.
 
     Attributes:
-        model: On the CPU, float32, in evaluation mode.
+        model: The model on the CPU, float32, in evaluation mode.
         architecture: timm's entrypoint, without tag.
-        num_classes: Outputs of the classifier; 0 for a model without one.
-        model_kwargs: What `build_architecture` needs besides the number of classes.
-        pretrained_cfg: timm's description of the weights, its input size the one that was asked for.
+        num_classes: Number of outputs of the classifier; 0 for a model without one.
+        model_kwargs: Arguments for `build_architecture`, apart from the number of classes.
+        pretrained_cfg: timm's description of the weights, with the requested input size.
         data_config: Preprocessing: input_size (channels, height, width), interpolation, mean, std, crop_pct
             and crop_mode.
         source: Where the weights came from.
-        notes: What was done that nobody asked for in so many words.
+        notes: What was done without being requested explicitly, one sentence each.
     """
 
     model: nn.Module
@@ -84,11 +84,11 @@ class LoadedModel:
 
 
 def load_model(request: ModelRequest) -> LoadedModel:
-    """The model that ``request`` asks for, with its weights and its data config.
+    """Load the requested model, with its weights and its data config.
 
     Raises:
-        ModelError: The name is unknown, the weights are out of reach, damaged, not finite or made for another
-            architecture, or the architecture does not take the arguments or the image size.
+        ModelError: The name is unknown; the weights are unreachable, damaged, not finite or made for another
+            architecture; or the architecture does not take the arguments or the image size.
     """
     _check_request(request)
     origin = find_origin(request.name)
@@ -129,7 +129,7 @@ def _check_request(request: ModelRequest) -> None:
 
 
 def _model_kwargs(origin: Origin, request: ModelRequest) -> dict[str, Any]:
-    """The architecture's arguments: config.json's, overridden by the request's."""
+    """Arguments of the architecture: those of config.json, overridden by those of the request."""
     kwargs = {key: value for key, value in origin.model_args.items() if key not in _RESERVED}
     kwargs.update(request.kwargs)
     if request.img_size is not None:
@@ -144,7 +144,7 @@ def _model_kwargs(origin: Origin, request: ModelRequest) -> dict[str, Any]:
 
 
 def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any]) -> tuple[nn.Module, str, list[str]]:
-    """The model, where its weights came from, and notes on what was changed to fit them."""
+    """The model, the source of its weights, and notes on what was changed to fit them."""
     wanted = request.pretrained and request.checkpoint is None
     file = request.checkpoint
     if wanted and origin.directory is not None:
@@ -176,10 +176,10 @@ def _from_file(
 
 
 def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any]) -> tuple[nn.Module, list[str]]:
-    """The model with the weights that timm fetches.
+    """The model with the pretrained weights that timm downloads.
 
-    They are loaded with their own classifier first, and moved to a model with another one afterwards: given
-    another number of classes, timm would let any other tensor be missing too.
+    They are loaded with their own classifier first, then moved to a model with another one, because with another number
+    of classes timm would accept missing tensors of any kind.
     """
     where = f"model '{origin.timm_name}'"
     with downloading(where):
@@ -194,7 +194,7 @@ def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any])
 
 
 def _construct(origin: Origin, kwargs: dict[str, Any], **options: Any) -> nn.Module:
-    """The model, tried at the image size that was asked for, if one was."""
+    """Build the model, and try it at the image size if one was requested."""
     model = construct(origin.timm_name, kwargs, **options)
     if "img_size" in kwargs:
         check_forward(model, kwargs, where=f"model '{origin.timm_name}'")
@@ -208,5 +208,5 @@ def _replacement(classes: int, model: nn.Module) -> str:
 
 
 def _jsonable(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` as it comes back from JSON: tuples as lists."""
+    """``value`` as read back from JSON: tuples become lists."""
     return cast("dict[str, Any]", json.loads(json.dumps(value)))

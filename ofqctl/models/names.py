@@ -1,4 +1,4 @@
-"""Model names: what timm knows, and the rule that completes a short name."""
+"""Model names known to timm, and the rule that completes short names."""
 
 import re
 from dataclasses import dataclass
@@ -24,22 +24,21 @@ _PLAIN_END = re.compile(f"_{_PLAIN_REST.pattern}$")
 def resolve_name(name: str) -> str:
     """The timm model that ``name`` stands for.
 
-    A name that timm knows is taken as it is, with or without a tag (``vit_tiny_patch16_224.augreg_in21k``);
-    one that timm has renamed gives the new name; one with a source prefix (``hf-hub:``, ``local-dir:``) is
-    returned untouched. Any other name is completed:
+    A name that timm knows is used unchanged, with or without a tag (``vit_tiny_patch16_224.augreg_in21k``); a name that
+    timm has renamed becomes the new name; a name with a source prefix (``hf-hub:``, ``local-dir:``) is returned
+    unchanged. Any other name is completed:
 
-    1. The candidates are the architectures whose name is the short name, then ``_``, then only a patch size,
-       a window size and the image size, in this order, of which the first two may be absent:
-       ``patch16_224``, ``patch4_window7_224``, ``window8_256``, ``224``. Whatever else a name may hold
-       (``distilled``, ``clip``, ``dinov3``, ``reg4``, ``gap``, ``r50``, ...) changes the architecture, so it
-       has to be written out.
+    1. The candidates are the architectures whose name is the short name, then ``_``, then only a patch size, a window
+       size and the image size, in this order, of which the first two may be absent: ``patch16_224``,
+       ``patch4_window7_224``, ``window8_256``, ``224``. Anything else in a name (``distilled``, ``clip``, ``dinov3``,
+       ``reg4``, ``gap``, ``r50``, ...) changes the architecture, so it must be written out.
     2. Of these, the ones for images of 224 pixels are kept; if there are none, the ones for 256 pixels; if
        there are none either, all.
     3. Of these, the ones with patches of 16 pixels are kept, if there are any.
     4. Of these, the one with the smallest window is kept.
 
-    If exactly one is left, that is the model; otherwise the name is refused and the candidates are listed.
-    A tag after the short name is carried over: ``deit_small.fb_in1k`` is ``deit_small_patch16_224.fb_in1k``.
+    If exactly one is left, it is the model; otherwise the name is rejected with a list of the candidates. A tag after
+    the short name is kept: ``deit_small.fb_in1k`` is ``deit_small_patch16_224.fb_in1k``.
 
     Raises:
         ModelError: The name is unknown or ambiguous, or timm has no such tag for the architecture.
@@ -48,7 +47,7 @@ def resolve_name(name: str) -> str:
         return name
     if "/" in name or "\\" in name:
         raise ModelError(
-            f"model '{name}': looks like a hub id or a path, and neither is a timm name",
+            f"model '{name}': looks like a hub id or a path, which are not timm names",
             hint=f"write 'hf-hub:{name}' or 'local-dir:{name}'",
         )
     short, tag = split_model_name_tag(name)
@@ -65,7 +64,7 @@ def resolve_name(name: str) -> str:
 
 
 def families() -> dict[str, list[str]]:
-    """Every timm model module, e.g. ``swin_transformer``, with its architectures in natural order."""
+    """Every timm model module, such as ``swin_transformer``, with its architectures in natural order."""
     by_module = {module: list_models(module=module) for module in list_modules()}
     return {module: names for module, names in by_module.items() if names}
 
@@ -74,8 +73,8 @@ def matching(pattern: str | None = None) -> list[str]:
     """The timm models that match ``pattern``, in natural order.
 
     Args:
-        pattern: Shell wildcards (``vit_*_224``), a plain word that occurs anywhere in the name, or None for
-            all. With a dot in it, names with their tags are searched: ``*.augreg*``.
+        pattern: Shell wildcards (``vit_*_224``), a plain word that occurs anywhere in the name, or None for all. A
+            pattern with a dot, such as ``*.augreg*``, is matched against names with tags.
     """
     if not pattern:
         return list(list_models())
@@ -85,7 +84,7 @@ def matching(pattern: str | None = None) -> list[str]:
 
 @dataclass(frozen=True)
 class _Variant:
-    """An architecture whose name adds nothing but sizes to the short name; all sizes in pixels or tokens."""
+    """An architecture whose name adds only sizes to the short name; sizes are in pixels or tokens."""
 
     architecture: str
     patch: int | None
@@ -106,9 +105,9 @@ def _complete(short: str) -> str:
 
 
 def _plain_variant(architecture: str, short: str) -> _Variant | None:
-    """``architecture`` taken apart, or None if its name adds more than sizes to ``short``.
+    """The sizes in the name of ``architecture``, or None if it adds more than sizes to ``short``.
 
-    A last number that is not the image size timm builds it for (the width in ``levit_256``) is no size.
+    A last number that is not timm's image size for it (such as the width in ``levit_256``) is not a size.
     """
     match = _PLAIN_REST.fullmatch(architecture.removeprefix(f"{short}_"))
     cfg = get_pretrained_cfg(architecture)
@@ -119,7 +118,7 @@ def _plain_variant(architecture: str, short: str) -> _Variant | None:
 
 
 def _preferred(variants: list[_Variant]) -> list[_Variant]:
-    """What steps 2 to 4 of the rule in `resolve_name` leave of ``variants`` (at least one)."""
+    """The ``variants`` (at least one) that remain after steps 2 to 4 of the rule in `resolve_name`."""
     sizes = {variant.size for variant in variants}
     size = next((wanted for wanted in (224, 256) if wanted in sizes), None)
     variants = [variant for variant in variants if size in (None, variant.size)]
@@ -129,7 +128,7 @@ def _preferred(variants: list[_Variant]) -> list[_Variant]:
 
 
 def _check_tag(architecture: str, tag: str) -> None:
-    """Refuse a tag that timm does not have for ``architecture``."""
+    """Check that timm has the tag for ``architecture``."""
     tags = [known for name in get_arch_pretrained_cfgs(architecture) if (known := split_model_name_tag(name)[1])]
     if tag not in tags:
         raise ModelError(
@@ -139,7 +138,7 @@ def _check_tag(architecture: str, tag: str) -> None:
 
 
 def unknown_architecture(where: str, architecture: str) -> ModelError:
-    """The error for a name that timm does not know, with the closest one, full or short, that it does."""
+    """An error for an unknown name, with the most similar full or short name that timm knows."""
     names = list_models()
     short_names = {_PLAIN_END.sub("", name) for name in names}
     suggestion = did_you_mean(architecture, sorted(short_names.union(names)))
@@ -156,5 +155,5 @@ def _ambiguous(short: str, found: list[str]) -> ModelError:
     return ModelError(
         f"model '{short}': not a timm name, and no single plain variant completes it; "
         f"candidates: {', '.join(shown)}{more}",
-        hint=f"write one of them out; `ofqctl models '{short}_*'` lists them all",
+        hint=f"write one of them in full; `ofqctl models '{short}_*'` lists them all",
     )

@@ -1,4 +1,4 @@
-"""Where a model comes from: timm's registry, the Hugging Face hub or a local directory."""
+"""The origin of a model: timm's registry, the Hugging Face hub or a local directory."""
 
 import json
 import sys
@@ -30,14 +30,14 @@ class Origin:
     """A model that was found, before it is built.
 
     Attributes:
-        timm_name: What ``timm.create_model`` is given.
+        timm_name: Name for ``timm.create_model``.
         architecture: timm's entrypoint, without tag.
-        label: Where the pretrained weights come from, for people: ``timm/...``, ``hf-hub:...``.
-        hub_id: Repository the weights are fetched from, ``org/name`` or ``org/name@revision``.
-        directory: The local directory that holds the weights.
+        label: Source of the pretrained weights, for messages: ``timm/...``, ``hf-hub:...``.
+        hub_id: Repository that the weights are downloaded from, ``org/name`` or ``org/name@revision``.
+        directory: The local directory that contains the weights.
         has_weights: Whether pretrained weights exist at all.
         model_args: Arguments of the architecture that its config.json names.
-        notes: What was done to the name.
+        notes: How the name was completed, one sentence each.
     """
 
     timm_name: str
@@ -54,7 +54,7 @@ def find_origin(name: str) -> Origin:
     """The origin of a timm name, short name, ``hf-hub:org/name`` or ``local-dir:PATH``.
 
     Raises:
-        ModelError: The name is unknown or ambiguous, or its config.json is missing, corrupt or out of reach.
+        ModelError: The name is unknown or ambiguous, or its config.json is missing, corrupt or unreachable.
     """
     source, separator, location = name.partition(":")
     if not separator:
@@ -73,7 +73,7 @@ def find_weights(directory: Path) -> Path:
     """The weight file of a local directory: ``model.safetensors`` first, then timm's other names, then any.
 
     Raises:
-        ModelError: There is none, or several of which none has one of the usual names.
+        ModelError: There is none, or there are several and none has a usual name.
     """
     preferred = [path for name in _PREFERRED_FILES if (path := directory / name).is_file()]
     others = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file())
@@ -95,12 +95,12 @@ def find_weights(directory: Path) -> Path:
 
 @contextmanager
 def downloading(where: str, what: str = "the weights") -> Iterator[None]:
-    """Turn every way in which the download of ``what`` fails into a ModelError that starts with ``where``."""
+    """Turn every error in the download of ``what`` into a ModelError whose message starts with ``where``."""
     try:
         yield
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelError(
-            f"{where}: not on the Hugging Face hub, or not open to you: {_first_line(error)}",
+            f"{where}: not on the Hugging Face hub, or not accessible: {_first_line(error)}",
             hint="check the id; a private or gated model needs `hf auth login`",
         ) from error
     except _connection_errors() as error:
@@ -111,9 +111,9 @@ def downloading(where: str, what: str = "the weights") -> Iterator[None]:
 
 
 def check_reachable(hub_id: str) -> None:
-    """Ask the hub for ``hub_id`` once, unless it is in the cache.
+    """Check once that the hub has ``hub_id``, unless it is in the cache.
 
-    The client repeats a failed download for most of a minute, once for every file name that timm tries.
+    Otherwise the client would retry a failed download for most of a minute for each file name that timm tries.
     """
     repository, _, revision = hub_id.partition("@")
     try:
@@ -164,7 +164,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     """The config.json of ``directory``, a JSON object."""
     path = directory / "config.json"
     if not directory.is_dir():
-        raise ModelError(f"model 'local-dir:{directory}': there is no such directory")
+        raise ModelError(f"model 'local-dir:{directory}': no such directory")
     if not path.is_file():
         raise ModelError(
             f"model 'local-dir:{directory}': no config.json in it",
@@ -175,7 +175,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"model 'local-dir:{directory}': config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"model 'local-dir:{directory}': config.json holds a {type(config).__name__}, not an object")
+        raise ModelError(
+            f"model 'local-dir:{directory}': config.json contains a {type(config).__name__}, not an object"
+        )
     return config
 
 

@@ -1,4 +1,4 @@
-"""Weights that oscillate between two codes: a tracker that counts them, and remedies that hold them still."""
+"""Weights that oscillate between two codes: a tracker that counts them, and remedies that stop them."""
 
 from ofqctl.oscillation.cga import CGA, ConfidentFreezing
 from ofqctl.oscillation.choosing import check_remedies, remedies_of

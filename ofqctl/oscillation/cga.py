@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
-from ofqctl.oscillation.holding import Before, Holding, encode, groups_of, is_merged, learned_step
+from ofqctl.oscillation.holding import Holding, StepStart, encode, groups_of, is_merged, learned_step
 from ofqctl.oscillation.remedy import RemedySettings
 from ofqctl.oscillation.thresholds import distance_to_threshold
 from ofqctl.recipe.methods import REMEDIES
 
-_LOW_BELOW = 8  # bits; of the published recipes this leaves out the first and the last layer
+_LOW_BELOW = 8  # bits; excludes the 8-bit first and last layers of the published recipes
 
 
 class CGA(RemedySettings):
-    """Confidence-guided annealing (OFQ): confident codes are frozen at every step.
+    """Confidence-guided annealing (OFQ): confident codes are held in every optimizer step.
 
     Attributes:
-        boundary_range: A weight this close to a rounding threshold, in steps, is not confident.
-        target: Shell-style patterns of the modules whose weights are held; None takes all weights of fewer than 8 bits.
+        boundary_range: Largest distance to a rounding threshold, in grid steps, at which a weight is not confident.
+        target: Shell-style patterns of the modules whose weights are held; None holds all weights of fewer than 8 bits.
     """
 
     boundary_range: float = Field(default=0.005, gt=0.0, lt=0.5)
@@ -32,29 +32,29 @@ class CGA(RemedySettings):
 
 @REMEDIES.register("cga", CGA, traits=["holds_codes"])
 class ConfidentFreezing(Holding):
-    """Holds every weight that is far from its rounding thresholds; only the others are trained.
+    """Holds every weight that is far from its rounding thresholds, so that only the others are trained.
 
-    A weight is *confident* if its distance to the nearest threshold exceeds the boundary range, judged at every step
-    from the weights ahead of it. A confident weight has its old value after the step.
+    A weight is *confident* if its distance to the nearest threshold exceeds the boundary range. This is decided from
+    the weights at the start of every optimizer step, and confident weights have the same value after it.
 
-    Values are enough to hold codes while the step of the grid stays where it is. Where it has moved so far that a
-    confident code would change with it, the group that shares it is mended:
+    Restoring values holds the codes as long as the grid step does not change. If it has changed so much that a
+    confident code would change, the weights that share the grid step are repaired:
 
-    * a learned step (LSQ) goes back to where it was. Weights must not go along with it instead: their gradient is cut,
-      and an optimizer like Adam moves a step by its learning rate however small its gradient is, which at 8 bits would
-      carry whole rows away;
-    * where the step follows from the weights (StatsQ), all weights of the group go back, and the step with them.
+    * a learned grid step (LSQ) is restored. Moving the weights along with it would not do: an optimizer like Adam moves
+      the grid step by its learning rate however small its gradient is, and at 8 bits whole rows would drift;
+    * if the grid step is computed from the weights (StatsQ), all weights of the group are restored, and with them the
+      grid step.
 
-    So no confident code changes, by any method and at any learning rate. Nothing is remembered from step to step but
-    the correction of merged products, which is part of the model and of its checkpoints.
+    So no confident code changes, with any quantizer and at any learning rate. The only state between optimizer steps is
+    the correction of merged products, which is part of the model and its checkpoints.
 
     Args:
-        model: Quantized and calibrated, on its device; see :class:`~ofqctl.oscillation.holding.Holding`.
-        settings: Which layers, and which of their weights are confident.
-        steps: Optimizer steps of the phase; not needed.
+        model: The quantized and calibrated model, on its device; see :class:`~ofqctl.oscillation.holding.Holding`.
+        settings: Says which layers are held and which weights are confident.
+        steps: Number of optimizer steps in the phase; not used.
 
     Raises:
-        RecipeError: As for :func:`targeted`.
+        RecipeError: As in :func:`targeted`.
     """
 
     def __init__(self, model: nn.Module, settings: CGA, steps: int) -> None:  # noqa: ARG002
@@ -63,34 +63,34 @@ class ConfidentFreezing(Holding):
         for site in self.sites:
             if is_merged(site):
                 assert site.weight_quantizer is not None
-                # ahead of other hooks, so that a tracker sees the gradient that is left
+                # before other hooks, so that a tracker sees the remaining gradient
                 self._hooks.append(site.weight_quantizer.register_forward_pre_hook(self._cutter(site), prepend=True))
 
     @classmethod
     def check(cls, model: nn.Module, settings: RemedySettings) -> None:
-        """Whether ``model`` has the weights that it holds; see :func:`targeted`."""
+        """Check that ``model`` has weights to hold; see :func:`targeted`."""
         assert isinstance(settings, CGA)
         targeted(model, settings)
 
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:  # noqa: ARG002
-        """The confident ones."""
+        """The confident weights."""
         return distance_to_threshold(latent, encoded) > self.boundary_range
 
-    def settle(self, before: Before) -> None:
-        """Values first; then mend the groups in which a held code has changed because the step has moved."""
-        site, held = before.site, before.held
-        site.hold(held, before.latent)
-        changed = (encode(site, site.latent()).codes != before.encoded.codes) & held
+    def settle(self, start: StepStart) -> None:
+        """Restore the values of held weights, then repair groups in which a held code changed with the grid step."""
+        site, held = start.site, start.held
+        site.hold(held, start.latent)
+        changed = (encode(site, site.latent()).codes != start.encoded.codes) & held
         if not bool(changed.any()):
             return
         step = learned_step(site)
         if step is not None:
-            step.copy_(torch.where(changed.float().sum_to_size(step.shape) > 0, before.encoded.step, step))
+            step.copy_(torch.where(changed.float().sum_to_size(step.shape) > 0, start.encoded.step, step))
         else:
-            site.hold(groups_of(changed, before.encoded.step), before.latent)
+            site.hold(groups_of(changed, start.encoded.step), start.latent)
 
     def _cutter(self, site: WeightSite) -> Any:
-        """A forward pre-hook of a weight quantizer: no gradient passes the held entries of its input."""
+        """A forward pre-hook of a weight quantizer that sets the gradient of held entries to 0."""
 
         def cut(_quantizer: Any, inputs: tuple[Tensor]) -> None:
             (latent,) = inputs
@@ -102,18 +102,18 @@ class ConfidentFreezing(Holding):
 
 
 def targeted(model: nn.Module, settings: CGA) -> list[WeightSite]:
-    """The weights that CGA holds: those of the modules that its patterns match, or all low-bit ones.
+    """The weights that CGA holds: those of the modules that match its patterns, or all of fewer than 8 bits.
 
     Raises:
-        RecipeError: A pattern matches no quantized weight, or there is no low-bit one.
+        RecipeError: A pattern matches no quantized weight, or no weight has fewer than 8 bits.
     """
     sites = {name.removesuffix(".weight"): site for name, site in weight_sites(model)}
     if settings.target is None:
         found = [site for site in sites.values() if _bits(site) < _LOW_BELOW]
         if not found:
             raise RecipeError(
-                f"cga.target: weights of fewer than {_LOW_BELOW} bits unless it says otherwise, and there are none",
-                hint="`cga: {target: ['*']}` holds all quantized weights, `cga: null` none",
+                f"cga.target: by default weights of fewer than {_LOW_BELOW} bits are held, but the model has none",
+                hint="`cga: {target: ['*']}` holds all quantized weights, `cga: null` holds none",
             )
         return found
     for pattern in settings.target:

@@ -1,4 +1,4 @@
-"""From the settings of a phase to its remedies."""
+"""Create the remedies of a phase from its settings."""
 
 from torch import nn
 
@@ -8,21 +8,21 @@ from ofqctl.recipe.training import Phase
 
 
 def remedies_of(phase: Phase, model: nn.Module, steps: int) -> list[Remedy]:
-    """What a phase does against oscillation.
+    """The remedies that a phase asks for.
 
     Args:
-        phase: Its settings.
-        model: Quantized and calibrated, on its device.
-        steps: Optimizer steps of the whole phase.
+        phase: Settings of the phase.
+        model: The quantized and calibrated model, on its device.
+        steps: Number of optimizer steps in the whole phase.
     """
     return [REMEDIES[name].target(model, settings, steps) for name, settings in phase.remedies.items()]
 
 
 def check_remedies(phase: Phase, model: nn.Module) -> None:
-    """Find out ahead of all training whether the model has what the remedies of a phase are for.
+    """Check before training that the remedies of a phase can work on the model.
 
     Raises:
-        RecipeError: It has not.
+        RecipeError: A remedy finds nothing in the model to work on.
     """
     for name, settings in phase.remedies.items():
         REMEDIES[name].target.check(model, settings)

@@ -15,13 +15,13 @@ from ofqctl.recipe.methods import REMEDIES
 
 
 class Dampening(RemedySettings):
-    """Oscillation dampening (Nagel et al. 2022): a penalty draws latent weights to the middle of their bins.
+    """Oscillation dampening (Nagel et al. 2022): a penalty pulls latent weights to the centres of their bins.
 
     Attributes:
-        start: Weight of the penalty in the loss, when it sets in.
-        end: The same at the last step of the phase; a cosine leads there.
-        delay: Share of the phase's steps ahead of the penalty.
-        reduction: Of the squared distances of a layer's weights: their ``sum`` (as published) or their ``mean``.
+        start: Weight of the penalty in the loss when it starts.
+        end: Weight of the penalty at the last optimizer step of the phase; it changes along a cosine.
+        delay: Share of the phase's optimizer steps that pass before the penalty starts.
+        reduction: How the squared distances of a layer's weights are combined: ``sum`` (as published) or ``mean``.
     """
 
     start: float = Field(default=0.0, ge=0.0)
@@ -30,23 +30,23 @@ class Dampening(RemedySettings):
     reduction: Literal["sum", "mean"] = "sum"
 
     def at_end(self) -> Self:
-        """The end's value from the first step on."""
+        """Settings that have their final value from the first optimizer step on."""
         return self.model_copy(update={"start": self.end, "delay": 0.0})
 
 
 @REMEDIES.register("dampening", Dampening)
 class DampeningPenalty(Remedy):
-    """Draws latent weights to the middle of their bins, away from the thresholds at which their codes change.
+    """Pulls latent weights to the centres of their bins, away from the thresholds at which their codes change.
 
     The penalty is ``lambda * sum over all weights of (sg(w_q) - clip(w, grid))^2``, with ``w`` the latent weight,
-    ``w_q`` its value and the grid's outermost values as bounds: a weight beyond them is left alone. With ``reduction:
-    mean`` it is the mean within each layer that is summed over the layers. Steps get no gradient from it. Of a merged
-    query-key product ``w`` is the product, and the penalty reaches both projections.
+    ``w_q`` its quantized value, and clipping to the outermost values of the grid, so that weights outside of the grid
+    are not penalized. With ``reduction: mean``, the means of all layers are summed. Grid steps get no gradient from the
+    penalty. For a merged query and key, ``w`` is the product, and the gradient reaches both projections.
 
     Args:
-        model: Quantized and calibrated.
-        settings: Strength and schedule.
-        steps: Optimizer steps of the phase.
+        model: The quantized and calibrated model.
+        settings: Strength and schedule of the penalty.
+        steps: Number of optimizer steps in the phase.
     """
 
     def __init__(self, model: nn.Module, settings: Dampening, steps: int) -> None:
@@ -56,7 +56,7 @@ class DampeningPenalty(Remedy):
         self._step = 0
 
     def penalty(self) -> Tensor | None:
-        """The sum over all weights that are trained, times the strength of the step under way."""
+        """The penalty of all trained weights, times its current weight."""
         strength = self._strength.at(self._step)
         if not strength:
             return None
@@ -64,25 +64,25 @@ class DampeningPenalty(Remedy):
         return strength * torch.stack(distances).sum() if distances else None
 
     def before_step(self) -> None:
-        """Gradients are left alone."""
+        """Gradients are not changed."""
 
     def after_step(self) -> None:
-        """Count the step."""
+        """Count the optimizer step."""
         self._step += 1
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """There are no hooks to remove."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``step``: how many are done."""
+        """``step``: the number of optimizer steps done."""
         return {"step": torch.tensor(self._step)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         self._step = int(state["step"])
 
     def _distance(self, site: WeightSite, latent: Tensor) -> Tensor:
-        """Mean or sum of the squared distances of one weight."""
+        """Mean or sum of the squared distances of one weight tensor."""
         with torch.no_grad():
             encoded = encode(site, latent)
             value = encoded.decode()

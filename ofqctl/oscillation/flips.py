@@ -1,4 +1,4 @@
-"""Codes of one weight from step to step: which flip, and how often a code flips back."""
+"""Follow the codes of one weight tensor over optimizer steps: which codes flip, and how often they flip back."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ _INT8 = torch.iinfo(torch.int8)
 
 
 class Flips:
-    """Follows the codes of one weight.
+    """Follows the codes of one weight tensor.
 
-    A *flip* is a code that differs from the one before; an *oscillation* is a flip opposite in direction to the last
-    flip of the same weight. Its frequency is the moving average ``f <- m * o + (1 - m) * f`` with ``o`` 1 at an
-    oscillation and 0 otherwise (Nagel et al., ICML 2022, arXiv 2203.11086, Eq. 4).
+    A *flip* is a code that changed in the last optimizer step; an *oscillation* is a flip in the opposite direction of
+    the last flip of the same weight. The frequency of a weight is the moving average ``f <- m * o + (1 - m) * f`` with
+    ``o`` 1 at an oscillation and 0 otherwise (Nagel et al., ICML 2022, arXiv 2203.11086, Eq. 4).
 
     Attributes:
-        codes: Of the newest step, int8, of the weight's shape; see :func:`as_int8`.
-        direction: Of the last flip: 1 up, -1 down, 0 if there was none; int8.
-        frequency: float32.
+        codes: Codes after the latest optimizer step, int8, in the shape of the weight; see :func:`as_int8`.
+        direction: Direction of the last flip: 1 up, -1 down, 0 if there was none; int8.
+        frequency: Oscillation frequency of each weight, float32.
     """
 
     def __init__(self, encoded: Encoded) -> None:
@@ -27,15 +27,14 @@ class Flips:
         self.frequency = torch.zeros_like(self.codes, dtype=torch.float32)
 
     def update(self, encoded: Encoded, momentum: float) -> tuple[Tensor, Tensor]:
-        """Take note of the codes of a new step.
+        """Update with the codes after an optimizer step.
 
         Args:
-            encoded: The weight after the step.
-            momentum: ``m``, the weight of the newest step, 0 to 1.
+            encoded: The encoded weight after the optimizer step.
+            momentum: ``m``, the weight of the latest optimizer step in the average, 0 to 1.
 
         Returns:
-            Which entries of the flattened weight flipped, and which of these oscillated, (flips,) both; it is few, and
-            only there is more to do.
+            Indices of the entries that flipped, in the flattened weight, and which of these oscillated; both (flips,).
         """
         codes = as_int8(encoded)
         flipped = (codes != self.codes).view(-1).nonzero().squeeze(1)
@@ -51,22 +50,22 @@ class Flips:
 
 
 def count_parts(entries: Tensor, weights: int, parts: int) -> Tensor:
-    """How many of some entries of a flattened weight lie in each of its equal parts: int64, (parts,), on the CPU.
+    """Count how many entries lie in each of the equal parts of a flattened weight: int64, (parts,), on the CPU.
 
     Args:
-        entries: Indices, (entries,).
-        weights: Length of the flattened weight.
-        parts: Their number.
+        entries: Indices of the entries, (entries,).
+        weights: Number of elements of the weight.
+        parts: Number of parts.
     """
     return torch.bincount((entries * parts).div(weights, rounding_mode="floor"), minlength=parts).cpu()
 
 
 def as_int8(encoded: Encoded) -> Tensor:
-    """The codes in one byte, contiguous; those of a range that does not fit are moved down by 128."""
+    """The codes as contiguous int8; if their range does not fit, 128 is subtracted."""
     codes = encoded.codes if fits_int8(encoded.grid.range) else encoded.codes.sub(-_INT8.min)
     return codes.to(torch.int8, memory_format=torch.contiguous_format)
 
 
 def fits_int8(codes: CodeRange) -> bool:
-    """Whether codes of this range are stored as they are."""
+    """Whether codes of this range fit into int8 unchanged."""
     return codes.high <= _INT8.max

@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.flips import Flips
-from ofqctl.oscillation.holding import Before, Holding, encode, groups_of, learned_step
+from ofqctl.oscillation.holding import Holding, StepStart, encode, groups_of, learned_step
 from ofqctl.oscillation.remedy import RemedySettings
 from ofqctl.oscillation.schedule import Schedule
 from ofqctl.quantizers.cores import step_gradient_scale
 from ofqctl.recipe.methods import REMEDIES
 
-_ROUNDS = 10  # of moving frozen weights along with a step that follows from the weights, and so moves on
+_ROUNDS = 10  # iterations of moving frozen weights along with a grid step that is computed from them and so moves again
 
 
 class Freezing(RemedySettings):
-    """Iterative freezing (Nagel et al. 2022): a weight that oscillates too often keeps its code for good.
+    """Iterative freezing (Nagel et al. 2022): the code of a weight that oscillates too often is permanently fixed.
 
     Attributes:
-        start: Frequency above which a weight is frozen, when freezing sets in.
-        end: The same at the last step of the phase; a cosine leads there.
-        delay: Share of the phase's steps ahead of the first freezing.
-        momentum: Weight of the newest step in the frequency and in the average of the codes.
+        start: Frequency above which a weight is frozen, when freezing starts.
+        end: That frequency at the last optimizer step of the phase; it changes along a cosine.
+        delay: Share of the phase's optimizer steps that pass before freezing starts.
+        momentum: Weight of the latest optimizer step in the frequency and in the average of the codes.
     """
 
     start: float = Field(default=0.1, gt=0.0, le=1.0)
@@ -36,36 +36,36 @@ class Freezing(RemedySettings):
     momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
 
     def at_end(self) -> Self:
-        """The end's value from the first step on."""
+        """Settings that have their final value from the first optimizer step on."""
         return self.model_copy(update={"start": self.end, "delay": 0.0})
 
 
 @REMEDIES.register("freezing", Freezing, traits=["holds_codes"])
 class IterativeFreezing(Holding):
-    """Fixes the code of a weight that oscillates too often, for good, to the rounded moving average of its codes.
+    """Permanently fixes the code of a weight that oscillates too often, to the rounded moving average of its codes.
 
-    A weight whose frequency exceeds the limit of the step is put into the middle of the bin of that average and held
-    from then on. The average lags behind a weight that drifts while it oscillates, as those of 8 bits do; so of the
-    two codes that the weight last flipped between the nearer one is taken. Which weights are frozen is part of the
-    model and of its checkpoints, so that a later phase with freezing goes on holding them.
+    A weight whose frequency exceeds the current limit is moved to the centre of the bin of its average code and held
+    from then on. The average lags behind a weight that drifts while it oscillates, as 8-bit weights do, so the nearer
+    of the two codes that the weight last flipped between is used. The model and its checkpoints record which weights
+    are frozen, so that a later phase with freezing keeps holding them.
 
-    The value of a frozen weight is a constant code on a grid whose step goes on learning:
+    A frozen weight has a constant code, while its grid step is still trained:
 
-    * to the gradient of a learned step (LSQ) it adds its code, in the paper the derivative of ``step * code``; a weight
-      whose code may change adds the distance from its position to its code;
-    * after each optimizer step its latent weight lies in the middle of the bin of its code on the grid as it is now.
+    * it contributes its code to the gradient of a learned grid step (LSQ), which is the derivative of ``step * code``
+      as in the paper; a weight that is not frozen contributes the distance from its position to its code;
+    * after each optimizer step, its latent weight is set to the centre of its bin on the current grid.
 
-    Where the step follows from the weights (StatsQ), frozen ones among them, moving them along with it would move it
-    again, even where nothing is trained. There a latent weight keeps its value until the step has moved so far that its
-    code would change, and goes to the middle of its bin only then. In the rare case that the step does not come to rest
-    in this way, all weights that share it go back to where they were.
+    If the grid step is computed from the weights (StatsQ), frozen ones included, moving them along with the grid step
+    would change it again, even if nothing is trained. A latent weight therefore keeps its value until its code would
+    change, and only then is moved to the centre of its bin. In the rare case that this does not converge, all weights
+    that share the grid step are restored.
 
-    A weight is frozen an optimizer step later if freezing it would change another frozen code of its group.
+    If freezing a weight would change another frozen code of its group, it is frozen in a later optimizer step instead.
 
     Args:
-        model: Quantized and calibrated, on its device; see :class:`~ofqctl.oscillation.holding.Holding`.
-        settings: Limits and schedule.
-        steps: Optimizer steps of the phase.
+        model: The quantized and calibrated model, on its device; see :class:`~ofqctl.oscillation.holding.Holding`.
+        settings: Limits of the frequency and their schedule.
+        steps: Number of optimizer steps in the phase.
     """
 
     def __init__(self, model: nn.Module, settings: Freezing, steps: int) -> None:
@@ -75,24 +75,24 @@ class IterativeFreezing(Holding):
         self._momentum = settings.momentum
         self._step = 0
         with torch.no_grad():
-            self._followed = {site: _Followed(name, site) for name, site in sites.items()}
+            self._followed = {site: _FreezableWeight(name, site) for name, site in sites.items()}
         for site in self.sites:
             assert site.weight_quantizer is not None
             self._hooks.append(site.weight_quantizer.register_forward_hook(self._freezer(site), prepend=True))
 
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:  # noqa: ARG002
-        """The frozen ones."""
+        """The frozen weights."""
         assert site.weight_quantizer is not None and site.weight_quantizer.frozen is not None
         return site.weight_quantizer.frozen
 
-    def settle(self, before: Before) -> None:
-        """Give frozen weights their codes again, and count flips."""
-        followed = self._followed[before.site]
-        encoded = _with_codes_of(before) if followed.any_frozen else encode(before.site, before.site.latent())
+    def settle(self, start: StepStart) -> None:
+        """Restore the codes of frozen weights, and count flips."""
+        followed = self._followed[start.site]
+        encoded = _with_codes_of(start) if followed.any_frozen else encode(start.site, start.site.latent())
         followed.update(encoded, self._momentum)
 
     def after_step(self) -> None:
-        """Give frozen weights their codes again, count flips, and freeze what oscillates too often."""
+        """Restore the codes of frozen weights, count flips, and freeze weights that oscillate too often."""
         super().after_step()
         limit = self._limit.at(self._step)
         self._step += 1
@@ -102,77 +102,80 @@ class IterativeFreezing(Holding):
                     followed.freeze(limit)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``step``, and of each weight ``NAME.codes``, ``.direction``, ``.frequency`` and ``.average``."""
+        """``step``, the number of optimizer steps done, and for each weight ``NAME`` four tensors.
+
+        ``NAME.codes``, ``NAME.direction``, ``NAME.frequency`` and ``NAME.average``.
+        """
         state = {"step": torch.tensor(self._step)}
         for followed in self._followed.values():
             state |= {f"{followed.name}.{key}": tensor.clone() for key, tensor in followed.tensors().items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         self._step = int(state["step"])
         for followed in self._followed.values():
             for key, tensor in followed.tensors().items():
                 tensor.copy_(state[f"{followed.name}.{key}"])
 
     def _freezer(self, site: WeightSite) -> Any:
-        """A forward hook of a weight quantizer: at frozen entries, gradients reach the step alone."""
+        """A forward hook of a weight quantizer: gradients of frozen entries reach only the grid step."""
 
         def freeze(_quantizer: Any, inputs: tuple[Tensor], value: Tensor) -> Tensor | None:
             if not (value.requires_grad and self._followed[site].any_frozen):
                 return None
-            before = self.look(site, inputs[0].detach())
-            return torch.where(before.held, _value_of_codes(before).to(value.dtype), value)
+            start = self.look(site, inputs[0].detach())
+            return torch.where(start.held, _value_of_codes(start).to(value.dtype), value)
 
         return freeze
 
 
-def _value_of_codes(before: Before) -> Tensor:
-    """The value of codes taken as constants: differentiable with respect to a learned step alone, scaled as in LSQ."""
-    encoded, step = before.encoded, learned_step(before.site)
+def _value_of_codes(start: StepStart) -> Tensor:
+    """Decode constant codes; differentiable only with respect to a learned grid step, scaled as in LSQ."""
+    encoded, step = start.encoded, learned_step(start.site)
     if step is not None:
-        scale = step_gradient_scale(encoded.grid.range.high, before.latent.numel() / step.numel())
+        scale = step_gradient_scale(encoded.grid.range.high, start.latent.numel() / step.numel())
         encoded = replace(encoded, step=encoded.step + (step - step.detach()) * scale)
     return encoded.decode()
 
 
-def _with_codes_of(before: Before) -> Encoded:
-    """Give the held entries of a weight the codes they had, on the grid as it is now; the codes of all entries."""
-    site, held, codes = before.site, before.held, before.encoded.codes
-    if hasattr(site.weight_quantizer, "step"):  # it does not follow from the weights
+def _with_codes_of(start: StepStart) -> Encoded:
+    """Restore the codes of held entries on the current grid; return the codes of all entries."""
+    site, held, codes = start.site, start.held, start.encoded.codes
+    if hasattr(site.weight_quantizer, "step"):  # not computed from the weights
         now = encode(site, site.latent())
         now = replace(now, codes=torch.where(held, codes, now.codes))
         site.hold(held, now.decode())
         return now
-    site.hold(held, before.latent)
-    now, changed = _recentred(before)
+    site.hold(held, start.latent)
+    now, changed = _recentred(start)
     if bool(changed.any()):
-        site.hold(groups_of(changed, now.step), before.latent)
-        now, _ = _recentred(before)  # a merged product goes back to the rounding of float32
+        site.hold(groups_of(changed, now.step), start.latent)
+        now, _ = _recentred(start)  # a merged product is restored only up to float32 rounding
     return now
 
 
-def _recentred(before: Before) -> tuple[Encoded, Tensor]:
-    """Put held entries whose code has changed into the middle of their bins, over and over as the step follows them.
+def _recentred(start: StepStart) -> tuple[Encoded, Tensor]:
+    """Move held entries whose code changed to the centres of their bins, repeatedly as the grid step changes with them.
 
     Returns:
-        The codes of all entries; where held ones still differ from what they were.
+        The codes of all entries, and where held codes still differ from the original ones.
     """
-    site, codes = before.site, before.encoded.codes
+    site, codes = start.site, start.encoded.codes
     for _ in range(_ROUNDS):
         now = encode(site, site.latent())
-        changed = (now.codes != codes) & before.held
+        changed = (now.codes != codes) & start.held
         if not bool(changed.any()):
             break
         site.hold(changed, replace(now, codes=codes).decode())
     return now, changed
 
 
-class _Followed:
-    """One weight: its flips, and the moving average of its codes.
+class _FreezableWeight:
+    """One weight tensor: its flips, and the moving average of its codes.
 
     Attributes:
-        name: Of the weight.
+        name: Name of the weight.
         any_frozen: Whether some of its entries are frozen.
     """
 
@@ -189,13 +192,13 @@ class _Followed:
         self.average = encoded.codes.float()
 
     def tensors(self) -> dict[str, Tensor]:
-        """By the names in the state."""
+        """Its tensors by their names in the state."""
         flips = self.flips
         named = {"codes": flips.codes, "direction": flips.direction, "frequency": flips.frequency}
         return named | {"average": self.average}
 
     def update(self, encoded: Encoded, momentum: float) -> None:
-        """Take note of the codes after a step."""
+        """Update with the codes after an optimizer step."""
         self.flips.update(encoded, momentum)
         self.average.lerp_(encoded.codes.float(), momentum)
 
@@ -206,17 +209,17 @@ class _Followed:
         new = (self.flips.frequency > limit) & ~frozen
         if not bool(new.any()):
             return
-        before = site.latent().clone()
-        encoded = encode(site, before)
+        original = site.latent().clone()
+        encoded = encode(site, original)
         wanted = torch.where(new, self._settled(encoded.codes.float()), encoded.codes).to(encoded.codes.dtype)
         site.hold(new, replace(encoded, codes=wanted).decode())
         changed = (encode(site, site.latent()).codes != wanted) & (frozen | new)
         undone = groups_of(changed, encoded.step)
-        site.hold(undone, before)
+        site.hold(undone, original)
         self._quantizer.frozen = frozen | (new & ~undone)
         self.any_frozen = bool(self._quantizer.frozen.any())
 
     def _settled(self, codes: Tensor) -> Tensor:
-        """The rounded average of each weight, within the two codes that it last flipped between."""
+        """The rounded average code of each weight, limited to the two codes that it last flipped between."""
         other = codes - self.flips.direction
         return self.average.round().clamp(torch.minimum(codes, other), torch.maximum(codes, other))

@@ -1,4 +1,4 @@
-"""Gradients of latent weights, of merged products too, which no parameter keeps."""
+"""Gradients of latent weights, including merged products, whose gradients no parameter stores."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from ofqctl.layers import WeightSite
 
 
 class GradientWatch:
-    """Knows the gradient of one latent weight after the backward passes of a step.
+    """Collects the gradient of one latent weight over the backward passes of an optimizer step.
 
     Args:
-        site: The weight.
-        latent: Its float values.
-        index: Which entries are wanted; all by default.
+        site: The module that holds the weight.
+        latent: Its latent values.
+        index: Entries to collect; all by default.
     """
 
     def __init__(self, site: WeightSite, latent: Tensor, index: Any = ...) -> None:
@@ -25,21 +25,21 @@ class GradientWatch:
             self._hook = site.weight_quantizer.register_forward_pre_hook(self._watch)
 
     def take(self, latent: Tensor) -> Tensor | None:
-        """The gradient at the wanted entries, summed over the batches of the step, or None if there was none.
+        """The gradient of these entries, summed over the batches of the optimizer step, or None if there was none.
 
         Args:
-            latent: The weight, its gradient still there if it is a parameter.
+            latent: The latent weight; if it is a parameter, with its gradient still in place.
         """
         kept, self._kept = self._kept, None
         return kept if latent.grad is None else latent.grad[self.index]
 
     def close(self) -> None:
-        """Let go of the weight."""
+        """Remove the hooks."""
         if self._hook is not None:
             self._hook.remove()
 
     def _watch(self, _quantizer: Any, inputs: tuple[Tensor]) -> None:
-        """A forward pre-hook of the weight quantizer: wait for the gradient of its input."""
+        """A forward pre-hook of the weight quantizer that collects the gradient of its input."""
         (latent,) = inputs
         if latent.requires_grad:
             latent.register_hook(self._keep)  # type: ignore[no-untyped-call]

@@ -1,23 +1,24 @@
-"""Figures of every weight from the first optimizer step to the newest, in a table of bounded size."""
+"""Figures of every weight over the whole training, in a table of bounded size."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-ROWS = 256  # at most
+ROWS = 256  # largest number of rows
 FIGURES = ("step", "oscillating", "flips")
 
 
-class History:
-    """A table with a row every so many steps: one row a step at first, every other one dropped whenever it is full.
+class HistoryTable:
+    """A table with evenly spaced rows, at first one for each optimizer step; when full, every other row is dropped.
 
-    The rows follow from the number of steps alone, so that an interrupted training records the same ones.
+    Which rows exist depends only on the number of optimizer steps, so that an interrupted training records the same
+    ones.
 
     Attributes:
-        steps: Optimizer steps of the rows, counted from 1; ascending, evenly spaced.
-        rows: Of each, (parts of weights, 3): mean step of the grid, share of oscillating weights, flips since the
-            start; float64.
+        steps: Numbers of the rows' optimizer steps, counted from 1, ascending, evenly spaced.
+        rows: For each row, float64 (parts of weights, 3): mean grid step, share of oscillating weights, flips since the
+            start.
     """
 
     def __init__(self) -> None:
@@ -25,11 +26,11 @@ class History:
         self.rows: list[Tensor] = []
 
     def due(self, step: int) -> bool:
-        """Whether the table takes a row of this step."""
+        """Whether the table needs a row for this optimizer step."""
         return step % self._stride == 0
 
     def add(self, step: int, figures: Tensor) -> None:
-        """Append the row of a step that is due."""
+        """Append the row of an optimizer step that is due."""
         self.steps.append(step)
         self.rows.append(figures)
         if len(self.steps) > ROWS:
@@ -44,7 +45,7 @@ class History:
         return {"history_steps": torch.tensor(self.steps), "history": torch.stack(self.rows).cpu()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what :meth:`state` gave; a state without a table starts a new one."""
+        """Restore what :meth:`state` returned; a state without a table starts a new one."""
         self.steps = state["history_steps"].tolist() if "history_steps" in state else []
         self.rows = list(state["history"].unbind()) if self.steps else []
 

@@ -1,4 +1,4 @@
-"""Holding codes still: what the remedies that hold weights have in common."""
+"""What the remedies that hold codes have in common."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -14,14 +14,14 @@ from ofqctl.oscillation.remedy import Remedy
 
 
 @dataclass(frozen=True)
-class Before:
-    """One weight ahead of the optimizer step.
+class StepStart:
+    """A weight tensor at the start of an optimizer step.
 
     Attributes:
-        site: Whose weight it is.
+        site: The module that holds the weight.
         latent: A copy of its latent values.
-        encoded: Its codes and steps.
-        held: Where its codes must not change; bool, like ``latent``.
+        encoded: Its codes and grid steps.
+        held: Which codes must not change; bool, in the shape of ``latent``.
     """
 
     site: WeightSite
@@ -31,28 +31,27 @@ class Before:
 
 
 class Holding(Remedy):
-    """Holds the codes of some weights through an optimizer step.
+    """Keeps the codes of some weights unchanged during an optimizer step.
 
-    Held weights get no gradient, and what momentum and weight decay do to them all the same is undone after the step.
-    Two things are left to the subclass: which weights are held, and what holding means for a weight whose grid step is
-    learned or follows from the weights. In CGA a held weight keeps its value; in iterative freezing it keeps its code,
-    and its value moves with the step.
+    Held weights get no gradient, and changes by momentum and weight decay are undone after the optimizer step. The
+    subclass decides which weights are held, and what holding means if the grid step is learned or computed from the
+    weights. In CGA a held weight keeps its value; in iterative freezing it keeps its code, and its value changes with
+    the grid step.
 
-    Of a merged query-key product the entries of the product are held: the gradient of held entries must be cut before
-    it reaches the two projections, which is up to the subclass, and what the projections move them by all the same is
-    taken back by the product's correction.
+    For a merged query and key, the entries of the product are held. The subclass must set their gradient to 0 before it
+    reaches the two projections; what the projections change nonetheless is undone by the product's correction.
 
-    A weight is encoded once ahead of an optimizer step, however many micro-batches it takes, and once behind it. The
-    weights alone decide, so the processes of distributed training hold the same ones.
+    A weight is encoded once before an optimizer step, however many micro-batches that has, and once after it. Which
+    weights are held depends only on the weights, so all processes of distributed training hold the same ones.
 
     Args:
-        sites: The weights, on their device. Make an averaged copy of the model after this object: the corrections of
-            merged products are among the model's tensors from here on.
+        sites: The modules that hold the weights, on their device. Make an averaged copy of the model only after
+            creating this object, because it adds the corrections of merged products to the model's tensors.
     """
 
     def __init__(self, sites: Iterable[WeightSite]) -> None:
         self.sites = list(sites)
-        self._before: dict[WeightSite, Before] = {}
+        self._starts: dict[WeightSite, StepStart] = {}
         self._hooks: list[RemovableHandle] = []
         with torch.no_grad():
             for site in self.sites:
@@ -62,30 +61,30 @@ class Holding(Remedy):
 
     @abstractmethod
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:
-        """Which entries of a weight are held in the step under way; bool, like ``latent``."""
+        """Which entries of a weight are held in the current optimizer step; bool, in the shape of ``latent``."""
 
     @abstractmethod
-    def settle(self, before: Before) -> None:
-        """Undo what the optimizer step has done to the held entries of a weight; without gradients."""
+    def settle(self, start: StepStart) -> None:
+        """Undo what the optimizer step did to the held entries of a weight; runs without gradients."""
 
-    def look(self, site: WeightSite, latent: Tensor) -> Before:
-        """A weight as it is ahead of the step under way; found out once a step.
+    def look(self, site: WeightSite, latent: Tensor) -> StepStart:
+        """The weight at the start of the current optimizer step; computed once for each optimizer step.
 
         Args:
-            site: The weight.
-            latent: What its ``latent()`` gives.
+            site: The module that holds the weight.
+            latent: The result of its ``latent()``.
         """
-        if site not in self._before:
+        if site not in self._starts:
             with torch.no_grad():
                 encoded = encode(site, latent)
-                self._before[site] = Before(site, latent.clone(), encoded, self.held(site, latent, encoded))
-        return self._before[site]
+                self._starts[site] = StepStart(site, latent.clone(), encoded, self.held(site, latent, encoded))
+        return self._starts[site]
 
     def penalty(self) -> None:
-        """None: the loss is left alone."""
+        """None: there is no penalty."""
 
     def before_step(self) -> None:
-        """Find the weights to hold and set their gradients to 0."""
+        """Decide which weights to hold and set their gradients to 0."""
         with torch.no_grad():
             for site in self.sites:
                 latent = site.latent()
@@ -94,43 +93,43 @@ class Holding(Remedy):
                     latent.grad.masked_fill_(held, 0.0)
 
     def after_step(self) -> None:
-        """Give held weights back what they must keep."""
+        """Restore held weights."""
         with torch.no_grad():
-            for before in self._before.values():
-                self.settle(before)
-        self._before = {}
+            for start in self._starts.values():
+                self.settle(start)
+        self._starts = {}
 
     def close(self) -> None:
-        """Cut no more gradients; the corrections stay, the weights are what they are."""
+        """Remove the hooks; corrections of merged products stay in the model."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._before = [], {}
+        self._hooks, self._starts = [], {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Empty."""
+        """Empty: there is no state between optimizer steps."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to take over."""
+        """There is no state to restore."""
 
 
 def is_merged(site: WeightSite) -> bool:
-    """Whether the latent weight is a product of parameters, as that of query and key, and not a parameter itself."""
+    """Whether the latent weight is not a parameter but a product of parameters, as for merged query and key."""
     return not isinstance(site.latent(), nn.Parameter)
 
 
 def learned_step(site: WeightSite) -> nn.Parameter | None:
-    """The step of a weight's grid, if it is a parameter."""
+    """The grid step of a weight, if it is a parameter."""
     step = getattr(site.weight_quantizer, "step", None)
     return step if isinstance(step, nn.Parameter) else None
 
 
 def encode(site: WeightSite, latent: Tensor) -> Encoded:
-    """The codes that ``latent`` would have in ``site``."""
+    """Encode ``latent`` with the quantizer of ``site``."""
     assert site.weight_quantizer is not None
     return site.weight_quantizer.encode(latent)
 
 
 def groups_of(entries: Tensor, step: Tensor) -> Tensor:
-    """All entries that share a step with one of ``entries``; bool, like them."""
+    """All entries that share a grid step with one of ``entries``; bool, in the same shape."""
     return (entries.float().sum_to_size(step.shape) > 0).expand_as(entries)

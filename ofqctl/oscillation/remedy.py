@@ -1,4 +1,4 @@
-"""What a training phase may do beside optimizing, such as holding oscillating weights still."""
+"""What a training phase can do beside optimizing, such as holding the codes of oscillating weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Self
@@ -11,56 +11,57 @@ from ofqctl.registry import Frozen
 
 
 class RemedySettings(Frozen):
-    """What a recipe says about a remedy."""
+    """Settings of a remedy in a recipe."""
 
     def at_end(self) -> Self:
-        """The same as it stands at the last step of its phase; those with a schedule override it."""
+        """The settings in effect at the last optimizer step of the phase; remedies with a schedule override this."""
         return self
 
 
 class Remedy:
-    """Acts around every optimizer step of the phases that ask for it; each method does nothing unless overridden.
+    """Acts around every optimizer step of the phases that name it; each method does nothing unless overridden.
 
-    It is made at the start of a phase as ``Remedy(model, settings, steps)``: the quantized model on its device, the
-    settings it was registered with, and the number of optimizer steps of the phase.
+    It is created at the start of a phase as ``Remedy(model, settings, steps)``, with the quantized model on its device,
+    settings of the class it was registered with, and the number of optimizer steps in the phase.
 
-    The order of a step is: ``gradients`` (forward and backward of every accumulated batch, then of ``penalty``),
-    ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's ``update``.
+    The order within an optimizer step is: ``gradients`` (forward and backward of every accumulated batch, then of
+    ``penalty``), ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's
+    ``update``.
     """
 
     @classmethod
     def check(cls, model: nn.Module, settings: RemedySettings) -> None:  # noqa: ARG003
-        """Find out ahead of all training whether ``model`` has what the remedy is for; by default quantized weights.
+        """Check before training that the remedy can work on ``model``; by default, that it has quantized weights.
 
         Raises:
-            RecipeError: It has not.
+            RecipeError: The model has nothing for the remedy to work on.
         """
         if next(weight_sites(model), None) is None:
             raise RecipeError(f"{cls.__name__} acts on quantized weights, and this model has none")
 
     def gradients(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Call ``compute``, which puts the gradients of the step in place, and return what it returned.
+        """Call ``compute``, which computes the gradients of the optimizer step, and return its result.
 
-        A remedy that wants them at other weights (SAM), or more than once, overrides this.
+        A remedy that needs gradients at other weights (such as SAM), or more than once, overrides this.
         """
         return compute()
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss, differentiable, or None."""
+        """A differentiable scalar to add to the loss, or None."""
         return None
 
     def before_step(self) -> None:
-        """Look at the weights, change their gradients."""
+        """Called when gradients are complete, before they are clipped: inspect weights, change gradients."""
 
     def after_step(self) -> None:
-        """Change the weights that the optimizer has just moved."""
+        """Called after the optimizer has moved the weights: change them."""
 
     def close(self) -> None:
-        """Remove hooks from the model: the phase is over."""
+        """Called at the end of the phase: remove hooks from the model."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What has to be known between two steps and is not in the model."""
+        """State between optimizer steps that is not part of the model."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Restore the state that :meth:`state_dict` returned."""

@@ -1,4 +1,4 @@
-"""Which part a layer plays in its model: query, key, value and so on, by its name."""
+"""The role of a layer in its model, such as query, key or value, by its name."""
 
 from typing import Literal, get_args
 
@@ -41,14 +41,14 @@ _BY_FIRST: dict[str, Role] = {
 
 
 def roles_of(module: str, rows: int) -> tuple[Role, ...]:
-    """The roles of a weight: one, or those of the equal parts that its rows fall into.
+    """The roles of a weight: one, or one for each of the equal parts of its rows.
 
-    A fused projection is taken to hold all rows of the query, then those of the key, then those of the value, as
-    timm's plain attention has them.
+    A fused projection is assumed to contain all rows of the query, then of the key, then of the value, as in timm's
+    plain attention.
 
     Args:
-        module: Name of its module, such as ``blocks.0.attn.qkv``.
-        rows: Length of its first dimension.
+        module: Name of the module, such as ``blocks.0.attn.qkv``.
+        rows: Number of rows of the weight.
     """
     first, _, _ = module.partition(".")
     if first in _BY_FIRST:
@@ -60,5 +60,5 @@ def roles_of(module: str, rows: int) -> tuple[Role, ...]:
 
 
 def in_parts(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """The equal parts of the rows of ``tensor``; one row that all parts share is given to each."""
+    """Split the rows of ``tensor`` into equal parts; a single row that all parts share is returned for each."""
     return (tensor,) * parts if tensor.shape[0] == 1 else tensor.chunk(parts)

@@ -1,4 +1,4 @@
-"""How strong a remedy is at each step of its phase."""
+"""The strength of a remedy at each optimizer step of its phase."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Nothing at first, then a cosine from one value to another.
+    """No value during a delay, then a cosine from one value to another.
 
     Attributes:
-        start: Where the cosine begins.
-        end: Its value at the last step.
-        delay: Share of the steps ahead of it, 0 to 1.
-        steps: Optimizer steps of the phase.
+        start: First value of the cosine.
+        end: Value at the last optimizer step.
+        delay: Share of the optimizer steps before the cosine starts, 0 to 1.
+        steps: Number of optimizer steps in the phase.
     """
 
     start: float
@@ -21,7 +21,7 @@ class Schedule:
     steps: int
 
     def at(self, step: int) -> float | None:
-        """The value at a step, counted from 0; None as long as there is none."""
+        """The value at an optimizer step, counted from 0; None during the delay."""
         first = math.ceil(self.delay * self.steps)
         if step < first:
             return None

@@ -1,4 +1,4 @@
-"""Where a latent weight lies between the thresholds at which its code changes."""
+"""The distance of latent weights to the thresholds at which their codes change."""
 
 from torch import Tensor
 
@@ -6,18 +6,18 @@ from ofqctl.grids import Encoded
 
 
 def distance_to_threshold(latent: Tensor, encoded: Encoded) -> Tensor:
-    """Distance of each weight to its nearest rounding threshold, in steps of its grid.
+    """Distance of each weight to the nearest rounding threshold, in units of codes.
 
-    That is where the weight lies among the codes (`ofqctl.grids.Grid.position`): thresholds are at ``code + 1/2`` for
-    every code but the highest, whatever the points are. A weight beyond the grid is therefore as far away as it is from
-    the last threshold inside it.
+    It is measured between continuous codes (`ofqctl.grids.Grid.position`), where thresholds are at ``code + 1/2`` for
+    every code except the highest, whatever the points are. For a weight outside of the grid it is the distance to the
+    outermost threshold.
 
     Args:
-        latent: Float weights, any shape.
-        encoded: Their codes, steps and grid.
+        latent: Latent weights, any shape.
+        encoded: Their codes, grid steps and grid.
 
     Returns:
-        Like ``latent``, >= 0.
+        Distances in the shape of ``latent``, >= 0.
     """
     codes, position = encoded.grid.range, encoded.grid.position(latent / encoded.step)
     nearest = position.floor().clamp_(codes.low, codes.high - 1).add_(0.5)

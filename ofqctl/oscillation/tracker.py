@@ -1,4 +1,4 @@
-"""Which weights oscillate: their codes after each optimizer step, and how often a code flips back."""
+"""Find weights that oscillate, by comparing their codes after each optimizer step."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -11,46 +11,46 @@ from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.flips import Flips, count_parts
-from ofqctl.oscillation.history import History
+from ofqctl.oscillation.history import HistoryTable
 from ofqctl.oscillation.roles import in_parts, roles_of
 from ofqctl.oscillation.trajectory import Sampler, Trajectory
 
-TRACKER_FILE = "oscillation.safetensors"  # of a run directory: the state
-RECENT = 30  # steps over which the flips per step are taken
+TRACKER_FILE = "oscillation.safetensors"  # file of the tracker's state in a run directory
+RECENT = 30  # number of optimizer steps that `flips_per_step` averages over
 
 
 class OscillationTracker:
-    """Follows the code of every quantized weight, those of merged query-key products included.
+    """Follows the codes of all quantized weights, including those of merged query and key.
 
-    What a flip, an oscillation and its frequency are is said at :class:`~ofqctl.oscillation.flips.Flips`.
+    Flips, oscillations and frequencies are defined in :class:`~ofqctl.oscillation.flips.Flips`.
 
-    Only :meth:`update` counts; forward passes, of evaluation or training, change nothing. The state follows from the
-    weights alone. Processes of distributed training hold the same weights after every step, so their trackers are
-    equal and there is nothing to reduce: save the state of any one. (The recorded gradients of merged products are
-    the exception; they are those of the process's own images.)
+    Only :meth:`update` changes the state; forward passes do not. The state depends only on the weights. All processes
+    of distributed training have the same weights after every optimizer step, so their trackers are equal and nothing is
+    reduced: save the state of any one. (The recorded gradients of merged products are an exception: they come from the
+    images of the process itself.)
 
-    It takes 6 bytes a weight (code, direction of its last flip, frequency), and for each weight tensor 16 kB
-    for each recorded entry and at most 6 kB for each of its parts in the history.
+    It takes 6 bytes for each weight (code, direction of the last flip, frequency); and for each weight tensor 16 kB for
+    each recorded entry and at most 6 kB for each of its parts in the history.
 
     Args:
-        model: Quantized and calibrated, on its device; its weights as they are now are what the first step is
-            compared with.
-        momentum: ``m``, the weight of the newest step, 0 to 1.
-        samples: Entries of each weight tensor whose trajectory is recorded.
-        threshold: For the history: a weight oscillates if its frequency is above this.
+        model: The quantized and calibrated model, on its device; the first optimizer step is compared with its current
+            weights.
+        momentum: ``m``, the weight of the latest optimizer step in the average, 0 to 1.
+        samples: Number of entries of each weight tensor whose trajectory is recorded.
+        threshold: Frequency above which the history counts a weight as oscillating.
 
     Raises:
-        ModelError: The model has fixed codes in place of latent weights.
+        ModelError: The model has fixed codes instead of latent weights.
     """
 
     def __init__(self, model: nn.Module, momentum: float = 0.01, samples: int = 4, threshold: float = 0.005) -> None:
         self.momentum, self.threshold = momentum, threshold
         self.steps = 0
-        self.history = History()
-        self._followed = {name: _Followed(name, site, samples) for name, site in weight_sites(model)}
+        self.history = HistoryTable()
+        self._followed = {name: _TrackedWeight(name, site, samples) for name, site in weight_sites(model)}
 
     def update(self) -> None:
-        """Take note of an optimizer step that has just been made; gradients may still be there, and are recorded."""
+        """Count an optimizer step that was just made; gradients that are still in place are recorded."""
         self.steps += 1
         with torch.no_grad():
             for followed in self._followed.values():
@@ -60,38 +60,38 @@ class OscillationTracker:
                 self.history.add(self.steps, torch.cat(list(parts)))
 
     def frequencies(self, name: str) -> Tensor:
-        """How often each entry of the weight ``name`` oscillates, per step; float32, of the weight's shape, live."""
+        """Oscillation frequency of each entry of the weight ``name``, per optimizer step; float32, not a copy."""
         return self._followed[name].now.frequency
 
     def trajectory(self, name: str) -> Trajectory:
-        """What the recorded entries of the weight ``name`` did in the latest steps."""
+        """The latest optimizer steps of the recorded entries of the weight ``name``."""
         return self._followed[name].sampler.trajectory(self.steps)
 
     def summary(self, threshold: float) -> dict[str, Any]:
-        """How much oscillates.
+        """Summarize how many weights oscillate.
 
         Args:
-            threshold: A weight oscillates if its frequency is above this.
+            threshold: Frequency above which a weight oscillates.
 
         Returns:
-            ``steps`` and ``threshold``; ``total`` and, under its name in ``sites``, each weight with ``weights`` (how
-            many), ``oscillating`` (share of them), ``flips_per_step`` (share of the codes that flip in a step, mean of
-            the last 30 steps) and ``flips`` (since the start).
+            ``steps`` and ``threshold``; and in ``total``, and for each weight tensor by name in ``sites``: ``weights``
+            (their number), ``oscillating`` (the share that oscillates), ``flips_per_step`` (the share of codes that
+            flip in an optimizer step, mean of the last 30) and ``flips`` (number since the start).
         """
         sites = {name: _figures([followed], threshold) for name, followed in self._followed.items()}
         total = _figures(list(self._followed.values()), threshold)
         return {"steps": self.steps, "threshold": threshold, "total": total, "sites": sites}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of all there is to know: ``steps``, and of each weight ``NAME`` these.
+        """A copy of the whole state: ``steps``, and for each weight ``NAME`` the following.
 
         ``NAME.codes``, ``NAME.direction`` (of the last flip: 1 up, -1 down, 0 if there was none), ``NAME.frequency``;
-        ``NAME.flips``, (parts,), and ``NAME.recent_flips``, (steps, parts), of the last 30 steps, oldest first, for
-        each of the equal parts of a fused projection; ``NAME.entries`` (which are recorded, in the flattened weight)
-        and ``NAME.trajectory``, (steps, entries, 4): latent, step, code, gradient.
+        ``NAME.flips``, (parts,), and ``NAME.recent_flips``, (steps, parts), of the last 30 optimizer steps, oldest
+        first, for each of the equal parts of a fused projection; ``NAME.entries`` (indices of the recorded entries in
+        the flattened weight) and ``NAME.trajectory``, (steps, entries, 4): latent value, grid step, code, gradient.
 
-        ``history_steps``, (rows,), and ``history``, (rows, parts, 3), see :class:`~ofqctl.oscillation.history.History`:
-        the parts of all weights in the alphabetical order of their names.
+        ``history_steps``, (rows,), and ``history``, (rows, parts, 3), with the parts of all weights in the alphabetical
+        order of their names; see :class:`~ofqctl.oscillation.history.HistoryTable`.
         """
         state = {"steps": torch.tensor(self.steps)} | self.history.state()
         for name, followed in self._followed.items():
@@ -99,10 +99,10 @@ class OscillationTracker:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on exactly as the tracker would have that gave ``state``.
+        """Restore ``state``, so that the tracker continues exactly as the one that returned it.
 
         Raises:
-            ArtifactError: The state is of a model with other weights.
+            ArtifactError: The state belongs to a model with other weights.
         """
         self._check(state)
         self.steps = int(state["steps"])
@@ -111,7 +111,7 @@ class OscillationTracker:
             followed.restore({key: state[f"{name}.{key}"] for key in _KEYS}, self.steps)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Remove hooks from the model."""
         for followed in self._followed.values():
             followed.sampler.close()
 
@@ -125,25 +125,27 @@ class OscillationTracker:
             if shape != own:
                 faults.append(f"{name}: {tuple(shape)}, expected {tuple(own)}")
         if faults:
-            raise ArtifactError("\n  ".join(["oscillation: the tracker's state is of another model:", *faults[:8]]))
+            raise ArtifactError(
+                "\n  ".join(["oscillation: the tracker's state belongs to another model:", *faults[:8]])
+            )
 
 
 _KEYS = ("codes", "direction", "frequency", "flips", "recent_flips", "entries", "trajectory")
 
 
-class _Followed:
-    """One weight.
+class _TrackedWeight:
+    """One weight tensor.
 
     Attributes:
-        now: Its codes, directions and frequencies.
-        flips: Of each of its parts since the start, int64, (parts,).
-        recent: The same of each of the last 30 steps.
-        sampler: Trajectories of some entries.
+        now: Its current codes, directions and frequencies.
+        flips: Number of flips since the start in each of its parts, int64, (parts,).
+        recent: Numbers of flips in each of the last 30 optimizer steps.
+        sampler: Records the trajectories of some entries.
     """
 
     def __init__(self, name: str, site: WeightSite, samples: int) -> None:
         if site.fixed_codes is not None:
-            raise ModelError(f"{name}: its codes are fixed, there is no latent weight that could be trained")
+            raise ModelError(f"{name}: its codes are fixed, so there is no latent weight to train")
         self._site = site
         with torch.no_grad():
             latent, encoded = self._encode()
@@ -154,7 +156,7 @@ class _Followed:
         self.sampler = Sampler(name, site, latent, samples)
 
     def update(self, momentum: float, step: int) -> None:
-        """Compare with the codes of the step before."""
+        """Compare the current codes with those after the previous optimizer step."""
         latent, encoded = self._encode()
         self._step = encoded.step
         flipped, _ = self.now.update(encoded, momentum)
@@ -164,7 +166,7 @@ class _Followed:
         self.sampler.record(latent, encoded, step)
 
     def figures(self, threshold: float) -> Tensor:
-        """The row of the history, (parts, 3), float64."""
+        """Its part of a row of the history, (parts, 3), float64."""
         parts = len(self.flips)
         steps = [float(part.mean()) for part in in_parts(self._step, parts)]
         frequencies = in_parts(self.now.frequency, parts)
@@ -173,7 +175,7 @@ class _Followed:
         return torch.tensor(list(figures), dtype=torch.float64)
 
     def state(self, steps: int) -> dict[str, Tensor]:
-        """By the names in ``_KEYS``."""
+        """Its state, under the names in ``_KEYS``."""
         recent = torch.stack(list(self.recent)) if self.recent else self.flips.new_zeros(0, len(self.flips))
         values = (
             self.now.codes.clone(),
@@ -187,7 +189,7 @@ class _Followed:
         return dict(zip(_KEYS, values, strict=True))
 
     def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Take over what :meth:`state` gave; flips that it counts for the whole weight go on being counted so."""
+        """Restore what :meth:`state` returned; flips that it counted for the whole weight are still counted so."""
         now = self.now
         for own, key in ((now.codes, "codes"), (now.direction, "direction"), (now.frequency, "frequency")):
             own.copy_(state[key])
@@ -196,14 +198,14 @@ class _Followed:
         self.sampler.restore(state["entries"], state["trajectory"], steps)
 
     def _encode(self) -> tuple[Tensor, Encoded]:
-        """The latent weight, and its codes."""
+        """Return the latent weight and its codes."""
         latent, quantizer = self._site.latent(), self._site.weight_quantizer
         assert quantizer is not None
         return latent, quantizer.encode(latent)
 
 
-def _figures(followed: list[_Followed], threshold: float) -> dict[str, float]:
-    """The figures of :meth:`OscillationTracker.summary` of some weights together."""
+def _figures(followed: list[_TrackedWeight], threshold: float) -> dict[str, float]:
+    """The figures of :meth:`OscillationTracker.summary` for several weight tensors together."""
     weights = sum(one.now.codes.numel() for one in followed)
     oscillating = sum(int((one.now.frequency > threshold).count_nonzero()) for one in followed)
     recent = sum(int(counts.sum()) for one in followed for counts in one.recent)

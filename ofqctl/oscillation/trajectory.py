@@ -1,4 +1,4 @@
-"""What a few weights did, step by step, for plots."""
+"""Record a few weights at every optimizer step, for plots."""
 
 import random
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite
 from ofqctl.oscillation.gradients import GradientWatch
 
-WINDOW = 1000  # steps that are kept
-_FIGURES = 4  # latent, step, code, gradient
+WINDOW = 1000  # number of optimizer steps that are kept
+_FIGURES = 4  # latent value, grid step, code, gradient
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The latest steps of some entries of one weight; every tensor but the first is (steps, entries), float32.
+    """The latest optimizer steps of some entries of a weight; tensors are float32, (steps, entries).
 
     Attributes:
-        entries: Where they lie in the flattened weight, (entries,).
-        latent: Their float values.
-        step: Distance between neighbouring grid points of each.
-        code: Their codes.
-        gradient: Of the loss with respect to the latent value; NaN where there was none.
+        entries: Indices of the entries in the flattened weight, (entries,).
+        latent: Latent values.
+        step: Grid step of each entry.
+        code: Codes.
+        gradient: Gradient of the loss with respect to the latent value; NaN if there was none.
     """
 
     entries: Tensor
@@ -34,18 +34,18 @@ class Trajectory:
 
 
 class Sampler:
-    """Records some entries of one weight after every optimizer step, the latest 1000 steps.
+    """Records some entries of one weight after every optimizer step; keeps the latest 1000.
 
     Args:
-        name: Of the weight; decides which entries are recorded.
-        site: The weight.
-        latent: Its float values.
-        samples: How many entries; all of a weight that has fewer.
+        name: Name of the weight; decides which entries are recorded.
+        site: The module that holds the weight.
+        latent: Its latent values.
+        samples: Number of entries to record; all if the weight has fewer.
     """
 
     entries: Tensor
     _index: tuple[Tensor, ...]
-    _ring: Tensor  # (WINDOW, entries, _FIGURES); that of step n lies at (n - 1) % WINDOW
+    _ring: Tensor  # (WINDOW, entries, _FIGURES); step n is at index (n - 1) % WINDOW
 
     def __init__(self, name: str, site: WeightSite, latent: Tensor, samples: int) -> None:
         count = latent.numel()
@@ -55,11 +55,11 @@ class Sampler:
         self._start(torch.tensor(chosen, dtype=torch.int64, device=latent.device))
 
     def record(self, latent: Tensor, encoded: Encoded, step: int) -> None:
-        """Take down the entries.
+        """Record the entries.
 
         Args:
-            latent: The weight, its gradient still there if it is a parameter.
-            encoded: Its codes and steps.
+            latent: The latent weight; if it is a parameter, with its gradient still in place.
+            encoded: Its codes and grid steps.
             step: Number of the optimizer step, counted from 1.
         """
         gradient = self._gradients.take(latent)
@@ -70,22 +70,22 @@ class Sampler:
         torch.stack([figure.float() for figure in figures], dim=-1, out=self._ring[(step - 1) % WINDOW])
 
     def rows(self, step: int) -> Tensor:
-        """A copy of what was recorded up to ``step``, oldest first: (steps, entries, 4)."""
+        """A copy of the records up to ``step``, oldest first: (steps, entries, 4)."""
         return self._ring[:step].clone() if step <= WINDOW else self._ring.roll(-step, dims=0)
 
     def restore(self, entries: Tensor, rows: Tensor, step: int) -> None:
-        """Go on from the ``entries`` and ``rows`` of another sampler at ``step``."""
+        """Restore the ``entries`` and ``rows`` that another sampler had at ``step``."""
         self._start(entries.to(self.entries.device, copy=True))
         self._ring[: len(rows)] = rows
         if step > WINDOW:
             self._ring = self._ring.roll(step, dims=0)
 
     def trajectory(self, step: int) -> Trajectory:
-        """What was recorded up to ``step``."""
+        """The records up to ``step``."""
         return Trajectory(self.entries, *self.rows(step).unbind(dim=-1))
 
     def close(self) -> None:
-        """Let go of the weight."""
+        """Remove the hooks."""
         self._gradients.close()
 
     def _start(self, entries: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Post-training quantization: calibration and the methods built on it, one file each."""
+"""Post-training quantization: calibration, and the stages that follow it, one file each."""
 
 from ofqctl.ptq.calibration import calibrate, calibrate_weights
-from ofqctl.ptq.steps import quantize_post_training
+from ofqctl.ptq.stages import quantize_post_training
 from ofqctl.ptq.task import Clock, Task
 from ofqctl.ptq.units import Batches, Piece, on_disk, walk
 

@@ -1,7 +1,7 @@
-"""Mixed precision: bits for each layer so that the sum of their sensitivities is least within a budget.
+"""Mixed precision: choose the bits of each layer so that the sum of sensitivities is minimal within a budget.
 
-Every layer takes exactly one of the candidate widths, and the sum of their costs must not exceed the budget: an integer
-linear program, solved exactly by HiGHS.
+Every layer takes exactly one of the candidate widths, and the sum of the costs must not exceed the budget. This is an
+integer linear program, solved exactly by HiGHS.
 """
 
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ def allocate(
     where: str,
     unit: str,
 ) -> dict[str, int]:
-    """The widths whose damages add up to the least of all whose costs are within the budget.
+    """Choose a width for each layer, with the least total damage among all choices whose cost is within the budget.
 
     Args:
-        damage: Of each layer at each candidate width.
-        cost: Of the same, in ``unit``.
+        damage: Damage of each layer at each candidate width.
+        cost: Cost of each layer at each candidate width, in ``unit``.
         budget: Largest sum of the costs, in ``unit``.
-        where: The option that set the budget, for an error.
-        unit: What a cost is counted in, for an error.
+        where: The option that set the budget, for an error message.
+        unit: Unit of the costs, for an error message.
 
     Returns:
         Bits by layer.
 
     Raises:
-        RecipeError: No allocation is within the budget; tells the range that can be reached.
+        RecipeError: No allocation is within the budget; the message gives the range that can be reached.
     """
     check_reachable(cost, budget, where=where, unit=unit)
     choices = [(name, bits) for name, widths in damage.items() for bits in sorted(widths)]
@@ -51,11 +51,11 @@ def allocate(
 
 
 def check_reachable(cost: Mapping[str, Mapping[int, float]], budget: float, *, where: str, unit: str) -> None:
-    """Refuse a budget below the sum of the least costs; arguments and error as for ``allocate``."""
+    """Reject a budget below the sum of the smallest costs; arguments and error as in ``allocate``."""
     lowest = sum(min(costs.values()) for costs in cost.values())
     highest = sum(max(costs.values()) for costs in cost.values())
     if budget < lowest * (1 - 1e-9):
         raise RecipeError(
             f"{where}: no allocation reaches {budget:.10g} {unit}; from {lowest:.10g} to {highest:.10g} can be reached",
-            hint="--candidates with fewer bits reach further",
+            hint="--candidates with fewer bits reach lower",
         )

@@ -14,8 +14,8 @@ from ofqctl.ptq.units import Batches, Reached, on_disk
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan
 
-Told = Callable[[int], None]  # takes the share of the work that is done, as a number of images
-Stored = Sequence[Tensor] | Batches  # batches that can be read again and again
+OnBatch = Callable[[int], None]  # takes how much of the work is done, as a number of images
+Stored = Sequence[Tensor] | Batches  # batches that can be read any number of times
 
 
 def calibrate(
@@ -24,35 +24,36 @@ def calibrate(
     batches: Iterable[Tensor],
     *,
     keep: Collection[str] = (),
-    on_batch: Told = lambda _images: None,
+    on_batch: OnBatch = lambda _images: None,
 ) -> int:
     """Set the start values of a converted model.
 
-    Weights come first, from themselves. Activations follow, with weights quantized, in two stages:
+    Weight quantizers come first; they start from the weights alone. Activation quantizers follow, with weights
+    quantized, in two rounds:
 
     1. Quantizers that start from float activations (``uniform``; ``lsq`` with ``start: mse``) observe all images in
        one pass, in which no activation is quantized but those of ``keep``.
-    2. Quantizers that start in turn (``lsq`` with ``start: mean``) do so in the order in which the model calls them:
-       each from the input that it gets while all that have their start values already quantize, those of the first
-       stage and of ``keep`` among them.
+    2. Quantizers that start in turn (``lsq`` with ``start: mean``) do so in the order in which the model calls them.
+       Each starts from the input that it gets while all quantizers that have their start values, those of the first
+       round and of ``keep`` included, already quantize.
 
     Start values do not depend on how the images are split into batches, and memory does not grow with the number of
-    batches. The time does: in the second stage, one batch takes one forward pass, but several take one each for
-    every quantizer, up to the layer where that is called; 4 batches and 86 quantizers (a ViT-Tiny) the work of about
-    32 passes over all images. So a recipe whose quantizers start in turn has all images in one batch.
+    batches. The time does: in the second round, a single batch takes one forward pass, but each of several batches
+    takes one for every quantizer, up to the layer that calls it. 4 batches and 86 quantizers (a ViT-Tiny) take as long
+    as about 32 passes over all images. A recipe whose quantizers start in turn therefore has all images in one batch.
 
     Args:
         model: A model that ``plan`` was applied to; in evaluation mode afterwards.
-        plan: What was quantized.
+        plan: The plan that the model was quantized by.
         batches: Normalized images, (B, 3, H, W) each.
-        keep: Quantizers that have their values already, such as ``head.weight`` or ``head.input``.
-        on_batch: Called after every forward pass with the share of the work that is done, as a number of images.
+        keep: Names of quantizers that already have their values, such as ``head.weight`` or ``head.input``.
+        on_batch: Called after every forward pass with how much of the work is done, as a number of images.
 
     Returns:
         The number of images seen.
 
     Raises:
-        ModelError: Weights or activations that are not finite; names the first module.
+        ModelError: Weights or activations are not finite; the message names the first such module.
     """
     model.eval()
     calibrate_weights(model, plan, keep=keep)
@@ -75,9 +76,9 @@ def _start_from_float(
     quantizers: Mapping[str, Quantizer],
     batches: Iterable[Tensor],
     device: torch.device,
-    on_batch: Told = lambda _images: None,
+    on_batch: OnBatch = lambda _images: None,
 ) -> int:
-    """Start ``quantizers`` from one pass over ``batches``, in which they pass tensors on unchanged."""
+    """Set start values from one pass over ``batches``, in which ``quantizers`` leave tensors unchanged."""
     seen = 0
     for quantizer in quantizers.values():
         quantizer.observing = True
@@ -96,13 +97,13 @@ def _start_from_float(
 
 
 def _start_in_turn(
-    model: nn.Module, quantizers: Mapping[str, Quantizer], batches: Stored, device: torch.device, on_batch: Told
+    model: nn.Module, quantizers: Mapping[str, Quantizer], batches: Stored, device: torch.device, on_batch: OnBatch
 ) -> int:
-    """Start ``quantizers`` in the order of their first calls.
+    """Set the start values of ``quantizers`` one after the other, in the order of their first calls.
 
-    The batches go round. The first quantizer that is called without start values observes its input and ends the
-    forward pass there, batch by batch, until it has seen each batch once. Then it has its start values, and this
-    forward pass goes on, to the next one.
+    Forward passes take the batches in a cycle. The first quantizer without start values observes its input and ends
+    the forward pass. Once it has seen every batch, its start values are set, and that forward pass goes on to the next
+    quantizer.
     """
     waiting = dict(quantizers)
     seen = 0
@@ -136,7 +137,7 @@ def _start_in_turn(
 
 @contextmanager
 def _stored(batches: Iterable[Tensor], device: torch.device) -> Iterator[Stored]:
-    """``batches`` as they are if they can be read again and again, else on disk."""
+    """``batches`` unchanged if they can be read any number of times, otherwise a copy of them on disk."""
     if isinstance(batches, Sequence | Batches):
         yield batches
         return
@@ -149,11 +150,11 @@ def calibrate_weights(model: nn.Module, plan: Plan, *, keep: Collection[str] = (
 
     Args:
         model: A model that ``plan`` was applied to.
-        plan: What was quantized.
-        keep: Quantizers that have their values already, such as ``head.weight``.
+        plan: The plan that the model was quantized by.
+        keep: Names of quantizers that already have their values, such as ``head.weight``.
 
     Raises:
-        ModelError: Weights that are not finite.
+        ModelError: Weights are not finite.
     """
     for name in plan.modules:
         site = weight_site(model.get_submodule(name))

@@ -1,7 +1,7 @@
-"""ERQ (Zhong et al., ICML 2024): ridge regression against the errors of activations, then against those of weights.
+"""ERQ (Zhong et al., ICML 2024): ridge regression reduces the error of quantized activations, then that of weights.
 
-Layer by layer, on what the quantized network so far gives each layer, before and after its own quantizer. All that is
-kept of the images is two matrices of second moments a layer, so memory does not grow with their number.
+It works layer by layer, on the inputs that the network quantized so far gives each layer, in float and quantized. Only
+two matrices of second moments are kept for a layer, so memory does not grow with the number of images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,12 +25,13 @@ from ofqctl.registry import Frozen
 
 
 class ERQ(Frozen):
-    """Ridge regression against activation and weight errors (ERQ), layer by layer.
+    """Reduce the errors of quantized activations and weights by ridge regression (ERQ), layer by layer.
 
     Attributes:
-        ridge: Regularisation, as a share of the mean square of an input.
-        rounds: At most so many codes of a row are rounded the other way, each time half of the columns is fixed.
-        weighing: The error on an input weighs the input's mean square to minus this power; 0 weighs all alike.
+        ridge: Strength of the ridge, relative to the mean square of an input.
+        rounds: Maximum number of codes in a row that are rounded the other way each time half of the columns is fixed.
+        weighing: Exponent ``p``: the error on an input is weighted by its mean square to the power of ``-p``; 0 weights
+            all inputs equally.
     """
 
     ridge: float = Field(default=0.05, gt=0.0)
@@ -40,11 +41,11 @@ class ERQ(Frozen):
 
 @dataclass
 class Moments:
-    """Second moments of a layer's inputs, means over all rows, weighed; float64.
+    """Second moments of a layer's inputs: weighted means over all rows, float64.
 
     Attributes:
         own: ``E[x_q x_q^T]`` of the quantized inputs, (in, in).
-        cross: ``E[x x_q^T]`` of the inputs before and after their quantizer, (in, in).
+        cross: ``E[x x_q^T]`` of float and quantized inputs, (in, in).
     """
 
     own: Tensor
@@ -52,37 +53,37 @@ class Moments:
 
 
 @PTQ_STAGES.register("erq", ERQ)
-def refine_by_regression(task: Task, step: ERQ) -> None:
-    """Both stages on every Linear and convolution, in the order in which they run."""
+def refine_by_regression(task: Task, settings: ERQ) -> None:
+    """Correct activation errors, then weight errors, in every Linear and convolution, in the order of their calls."""
     for piece in walk(task.model, task.original, task.plan, task.images):
         task.progress("erq", piece.number, piece.count)
         if task.clock.over:
-            task.notes.append(f"erq: the time budget allowed {piece.number} of {piece.count} blocks")
+            task.notes.append(f"erq: the time budget was used up after {piece.number} of {piece.count} blocks")
             break
         for name in _layers_in_order(piece):
             layer = piece.quantized.get_submodule(name)
             assert isinstance(layer, QuantLinear | QuantConv2d)
-            moments = moments_of(_inputs(piece, layer), step.weighing)
-            _against_activation_error(layer, moments, step.ridge)
-            _against_weight_error(layer, moments, step)
+            moments = moments_of(_inputs(piece, layer), settings.weighing)
+            _reduce_activation_error(layer, moments, settings.ridge)
+            _reduce_weight_error(layer, moments, settings)
         task.progress("erq", piece.number + 1, piece.count)
     task.fitted = task.images.images
 
 
 def _layers_in_order(piece: Piece) -> list[str]:
-    """Names, in the unit, of the quantized layers as they are called."""
+    """Names, within the unit, of the layers to correct, in the order of their calls."""
     called: list[str] = []
     hooks = (
         module.register_forward_pre_hook(lambda _m, _a, n=name: called.append(n))
         for name, module in piece.quantized.named_modules()
-        if _can_be_solved(module)
+        if _can_be_corrected(module)
     )
     with attached(hooks), torch.no_grad():
         piece.run(piece.inputs[0][:1])
     return [name for name in dict.fromkeys(called) if called.count(name) == 1]
 
 
-def _can_be_solved(module: nn.Module) -> bool:
+def _can_be_corrected(module: nn.Module) -> bool:
     if not isinstance(module, QuantLinear | QuantConv2d) or module.weight_quantizer is None:
         return False
     if isinstance(module, QuantLinear):
@@ -91,29 +92,30 @@ def _can_be_solved(module: nn.Module) -> bool:
 
 
 def moments_of(batches: Iterable[tuple[Tensor, Tensor]], weighing: float) -> Moments:
-    """Second moments of rows, each with a weight.
+    """Weighted second moments of rows.
 
-    The next LayerNorm divides by what a massive activation makes large, so that an error there matters less than
-    elsewhere; unweighted, a handful of such rows would decide what all columns make up for.
+    The LayerNorm that follows divides by the size of a massive activation, so that an error there matters less than
+    elsewhere. Without weights, a handful of such rows would dominate the regression.
 
     Args:
-        batches: Rows before and after their quantizer, (rows, in) each.
-        weighing: A row weighs its mean square to minus this power; a row of zeros weighs nothing.
+        batches: Rows in float and quantized, (rows, in) each.
+        weighing: Exponent ``p``: the weight of a row is its mean square to the power of ``-p``; rows of zeros have
+            weight 0.
     """
     own = cross = torch.zeros((), dtype=torch.float64)
     rows = 0
     for exact, quantized in batches:
         square = exact.square().mean(dim=1, keepdim=True)
         weights = square.clamp(min=torch.finfo(exact.dtype).tiny).pow(-weighing)
-        weighed = quantized * weights.masked_fill(square == 0, 0.0)
-        own = own + (quantized.T @ weighed).cpu().double()
-        cross = cross + (exact.T @ weighed).cpu().double()
+        weighted = quantized * weights.masked_fill(square == 0, 0.0)
+        own = own + (quantized.T @ weighted).cpu().double()
+        cross = cross + (exact.T @ weighted).cpu().double()
         rows += len(quantized)
     return Moments(own / rows, cross / rows)
 
 
 def _inputs(piece: Piece, layer: QuantLinear | QuantConv2d) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows that a layer sees of each batch, before and after its quantizer."""
+    """The input rows of a layer for each batch, in float and quantized."""
     with torch.no_grad():
         for batch in piece.inputs:
             x = _input_of(layer, partial(piece.run, batch))
@@ -121,7 +123,7 @@ def _inputs(piece: Piece, layer: QuantLinear | QuantConv2d) -> Iterator[tuple[Te
 
 
 def _input_of(layer: nn.Module, run: Callable[[], Tensor]) -> Tensor:
-    """What ``layer`` is given when ``run`` is called; nothing behind it is computed."""
+    """The input of ``layer`` when ``run`` is called; nothing after it is computed."""
     seen: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -134,7 +136,7 @@ def _input_of(layer: nn.Module, run: Callable[[], Tensor]) -> Tensor:
 
 
 def _rows(layer: QuantLinear | QuantConv2d, x: Tensor) -> Tensor:
-    """The inputs of single outputs, (rows, in), with a 1 behind them where the layer has a bias."""
+    """Inputs as a matrix with one row for each output position, (rows, in); a column of ones is appended for a bias."""
     if isinstance(layer, QuantConv2d):
         assert not isinstance(layer.padding, str)
         patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
@@ -159,8 +161,8 @@ def _install(layer: QuantLinear | QuantConv2d, matrix: Tensor) -> None:
             layer.bias.copy_(matrix[:, -1])
 
 
-def _against_activation_error(layer: QuantLinear | QuantConv2d, moments: Moments, ridge: float) -> None:
-    """The weights whose outputs on quantized inputs are nearest to the float outputs."""
+def _reduce_activation_error(layer: QuantLinear | QuantConv2d, moments: Moments, ridge: float) -> None:
+    """Change the weights so that the outputs on quantized inputs are closest to the outputs on float inputs."""
     matrix = _with_bias(layer)
     change = torch.linalg.solve(_regularised(moments.own, ridge), (matrix @ (moments.cross - moments.own)).T).T
     _install(layer, matrix + change)
@@ -170,13 +172,13 @@ def _against_activation_error(layer: QuantLinear | QuantConv2d, moments: Moments
 
 
 def _regularised(moments: Tensor, ridge: float) -> Tensor:
-    """``moments`` with a ridge, which lets inputs be solved for that are always 0."""
+    """``moments`` plus a ridge, so that the system can be solved even where inputs are always 0."""
     strength = (ridge * moments.diagonal().mean()).clamp(min=torch.finfo(moments.dtype).tiny)
     return moments + strength * torch.eye(len(moments), dtype=moments.dtype)
 
 
-def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, step: ERQ) -> None:
-    """Fix half of the columns that are left, let the rest make up for their error, and go on with the rest."""
+def _reduce_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, settings: ERQ) -> None:
+    """Round half of the remaining columns, correct the others for the error, and repeat with the others."""
     matrix, quantizer = _with_bias(layer), layer.weight_quantizer
     assert quantizer is not None
     inputs = layer.weight[0].numel()
@@ -185,19 +187,19 @@ def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, st
     def spread(tensor: Tensor) -> Tensor:
         return tensor.cpu().double().expand(layer.weight.shape).flatten(1)
 
-    all_steps, grid = spread(encoded.step), encoded.grid.map(spread)
+    all_grid_steps, grid = spread(encoded.step), encoded.grid.map(spread)
     codes = torch.zeros_like(matrix[:, :inputs])
     first = 0
     while first < inputs:
         last = first + (inputs - first + 1) // 2
         now, later = slice(first, last), slice(last, len(moments.own))
-        steps, part = all_steps[:, now], grid.map(itemgetter((slice(None), now)))
-        codes[:, now] = refine_rounding(matrix[:, now], steps, part, moments.own[now, now], rounds=step.rounds)
-        error = matrix[:, now] - steps * part.points(codes[:, now])
+        grid_steps, part = all_grid_steps[:, now], grid.map(itemgetter((slice(None), now)))
+        codes[:, now] = refine_rounding(matrix[:, now], grid_steps, part, moments.own[now, now], rounds=settings.rounds)
+        error = matrix[:, now] - grid_steps * part.points(codes[:, now])
         matrix[:, now] -= error
         if later.start < later.stop:
             wanted = (error @ moments.own[now, later]).T
-            matrix[:, later] += torch.linalg.solve(_regularised(moments.own[later, later], step.ridge), wanted).T
+            matrix[:, later] += torch.linalg.solve(_regularised(moments.own[later, later], settings.ridge), wanted).T
         first = last
     fixed = codes.reshape(layer.weight.shape).to(encoded.codes)
     latent = quantizer.latent_of(replace(encoded, codes=fixed))
@@ -206,17 +208,17 @@ def _against_weight_error(layer: QuantLinear | QuantConv2d, moments: Moments, st
 
 
 def refine_rounding(weights: Tensor, step: Tensor, grid: Grid, moments: Tensor, *, rounds: int) -> Tensor:
-    """Codes whose error ``d`` makes ``d M d^T`` small: from the nearest ones, one code a row is flipped at a time.
+    """Codes whose rounding error ``d`` makes ``d M d^T`` small, found by flipping one code of a row at a time.
 
-    A flip takes the neighbouring point on the other side of the weight. The one that lowers the row's error most is
-    made, as long as there is one.
+    The search starts from the nearest codes. A flip moves a code to the neighbouring point on the other side of the
+    weight. In each round, each row makes the flip that lowers its error most, if any flip does.
 
     Args:
-        weights: (out, in).
-        step: (out, in).
-        grid: Of the codes.
+        weights: Float weights, (out, in).
+        step: Grid step of each weight, (out, in).
+        grid: Grid that the codes are on.
         moments: ``M``, second moments of the inputs, (in, in).
-        rounds: At most so many flips a row.
+        rounds: Maximum number of flips in a row.
 
     Returns:
         Codes as floats, (out, in).

@@ -1,8 +1,9 @@
-"""LayerNorm reparameterization (RepQ-ViT, Li et al., ICCV 2023): channels of unlike ranges made alike, exactly.
+"""LayerNorm reparameterization (RepQ-ViT, Li et al., ICCV 2023): give all channels the same range, exactly.
 
-A quantizer with one step for all channels of a LayerNorm's output loses what small channels hold. Their ranges are
-therefore moved out of the LayerNorm's affine and into the weights of the Linear layers that read its output, which are
-quantized for each output channel; the function of the float model stays the same to the rounding of float32.
+A quantizer with one grid step for all channels of a LayerNorm's output loses the information in channels of small
+range. The ranges are therefore moved from the affine parameters of the LayerNorm into the weights of the Linear layers
+that read its output, which are quantized for each output channel. The float model computes the same function, up to
+float32 rounding.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,16 +23,16 @@ from ofqctl.registry import Frozen
 
 Edit = Callable[[Tensor], Tensor]
 
-_SMALLEST = 1e-3  # of the mean range: what a channel that hardly varies is taken to vary
-_TOLERANCE = 1e-3  # of the largest output: how far a shift and its undoing may move an output by rounding
+_SMALLEST = 1e-3  # smallest range of a channel that is used, relative to the mean range
+_TOLERANCE = 1e-3  # largest rounding error of a shift and its inverse, relative to the largest output
 
 
 class FoldLayerNorm(Frozen):
-    """LayerNorm reparameterization (RepQ-ViT), ahead of calibration wherever it stands.
+    """LayerNorm reparameterization (RepQ-ViT); runs before calibration, wherever it stands in the list.
 
     Attributes:
-        strength: Share of the ratio between channels that is moved into the next layer, as its exponent.
-        narrower: Whether weights take ranges over that have fewer bits than the activations they relieve.
+        strength: Exponent of the ratios between channel ranges that are moved into the next layer: 1 moves all of them.
+        narrower: Whether ranges are also moved into weights that have fewer bits than the layer's input.
     """
 
     strength: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -40,12 +41,13 @@ class FoldLayerNorm(Frozen):
 
 @dataclass(frozen=True)
 class Pair:
-    """A LayerNorm and all that reads its output.
+    """A LayerNorm and the Linear layers that read its output.
 
     Attributes:
         norm: Name of the LayerNorm.
         readers: Names of the Linear layers.
-        shifts: Whether a shift can be moved too; else (no bias, or zeros are padded between) only a factor.
+        shifts: Whether a shift can be moved as well as a factor; not if a layer has no bias, or if zeros are padded in
+            between.
     """
 
     norm: str
@@ -55,10 +57,10 @@ class Pair:
 
 @PTQ_STAGES.register("layer_norm", FoldLayerNorm, traits=["prepares"])
 def fold_as_planned(task: Task, settings: FoldLayerNorm) -> None:
-    """Fold the LayerNorms of a float model whose readers can take ranges over.
+    """Fold the LayerNorms of a float model into the layers that read them, where the plan allows.
 
-    Without ``narrower`` a layer can if its weights have as many bits as its input. A merged query and key is planned at
-    its attention block, not at its Linear.
+    Without ``narrower``, a layer takes ranges only if its weights have at least as many bits as its input. The plan
+    lists a merged query and key under its attention block, not under its Linear.
     """
 
     def can_take(name: str) -> bool:
@@ -79,16 +81,16 @@ def fold_layer_norms(
     strength: float = 1.0,
     can_take: Callable[[str], bool] = lambda _name: True,
 ) -> list[Pair]:
-    """Give every channel of a LayerNorm's output the same range, and the Linear layers behind it the difference.
+    """Give every channel of a LayerNorm's output the same range, and compensate in the Linear layers that read it.
 
     Args:
-        model: A timm model in float and evaluation mode; changed in place, its function kept.
-        images: Normalized, (B, 3, H, W) each; can be read twice.
-        strength: Share of the ratio between ranges that is moved, as its exponent, 0-1.
-        can_take: Says of the name of a Linear whether ranges may be moved into it.
+        model: A float timm model in evaluation mode; changed in place, but computes the same function.
+        images: Normalized images, (B, 3, H, W) each; read twice.
+        strength: Exponent of the ratios between ranges that are moved, 0-1.
+        can_take: Takes the name of a Linear; says whether ranges may be moved into it.
 
     Returns:
-        What was found and folded.
+        The pairs that were folded.
     """
     pairs = find_pairs(model, next(iter(images))[:1])
     pairs = [pair for pair in pairs if all(can_take(name) for name in pair.readers)]
@@ -108,13 +110,13 @@ def fold_layer_norms(
 def find_pairs(model: nn.Module, image: Tensor) -> list[Pair]:
     """Every LayerNorm whose output is read by Linear layers and by nothing else.
 
-    It is found out by trying: factors that are powers of two change no mantissa, so a Linear reads the output if its
-    input changes by exactly them, through whatever windows, rolls and reshapes lie between; and nothing else reads it
-    if dividing those inputs again leaves the outputs of the model as they were, to the bit.
+    This is found by trial: the output is multiplied by powers of two, which change no mantissa. A Linear reads it if
+    the Linear's input changes by exactly these factors, whatever windows, rolls and reshapes lie in between. Nothing
+    else reads it if dividing those inputs again gives the model's original outputs, to the bit.
 
     Args:
-        model: In float and evaluation mode.
-        image: (1, 3, H, W).
+        model: A float model in evaluation mode.
+        image: One image, (1, 3, H, W).
     """
     for module in model.modules():
         open_products(module)
@@ -158,7 +160,7 @@ def _pair_of(
 
 
 def _run(model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The model's output, and the inputs of ``linears`` that are called once."""
+    """The model's output, and the inputs of those ``linears`` that are called exactly once."""
     seen: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Callable[..., None]:
@@ -170,12 +172,12 @@ def _run(model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]) -> tupl
 
 
 def _edited(norm: nn.Module, edit: Edit) -> RemovableHandle:
-    """``norm`` with its output changed, as a context."""
+    """Apply ``edit`` to the output of ``norm`` in a ``with`` block."""
     return norm.register_forward_hook(lambda _module, _args, output: edit(output))
 
 
 def _undone(readers: dict[str, nn.Linear], edit: Edit) -> AbstractContextManager[None]:
-    """``readers`` with their input changed."""
+    """Apply ``edit`` to the inputs of ``readers`` in a ``with`` block."""
     return attached(m.register_forward_pre_hook(lambda _module, args: (edit(args[0]),)) for m in readers.values())
 
 
@@ -198,7 +200,7 @@ def _ranges(model: nn.Module, norms: list[str], images: Iterable[Tensor]) -> dic
 
 
 def _fold(model: nn.Module, pair: Pair, factor: Tensor, shift: Tensor) -> None:
-    """The LayerNorm gives ``(y - shift) / factor``; its readers multiply and add again."""
+    """Make the LayerNorm return ``(y - shift) / factor`` and let its readers compensate."""
     norm = model.get_submodule(pair.norm)
     assert isinstance(norm, nn.LayerNorm)
     with torch.no_grad():

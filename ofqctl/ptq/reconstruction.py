@@ -1,8 +1,9 @@
-"""Reconstruction by gradient descent, unit by unit, on what the quantized network so far gives each unit.
+"""Reconstruction by gradient descent, unit by unit, on the inputs that the network quantized so far gives each unit.
 
-A unit's weights, steps, biases and norms are trained until its output is what the float network has there. As in QDrop
-(Wei et al., ICLR 2022), a part of its activations, drawn anew in every step, stays in float meanwhile; errors are
-weighted as in BRECQ (Li et al., ICLR 2021): by the mean squared gradient of the float network's own loss (Fisher).
+The weights, grid steps, biases and norms of a unit are trained to bring its output close to that of the float network.
+As in QDrop (Wei et al., ICLR 2022), a random part of its activations, drawn anew in every iteration, stays in float
+meanwhile. As in BRECQ (Li et al., ICLR 2021), errors are weighted by the mean squared gradient of the float network's
+own loss (Fisher).
 """
 
 import math
@@ -25,25 +26,26 @@ from ofqctl.quantizers import Quantizer
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
 
-_TIMED = 3  # steps after which a time budget decides how many more there will be
+_TIMED = 3  # iterations that are timed to find how many fit into the time budget
 
 
 class Reconstruct(Frozen):
-    """Reconstruction of each block's output by gradient descent on its weights and steps.
+    """Reconstruct each block's output by gradient descent on its weights and grid steps.
 
     Attributes:
-        share: Of the calibration images; the others are left to a search behind it.
-        steps: Of Adam for each block.
-        batch_size: Images in one of them.
-        drop: Share of the activations that is left in float, drawn anew in every step.
-        views: Images to fit to, at least: random crops of them, half mirrored, make up for what is missing.
-        weight_rate: Learning rate of weights, in quantization steps.
-        step_rate: Learning rate of the steps, relative.
+        share: Share of the calibration images to use; the others are left to a search in a later stage.
+        iterations: Number of optimizer steps (Adam) for each block.
+        batch_size: Number of images in one iteration.
+        drop: Share of the activations that is left in float, drawn anew in every iteration.
+        views: Smallest number of images to fit to; random crops, half of them mirrored, are added until there are
+            enough.
+        weight_rate: Learning rate of weights, in grid steps.
+        step_rate: Learning rate of the grid steps, relative to their size.
         float_rate: Learning rate of biases and norms.
     """
 
     share: float = Field(default=1.0, gt=0.0, le=1.0)
-    steps: int = Field(default=200, ge=1)
+    iterations: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)
     views: int = Field(default=512, ge=1)
@@ -53,41 +55,42 @@ class Reconstruct(Frozen):
 
 
 @PTQ_STAGES.register("reconstruct", Reconstruct)
-def reconstruct(task: Task, step: Reconstruct) -> None:
-    """Train every unit of the model in turn.
+def reconstruct(task: Task, settings: Reconstruct) -> None:
+    """Train the units of the model one after the other.
 
-    Memory is that of one unit's training and grows with its batch size, not with the number of images.
+    Needs the memory of training one unit, which grows with the batch size but not with the number of images.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    fitted = max(1, round(step.share * task.images.images))
-    views = views_of(Part(task.images, stop=fitted), step.views, generator)
-    images = rebatched(views, repeat(step.batch_size), task.images.beside("views"))
+    fitted = max(1, round(settings.share * task.images.images))
+    views = views_of(Part(task.images, stop=fitted), settings.views, generator)
+    images = rebatched(views, repeat(settings.batch_size), task.images.beside("views"))
     weights = importances(task, images, generator)
     done: list[int] = []
     for piece in walk(task.model, task.original, task.plan, images):
         task.progress("reconstruct", piece.number, piece.count)
         if task.clock.over:
             break
-        done.append(_train(task, step, piece, weights[piece.name], generator))
+        done.append(_train(task, settings, piece, weights[piece.name], generator))
         task.progress("reconstruct", piece.number + 1, piece.count)
     images.delete()
     task.fitted = max(task.fitted, fitted)
     units = len(weights)
-    if len(done) < units or min(done) < step.steps:
+    if len(done) < units or min(done) < settings.iterations:
         task.notes.append(
-            f"reconstruct: the time budget allowed {sum(done) // units} of {step.steps} steps a block, {units} blocks"
+            f"reconstruct: the time budget allowed {sum(done) // units} of {settings.iterations} iterations for each "
+            f"of {units} blocks"
         )
 
 
 def importances(task: Task, images: Batches, generator: torch.Generator) -> dict[str, Tensor]:
-    """How much an error of each element of each unit's output matters: its mean squared gradient over the images.
+    """Weights for the error in each element of each unit's output: the mean squared gradient over the images.
 
     The loss is the cross-entropy with a class drawn from the float model's own predictions, so that the mean is the
     diagonal of the Fisher information.
 
     Returns:
-        By unit, the shape of its output without the batch; with a mean of 1. All alike where a model that is
-        sure of every answer has no gradient.
+        Weights by unit, each in the shape of the unit's output for one image, with a mean of 1. They are all 1 if there
+        is no gradient, because the model is certain of every answer.
     """
     names = [unit.name for unit, _ in find_units(task.original, task.plan, images[0][:2])]
     outputs: dict[str, Tensor] = {}
@@ -107,8 +110,8 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
         for number, batch in enumerate(images):
             task.progress("weigh the errors", number, len(images))
             logits = task.original(batch)
-            chances = logits.detach().softmax(dim=1).cpu()  # where the generator is
-            drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+            probabilities = logits.detach().softmax(dim=1).cpu()  # where the generator is
+            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
             F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
             for name, output in outputs.items():
                 assert output.grad is not None
@@ -118,19 +121,19 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
     return {name: total / total.mean() if total.mean() > 0 else torch.ones_like(total) for name, total in sums.items()}
 
 
-def _train(task: Task, step: Reconstruct, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
-    """Reconstruct one unit; how many steps there were time for."""
+def _train(task: Task, settings: Reconstruct, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
+    """Reconstruct one unit; return the number of iterations that the time budget allowed."""
     began, share = time.monotonic(), task.clock.left
     if share is not None:
         share /= piece.count - piece.number
-    norm = float((variance_over(piece.targets) * weights).mean()) or 1.0  # 0 where there is one image
+    norm = float((variance_over(piece.targets) * weights).mean()) or 1.0  # the variance over one image is 0
     order: list[int] = []
-    steps, done = step.steps, 0
-    with _trainable(piece, step) as optimizer, _dropped(piece, step.drop, generator):
+    iterations, done = settings.iterations, 0
+    with _trainable(piece, settings) as optimizer, _dropped(piece, settings.drop, generator):
         rates = [group["lr"] for group in optimizer.param_groups]
-        while done < steps:
+        while done < iterations:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * done / steps))
+                group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * done / iterations))
             order = order or torch.randperm(len(piece.inputs), generator=generator).tolist()
             index = order.pop()
             error = (piece.run(piece.inputs[index]) - piece.targets[index]).square()
@@ -140,32 +143,32 @@ def _train(task: Task, step: Reconstruct, piece: Piece, weights: Tensor, generat
             optimizer.step()
             done += 1
             if done == _TIMED and share is not None:
-                steps = min(steps, max(done, int(share / (time.monotonic() - began) * done)))
+                iterations = min(iterations, max(done, int(share / (time.monotonic() - began) * done)))
     return done
 
 
 @contextmanager
-def _trainable(piece: Piece, step: Reconstruct) -> Iterator[torch.optim.Adam]:
-    """An optimizer of the unit's weights, steps, biases and norms; the steps are constants again afterwards."""
+def _trainable(piece: Piece, settings: Reconstruct) -> Iterator[torch.optim.Adam]:
+    """An optimizer of the unit's weights, grid steps, biases and norms; afterwards, grid steps are constants again."""
     groups: list[dict[str, object]] = []
     for site in _sites(piece.quantized):
-        groups += [{"params": [p], "lr": step.weight_rate * unit} for p, unit in _weights_in_steps(site)]
+        groups += [{"params": [p], "lr": settings.weight_rate * unit} for p, unit in _weights_in_steps(site)]
     quantizers = [m for m in piece.quantized.modules() if isinstance(m, Quantizer)]
     for quantizer in quantizers:
         learned = [t for t in (getattr(quantizer, n, None) for n in ("step", "before", "after")) if t is not None]
         if learned:
-            groups.append({"params": learned, "lr": step.step_rate * float(quantizer.step.detach().mean())})
+            groups.append({"params": learned, "lr": settings.step_rate * float(quantizer.step.detach().mean())})
     taken = {id(p) for group in groups for p in group["params"]}  # type: ignore[attr-defined]
     rest = [p for p in piece.quantized.parameters() if id(p) not in taken]
-    groups += [{"params": rest, "lr": step.float_rate}] if rest else []
+    groups += [{"params": rest, "lr": settings.float_rate}] if rest else []
     trained: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
-    before = [p.requires_grad for p in trained]
+    required_grad = [p.requires_grad for p in trained]
     for parameter in trained:
         parameter.requires_grad_()
     try:
         yield torch.optim.Adam(groups, betas=(0.9, 0.99))
     finally:
-        for parameter, required in zip(trained, before, strict=True):
+        for parameter, required in zip(trained, required_grad, strict=True):
             parameter.requires_grad_(required)
             parameter.grad = None
 
@@ -175,7 +178,7 @@ def _sites(unit: nn.Module) -> list[WeightSite]:
 
 
 def _weights_in_steps(site: WeightSite) -> Iterator[tuple[nn.Parameter, float]]:
-    """The latent weights of a module, each with how much of it makes one quantization step."""
+    """The latent weights of a module, each with the change of it that amounts to one grid step."""
     encoded, latent = site.encode_weight(), site.latent().detach()
     assert encoded is not None
     part = float(encoded.step.mean()) / max(float(latent.abs().mean()), torch.finfo(latent.dtype).tiny)
@@ -186,7 +189,7 @@ def _weights_in_steps(site: WeightSite) -> Iterator[tuple[nn.Parameter, float]]:
 
 
 def _dropped(piece: Piece, drop: float, generator: torch.Generator) -> AbstractContextManager[None]:
-    """The unit with ``drop`` of the elements of its quantized activations left in float."""
+    """Leave a random share ``drop`` of the elements of the unit's quantized activations in float."""
 
     def mix(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         in_float = torch.rand(output.shape, generator=generator).to(output.device) < drop

@@ -1,4 +1,4 @@
-"""A model whose first units give out again what they gave out before, so that only what changes is computed."""
+"""Run a model with its first units replaced by their recorded outputs, so that only what changes is computed."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,12 +13,12 @@ from ofqctl.ptq.units import Batches
 
 
 class Replay:
-    """Runs a model on stored images, its first units from memory of the last ``record``.
+    """Runs a model on stored images; its first units can return their recorded outputs instead of computing.
 
     Args:
-        model: In evaluation mode.
-        units: Names of modules in the order of their calls, each called once and giving a tensor.
-        images: (B, 3, H, W) each.
+        model: The model, in evaluation mode.
+        units: Names of modules in the order of their calls; each is called once and returns a tensor.
+        images: Batches of images, (B, 3, H, W) each.
     """
 
     def __init__(self, model: nn.Module, units: Sequence[str], images: Batches) -> None:
@@ -26,7 +26,7 @@ class Replay:
         self._units = [(model.get_submodule(name), images.beside(f"replayed-{n}")) for n, name in enumerate(units)]
 
     def record(self, batches: range) -> None:
-        """Keep what every unit gives out on ``batches``, on disk; they are counted from 0."""
+        """Store the output of every unit on the given batches (numbered from 0) on disk."""
         self.delete()
         hooks = (
             module.register_forward_hook(lambda _m, _a, output, kept=outputs: kept.append(output))
@@ -37,7 +37,7 @@ class Replay:
                 self.run(index)
 
     def run(self, index: int, replayed: int = 0) -> Tensor:
-        """What the model gives out on one batch, (B, classes); the first ``replayed`` units are not computed."""
+        """Logits of the model on one batch, (B, classes); the first ``replayed`` units return recorded outputs."""
         with ExitStack() as units, torch.no_grad():
             for module, outputs in self._units[:replayed]:
                 units.enter_context(shadowed(module, "forward", partial(_give, outputs[index])))
@@ -45,7 +45,7 @@ class Replay:
         return logits
 
     def delete(self) -> None:
-        """Remove what was recorded."""
+        """Delete the recorded outputs."""
         for _, outputs in self._units:
             outputs.delete()
 

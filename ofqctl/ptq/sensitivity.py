@@ -1,4 +1,4 @@
-"""How much each module of a quantized model costs by itself: the output's distance to the float model."""
+"""Sensitivity of each module: how much quantizing it alone changes the predictions of the model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ Part = Literal["all", "weights", "activations"]
 
 
 class Quantizers:
-    """The quantizers of a converted model, to be taken out and put in again.
+    """Switches the quantizers of a converted model off and on.
 
     Args:
-        model: Converted and calibrated, in evaluation mode.
-        names: Its planned modules.
-        part: Which of their quantizers are meant.
+        model: The converted and calibrated model, in evaluation mode.
+        names: Names of its planned modules.
+        part: Which quantizers to use: of weights, of activations, or all.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], part: Part) -> None:
@@ -42,14 +42,14 @@ class Quantizers:
 
     @property
     def names(self) -> list[str]:
-        """Modules that have any of the quantizers meant."""
+        """Names of the modules that have such quantizers."""
         of_weights = [name for name, *_ in self._weights] if self._part != "activations" else []
         of_operands = [name for name, *_ in self._operands] if self._part != "weights" else []
         return list(dict.fromkeys([*of_weights, *of_operands]))
 
     @contextmanager
     def only(self, name: str | None) -> Iterator[None]:
-        """The model with these quantizers of one module alone; None leaves none."""
+        """Switch on the quantizers of one module and no others; None switches all off."""
         for module, site, quantizer in self._weights:
             site.weight_quantizer = quantizer if module == name and self._part != "activations" else None
         for module, holder, operand, quantizer in self._operands:
@@ -66,12 +66,12 @@ class Quantizers:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantizing one module costs.
+    """How much quantizing one module changes the predictions.
 
     Attributes:
-        module: Its name.
-        bits: Of its quantizers.
-        kl: Mean over the images of the divergence of the model's predictions from the float ones, in nats.
+        module: Name of the module.
+        bits: Bits of its quantizers.
+        kl: Kullback-Leibler divergence of the model's predictions from the float ones, in nats, mean over the images.
     """
 
     module: str
@@ -88,28 +88,28 @@ def sensitivities(
     part: Part = "all",
     progress: Progress = silent,
 ) -> list[Sensitivity]:
-    """Quantize one module at a time and measure how far the model's predictions move.
+    """Quantize one module at a time and measure how much the model's predictions change.
 
     Args:
-        model: Converted with ``bits`` and calibrated, in evaluation mode; left as it is.
-        names: Modules to look at.
-        bits: What to say of the quantizers.
-        images: Normalized, (B, 3, H, W) each.
-        part: Quantize weights, activations or all of a module.
-        progress: Told after every module.
+        model: The model, converted with ``bits`` and calibrated, in evaluation mode; unchanged afterwards.
+        names: Names of the modules to measure.
+        bits: Bits of the quantizers, recorded in the results.
+        images: Normalized images, (B, 3, H, W) each.
+        part: Whether to quantize a module's weights, its activations or all of it.
+        progress: Called before every module and at the end.
     """
     quantizers = Quantizers(model, names, part)
     with quantizers.only(None):
         expected = _predictions(model, images)
     found = []
-    stage = f"sensitivity at {bits} bits"
+    work = f"sensitivity at {bits} bits"
     for done, name in enumerate(quantizers.names):
-        progress(stage, done, len(quantizers.names))
+        progress(work, done, len(quantizers.names))
         with quantizers.only(name):
             ours = _predictions(model, images)
         kl = F.kl_div(ours, expected, log_target=True, reduction="batchmean")
         found.append(Sensitivity(name, bits, max(0.0, float(kl))))
-    progress(stage, len(quantizers.names), len(quantizers.names))
+    progress(work, len(quantizers.names), len(quantizers.names))
     return found
 
 

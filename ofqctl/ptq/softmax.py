@@ -1,7 +1,8 @@
-"""Steps of softmax outputs, chosen by the error of what they are multiplied for: their product with the value.
+"""Choose the grid steps of softmax outputs by the error of their product with the value.
 
-Most softmax outputs are far below a step. Rounding them to 0 costs little squared error each, but takes weight from the
-mean value that all rows share, which adds up in the product; a finer step that clips the largest outputs costs less.
+Most softmax outputs are far smaller than a grid step. Rounding them to 0 costs little squared error each, but they
+belong to the mean value that all rows share, so that the errors add up in the product. A finer grid step that clips the
+largest outputs costs less.
 """
 
 from collections.abc import Callable
@@ -21,25 +22,27 @@ from ofqctl.quantizers.base import by_group
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
 
-_FRACTIONS = tuple(2.0**-k for k in torch.arange(0.0, 6.5, 0.5).tolist())  # of the step that clips nothing
+_FRACTIONS = tuple(
+    2.0**-k for k in torch.arange(0.0, 6.5, 0.5).tolist()
+)  # candidates, as shares of the step that clips nothing
 
 
 class Softmax(Frozen):
-    """Steps of softmax outputs by the error of their product with the value; nothing to set."""
+    """Grid steps of softmax outputs, chosen by the error of their product with the value; there is nothing to set."""
 
 
 @PTQ_STAGES.register("softmax", Softmax)
-def fit_softmax_steps(task: Task, step: Softmax) -> None:  # noqa: ARG001
-    """Try steps for the softmax output of every attention block at once; it stays in float for what comes behind.
+def fit_softmax_steps(task: Task, settings: Softmax) -> None:  # noqa: ARG001
+    """Try grid steps for the softmax outputs of all attention blocks at once.
 
-    Goes through the calibration images twice, for the largest outputs and for the errors; all else in the model is
-    quantized already.
+    Goes through the calibration images twice: once to find the largest outputs, once to measure the errors. Meanwhile
+    softmax outputs stay in float and everything else in the model is quantized.
     """
     products = [m for m in task.model.modules() if isinstance(m, AttentionProducts)]
-    searches = [_Search(p) for p in products if isinstance(p.softmax, Quantizer)]
+    searches = [_SoftmaxSearch(p) for p in products if isinstance(p.softmax, Quantizer)]
     total = 2 * task.images.images
     done = 0
-    findings: tuple[_Finding, ...] = (_Search.find_widest, _Search.add_errors)
+    findings: tuple[_Finding, ...] = (_SoftmaxSearch.find_widest, _SoftmaxSearch.add_errors)
     for finding in findings:
         with ExitStack() as watched, torch.no_grad():
             for search in searches:
@@ -55,8 +58,8 @@ def fit_softmax_steps(task: Task, step: Softmax) -> None:  # noqa: ARG001
         search.settle()
 
 
-class _Search:
-    """The step of one softmax output whose error in the product is least over all batches."""
+class _SoftmaxSearch:
+    """Finds the grid steps of one softmax output that give the least error of the product over all batches."""
 
     def __init__(self, products: AttentionProducts) -> None:
         self.products = products
@@ -66,20 +69,20 @@ class _Search:
         self._errors: dict[float, Tensor] = {}
 
     def multiply(self, finding: "_Finding", weights: Tensor, value: Tensor) -> Tensor:
-        """Softmax outputs (..., N, M), in float, times quantized values (..., M, e); ``finding`` sees all of it."""
+        """Multiply float softmax outputs (..., N, M) by quantized values (..., M, e); ``finding`` observes both."""
         quantized = self.products.v(value)
         finding(self, weights, value, quantized)
         product: Tensor = weights @ quantized
         return product
 
     def find_widest(self, weights: Tensor, _value: Tensor, _quantized: Tensor) -> None:
-        """Take the largest outputs into account."""
+        """Update the largest outputs seen so far."""
         rows, _ = self._quantizer.relative(weights)
         widest = by_group(rows, self._shape).amax(dim=1).reshape(self._shape)
         self._widest = torch.maximum(self._widest, widest)
 
     def add_errors(self, weights: Tensor, value: Tensor, quantized: Tensor) -> None:
-        """Take the errors of all steps into account."""
+        """Add up the errors of every candidate."""
         grid, (rows, largest) = self._quantizer.grid, self._quantizer.relative(weights)
         wanted = weights @ value
         for fraction in _FRACTIONS:
@@ -90,7 +93,7 @@ class _Search:
             self._errors[fraction] = self._errors.get(fraction, 0.0) + error
 
     def settle(self) -> None:
-        """Set the steps with the least errors."""
+        """Set the grid steps to the candidates with the least error."""
         best, least = self._quantizer.step, torch.full_like(self._widest, torch.inf)
         for fraction, error in self._errors.items():
             best, least = torch.where(error < least, self._step(fraction), best), torch.minimum(error, least)
@@ -103,4 +106,4 @@ class _Search:
         return (self._widest / highest * fraction).clamp(min=SMALLEST_STEP)
 
 
-_Finding = Callable[[_Search, Tensor, Tensor, Tensor], None]
+_Finding = Callable[[_SoftmaxSearch, Tensor, Tensor, Tensor], None]

@@ -1,4 +1,4 @@
-"""What every step of post-training quantization works on."""
+"""The task that every stage of post-training quantization works on."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Clock:
     """How much of a time budget is left.
 
     Args:
-        budget: In seconds, > 0; None has no end.
+        budget: Seconds, > 0; None sets no limit.
     """
 
     def __init__(self, budget: float | None = None) -> None:
@@ -23,30 +23,30 @@ class Clock:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end, 0 once it has passed; None without one."""
+        """Seconds left, 0 once the budget is used up; None if there is no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     @property
     def over(self) -> bool:
-        """Whether nothing more should be begun."""
+        """Whether the budget is used up, so that no new work should start."""
         return self.left == 0.0
 
 
 @dataclass
 class Task:
-    """A calibrated model that is to come nearer to the float one.
+    """A calibrated model whose output the stages bring closer to the float model's.
 
     Attributes:
-        model: Quantized and calibrated, in evaluation mode; the steps change it in place.
+        model: The quantized and calibrated model, in evaluation mode; stages change it in place.
         original: The float model, in evaluation mode.
-        plan: What is quantized.
+        plan: The plan that the model was quantized by.
         images: Normalized calibration images, (B, 3, H, W) each.
-        progress: Told what goes on.
-        clock: When to stop.
-        seed: Decides every draw.
-        fitted: To how many of the images, from the first on, a step was fitted.
-        notes: What could not be done as asked, a sentence each.
-        figures: What the steps measured, by their names.
+        progress: Called to report progress.
+        clock: Time budget; a stage starts no new work once it is used up.
+        seed: Seed of everything random.
+        fitted: Number of images, counted from the first, that an earlier stage was fitted to.
+        notes: What could not be done as asked, one sentence each.
+        figures: What the stages measured, by stage name.
     """
 
     model: nn.Module

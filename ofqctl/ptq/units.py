@@ -1,7 +1,7 @@
-"""A model taken apart into units that are quantized one after the other, and what flows through them.
+"""Split a model into units that are quantized one after the other, and compute the inputs and outputs of each.
 
 A unit is the largest module with at most one attention block: a transformer block, a patch embedding, a classifier.
-What goes into it and what comes out lies on disk, a file a batch: memory does not grow with the number of images.
+Its inputs and outputs lie on disk, one file for each batch, so memory does not grow with the number of images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,15 +21,15 @@ Extra = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Batches:
-    """Tensors on disk, one a batch, that can be read again and again.
+    """Batches stored on disk, one tensor in each file, that can be read any number of times.
 
     Args:
-        folder: Where they lie.
-        name: Tells them from others there.
-        device: Where they are when read.
+        folder: Folder of the files.
+        name: Start of the file names; different for each set of batches in a folder.
+        device: Device that batches are loaded to.
 
     Attributes:
-        images: Number of images, or of what was made of each, in all batches.
+        images: Total length of all batches: the number of images, or of their inputs or outputs.
     """
 
     def __init__(self, folder: Path, name: str, device: torch.device) -> None:
@@ -38,11 +38,11 @@ class Batches:
         self.images = 0
 
     def beside(self, name: str) -> "Batches":
-        """Others in the same folder, none yet."""
+        """A new, empty set of batches in the same folder."""
         return Batches(self._folder, name, self._device)
 
     def append(self, batch: Tensor) -> None:
-        """Write one more."""
+        """Write one more batch."""
         torch.save(batch.detach().to("cpu", copy=True), self._path(self._count))
         self._count += 1
         self.images += len(batch)
@@ -60,7 +60,7 @@ class Batches:
         return (self[index] for index in range(self._count))
 
     def delete(self) -> None:
-        """Remove the files."""
+        """Delete the files."""
         for index in range(self._count):
             self._path(index).unlink()
         self._count = self.images = 0
@@ -71,7 +71,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Part:
-    """Images from number ``start`` up to ``stop``, or to the last; can be read again and again."""
+    """The images from number ``start`` up to but without ``stop``, or to the last; can be read any number of times."""
 
     batches: Batches
     start: int = 0
@@ -79,7 +79,7 @@ class Part:
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """Number of images."""
         return len(range(self.batches.images)[self.start : self.stop])
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -94,11 +94,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Unit:
-    """One module of the walk.
+    """A module that is quantized as a whole.
 
     Attributes:
-        name: In the model.
-        chained: Whether its input is the very output of the unit before.
+        name: Name of the module in the model.
+        chained: Whether its input is the output of the previous unit, unchanged.
     """
 
     name: str
@@ -107,15 +107,15 @@ class Unit:
 
 @dataclass
 class Piece:
-    """A unit in its turn: all units before it are quantized for good.
+    """The unit that is worked on, with its inputs and targets; all previous units have their final values.
 
     Attributes:
-        name: Of the unit.
-        quantized: The unit as it is quantized, in evaluation mode.
-        original: The unit in float.
-        inputs: What the quantized network so far gives it.
-        original_inputs: What the float network gives it.
-        targets: What the float unit makes of ``original_inputs``.
+        name: Name of the unit in the model.
+        quantized: The quantized unit, in evaluation mode.
+        original: The float unit.
+        inputs: Inputs of the unit in the quantized model.
+        original_inputs: Inputs of the unit in the float model.
+        targets: Outputs of the float unit on ``original_inputs``.
         extra: Further arguments of every call, the same for all images.
         number: Position among the units, from 0.
         count: Number of units.
@@ -132,25 +132,25 @@ class Piece:
     count: int
 
     def run(self, x: Tensor) -> Tensor:
-        """The quantized unit on one batch."""
+        """Output of the quantized unit on one batch."""
         args, kwargs = self.extra
         output: Tensor = self.quantized(x, *args, **kwargs)
         return output
 
     def run_original(self, x: Tensor) -> Tensor:
-        """The float unit on one batch."""
+        """Output of the float unit on one batch."""
         args, kwargs = self.extra
         output: Tensor = self.original(x, *args, **kwargs)
         return output
 
 
 class Reached(Exception):  # noqa: N818
-    """The unit to capture has got its input: nothing behind it needs to run."""
+    """Raised to end a forward pass once the wanted input was seen."""
 
 
 @dataclass
 class _Call:
-    """What the hooks saw of one module."""
+    """What the hooks recorded about one module."""
 
     count: int = 0
     input: Any = None
@@ -159,15 +159,15 @@ class _Call:
 
 
 def find_units(model: nn.Module, plan: Plan, images: Tensor) -> list[tuple[Unit, Extra]]:
-    """The units of a float model in the order of their calls, and the further arguments of each.
+    """The units of a float model in the order of their calls, and the further arguments of each call.
 
-    A unit is called once in a forward pass, takes a tensor and gives a tensor. It has no two parts of one class that
-    both hold quantized layers; else its parts are looked at.
+    A unit is called once in a forward pass, takes a tensor and returns a tensor. It has no two submodules of one class
+    that both contain quantized layers; a module that has is split into its children.
 
     Args:
         model: The float model ``plan`` was made for.
-        plan: What is quantized.
-        images: A few, (B, 3, H, W).
+        plan: The plan, which says which modules are quantized.
+        images: A few images, (B, 3, H, W).
     """
     calls = _watch(model, images)
     planned = set(plan.modules)
@@ -187,15 +187,15 @@ def find_units(model: nn.Module, plan: Plan, images: Tensor) -> list[tuple[Unit,
 
     names = set(candidates("", model))
     ordered = [name for name in calls if name in names]
-    before = [None, *ordered]
+    previous = [None, *ordered]
     return [
         (Unit(name, last is not None and calls[name].input is calls[last].output), calls[name].extra)
-        for name, last in zip(ordered, before, strict=False)
+        for name, last in zip(ordered, previous, strict=False)
     ]
 
 
 def _watch(model: nn.Module, images: Tensor) -> dict[str, _Call]:
-    """Every module's call in one forward pass, in the order in which they begin."""
+    """Calls of every module in one forward pass, in the order in which they start."""
     calls: dict[str, _Call] = {}
 
     def enter(name: str) -> Callable[..., None]:
@@ -224,7 +224,7 @@ def _is_unit(call: _Call | None) -> bool:
 
 
 def _repeats(name: str, module: nn.Module, holds: Callable[[str], bool]) -> bool:
-    """Whether two parts of one class, more than single layers, hold quantized layers."""
+    """Whether two submodules of one class (single layers apart) contain quantized layers."""
     classes = [
         type(part)
         for child, part in module.named_modules()
@@ -234,40 +234,40 @@ def _repeats(name: str, module: nn.Module, holds: Callable[[str], bool]) -> bool
 
 
 def walk(model: nn.Module, original: nn.Module, plan: Plan, images: Batches) -> Iterator[Piece]:
-    """Each unit in turn; whoever iterates settles its quantizers before asking for the next.
+    """Yield each unit in turn; the caller gives it its final values before it asks for the next.
 
     Args:
         model: The quantized model, in evaluation mode.
         original: The float model.
-        plan: What is quantized.
+        plan: The plan that ``model`` was quantized by.
         images: Normalized images, (B, 3, H, W) each.
     """
     units = find_units(original, plan, images[0][:2])
-    before: Piece | None = None
+    previous: Piece | None = None
     for number, (unit, extra) in enumerate(units):
         quantized, in_float = model.get_submodule(unit.name), original.get_submodule(unit.name)
-        if before is not None and unit.chained:
-            inputs = _through(before.run, before.inputs, images.beside(f"inputs-{number}"))
-            before.inputs.delete()
-            before.original_inputs.delete()
-            original_inputs = before.targets
+        if previous is not None and unit.chained:
+            inputs = _through(previous.run, previous.inputs, images.beside(f"inputs-{number}"))
+            previous.inputs.delete()
+            previous.original_inputs.delete()
+            original_inputs = previous.targets
         else:
             inputs, original_inputs = (
                 _captured(whole, part, images, images.beside(f"{kind}-{number}"))
                 for whole, part, kind in ((model, quantized, "inputs"), (original, in_float, "original"))
             )
-            if before is not None:
-                for old in (before.inputs, before.original_inputs, before.targets):
+            if previous is not None:
+                for old in (previous.inputs, previous.original_inputs, previous.targets):
                     old.delete()
         targets = images.beside(f"targets-{number}")
         piece = Piece(unit.name, quantized, in_float, inputs, original_inputs, targets, extra, number, len(units))
         _through(piece.run_original, original_inputs, piece.targets)
         yield piece
-        before = piece
+        previous = piece
 
 
 def _through(run: Callable[[Tensor], Tensor], inputs: Batches, outputs: Batches) -> Batches:
-    """What ``run`` makes of ``inputs``, written to ``outputs``."""
+    """Run ``run`` on every batch of ``inputs`` and append the results to ``outputs``."""
     with torch.no_grad():
         for batch in inputs:
             outputs.append(run(batch))
@@ -275,7 +275,7 @@ def _through(run: Callable[[Tensor], Tensor], inputs: Batches, outputs: Batches)
 
 
 def _captured(model: nn.Module, part: nn.Module, images: Batches, inputs: Batches) -> Batches:
-    """What ``part`` of ``model`` gets, written to ``inputs``; what comes after it is not run."""
+    """Append the inputs of ``part`` in ``model`` to ``inputs``; nothing after ``part`` is computed."""
 
     def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
         inputs.append(args[0])
@@ -290,7 +290,7 @@ def _captured(model: nn.Module, part: nn.Module, images: Batches, inputs: Batche
 
 @contextmanager
 def on_disk(images: Iterable[Tensor], device: torch.device) -> Iterator[Batches]:
-    """``images`` written to a temporary folder, which goes with the context."""
+    """Write ``images`` to a temporary folder, which is deleted at the end of the ``with`` block."""
     with TemporaryDirectory(prefix="ofqctl-ptq-") as folder:
         batches = Batches(Path(folder), "images", device)
         for batch in images:
@@ -303,8 +303,8 @@ def rebatched(images: Iterable[Tensor], sizes: Iterable[int], batches: Batches) 
 
     Args:
         images: Batches of any size.
-        sizes: Of the new batches in their order, at least as many as it takes; the last may come out smaller.
-        batches: Where to write them.
+        sizes: Sizes of the new batches, in order, enough for all images; the last batch may come out smaller.
+        batches: Where the new batches are written.
     """
     source = iter(images)
     rest = next(source)
@@ -321,13 +321,13 @@ def rebatched(images: Iterable[Tensor], sizes: Iterable[int], batches: Batches) 
 def variance_over(batches: Batches) -> Tensor:
     """Variance of each element over all images, in the shape of one; the batches are read once, one at a time.
 
-    Counts, means and sums of squares are merged batch by batch (Chan, Golub & LeVeque, 1979), so that a mean far from 0
-    costs no digits in float32 either.
+    Counts, means and sums of squares are merged batch by batch (Chan, Golub & LeVeque, 1979), so that float32 loses no
+    precision where the mean is far from 0.
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
-        own, before, count = batch.mean(dim=0), count, count + len(batch)
+        own, seen, count = batch.mean(dim=0), count, count + len(batch)
         away = own - mean
-        squares = squares + (batch - own).square().sum(dim=0) + away.square() * (before * len(batch) / count)
+        squares = squares + (batch - own).square().sum(dim=0) + away.square() * (seen * len(batch) / count)
         mean = mean + away * (len(batch) / count)
     return squares / count

@@ -1,4 +1,4 @@
-"""Crops and mirror images of the calibration images: what is fitted to few images fits others better."""
+"""Random crops and mirror images of the calibration images, so that a fit to few images generalizes better."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-_AREA = 0.35, 1.0  # of a crop, as a share of the image
+_AREA = 0.35, 1.0  # smallest and largest area of a crop, as a share of the image
 
 
 def views_of(images: Iterable[Tensor], count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The images, and as long as there are fewer than ``count``, a random crop of each, half of them mirrored.
+    """The images themselves, followed by random crops of them (half mirrored) until there are ``count``.
 
     Args:
-        images: (B, 3, H, W) each; can be read again and again.
-        count: Views in all, if the images are not more.
-        generator: Decides the crops.
+        images: Batches of images, (B, 3, H, W) each; can be read any number of times.
+        count: Smallest number of views to return.
+        generator: Random generator of the crops.
 
     Returns:
         Batches of the shapes of ``images``; the last may be smaller.

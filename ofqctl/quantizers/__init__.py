@@ -1,4 +1,4 @@
-"""How a tensor becomes codes: one file a method, all against the contract in ``base``."""
+"""Quantizers turn tensors into codes: one file for each method, all following the contract in ``base``."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +18,7 @@ from ofqctl.recipe.plan import QuantizerPlan
 
 @contextmanager
 def without(quantizers: Iterable[Quantizer]) -> Iterator[None]:
-    """Within the block, tensors pass these quantizers as they are."""
+    """Within the block, these quantizers leave tensors unchanged."""
     with ExitStack() as stack:
         for quantizer in quantizers:
             stack.enter_context(shadowed(quantizer, "forward", lambda x: x))
@@ -26,9 +26,9 @@ def without(quantizers: Iterable[Quantizer]) -> Iterator[None]:
 
 
 def build_quantizer(plan: QuantizerPlan) -> Quantizer:
-    """The quantizer that ``plan`` describes, with start values still to be set.
+    """Build the quantizer that ``plan`` describes; its start values are not set yet.
 
-    Its steps can be trained, even if it is built under ``torch.inference_mode``.
+    Its grid steps can be trained even if it is built under ``torch.inference_mode``.
     """
     with torch.inference_mode(False):
         quantizer: Quantizer = QUANTIZERS[plan.method].target(plan)

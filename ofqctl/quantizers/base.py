@@ -1,4 +1,4 @@
-"""The contract that every quantizer keeps."""
+"""The contract that every quantizer follows."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -18,17 +18,19 @@ class Quantizer(nn.Module, ABC):
     Start values come from data: ``observe`` any number of tensors, then ``finish``.
 
     Attributes:
-        plan: What this quantizer was built from; ``describe`` gives it as it is now.
-        settings: The settings of its method in that plan; a subclass declares their class.
-        range: The integers that a code may be.
-        step: What the points of the grid are multiplied by, broadcasts to the tensor; a parameter or a buffer.
-        before: Learned shift ahead of rounding, or None.
-        after: Learned shift behind it, or None.
-        frozen: Of a weight: whose codes are fixed for good; bool, of its shape. None, and in no state dict, unless a
-            remedy keeps it.
-        observing: While set, tensors pass unchanged and are taken into account for the start values.
-        passes: Forward passes that one optimizer step takes, over all micro-batches and processes, each with its part
-            of what is quantized; 1 for a weight, which every pass sees whole. Scales the gradient of a learned step.
+        plan: The plan that this quantizer was built from; ``describe`` returns its current state.
+        settings: Settings of its method in the plan; a subclass declares their class.
+        range: Range of the codes.
+        step: Grid step (scale), by which the points of the grid are multiplied; broadcasts to the tensor. A parameter
+            or a buffer.
+        before: Learned shift added before rounding, or None.
+        after: Learned shift added after rounding, or None.
+        frozen: For a weight, which of its elements have permanently fixed codes: bool, in the shape of the weight.
+            None, and absent from state dicts, unless a remedy freezes codes.
+        observing: While true, tensors pass unchanged and are observed for the start values.
+        passes: Number of forward passes in one optimizer step, over all micro-batches and processes, each of which
+            quantizes a part of the batch; 1 for a weight, which every pass quantizes whole. It scales the gradient of a
+            learned grid step.
     """
 
     settings: Any
@@ -51,11 +53,11 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def grid(self) -> Grid:
-        """The points that codes stand for; here they lie evenly around 0."""
+        """The grid of the codes; by default its points are evenly spaced around 0."""
         return symmetric_grid(self.range)
 
     def encode(self, x: Tensor) -> Encoded:
-        """Codes of ``x`` and what they mean."""
+        """Codes of ``x``, with their grid step and grid."""
         x, largest = self.relative(x)
         moved = x.float() if self.before is None else x.float() + self.before.float()
         step, grid = self.step.float().clamp(min=SMALLEST_STEP), self.grid
@@ -64,7 +66,7 @@ class Quantizer(nn.Module, ABC):
         return Encoded(codes, step, grid, after, largest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` snapped to the grid."""
+        """``x`` rounded to the grid (fake quantization)."""
         if self.observing:
             self.observe(x)
             return x
@@ -73,35 +75,35 @@ class Quantizer(nn.Module, ABC):
         return value if largest is None else (value * largest).to(value.dtype)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What steps and shifts are for: ``x``, or if ``dynamic`` each row over its largest magnitude, and that."""
+        """``x`` and None; if ``dynamic``, ``x`` divided by the largest magnitude of each row, and these magnitudes."""
         return over_largest(x.float()) if self.plan.dynamic else (x, None)
 
     def observe(self, x: Tensor) -> None:
-        """Take ``x`` into account for the start values."""
+        """Use ``x`` for the start values."""
         self._take_in(self.relative(x.detach())[0])
 
     @property
     def starts_in_turn(self) -> bool:
-        """Whether, for an activation, it starts behind quantizers that have their start values already.
+        """Whether an activation quantizer starts from inputs that other, already started quantizers have quantized.
 
-        Otherwise it starts from activations in float.
+        Otherwise it starts from float activations.
         """
         return False
 
     @abstractmethod
     def _take_in(self, x: Tensor) -> None:
-        """Take into account what steps and shifts are for."""
+        """Observe a tensor, already divided by its rows' magnitudes if ``dynamic``."""
 
     @abstractmethod
     def finish(self) -> None:
         """Set the start values from what was observed.
 
         Raises:
-            ValueError: Nothing was observed, or something that is not finite.
+            ValueError: Nothing was observed, or values that are not finite.
         """
 
     def restore(self, codes: Encoded) -> None:
-        """Take over the steps of stored codes, and what is stored of their grid where this has a tensor of the name."""
+        """Load the grid steps of stored codes, and those tensors of their grid that this quantizer has by name."""
         with torch.no_grad():
             self.step.copy_(codes.step)
             for name, tensor in codes.grid.tensors().items():
@@ -110,19 +112,19 @@ class Quantizer(nn.Module, ABC):
                     own.copy_(tensor)
 
     def latent_of(self, codes: Encoded) -> Tensor:
-        """A tensor with these codes, once their steps are restored: here their values."""
+        """A tensor that is encoded as these codes once their grid steps are restored; by default their values."""
         return codes.decode()
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the own parameters that are to get no weight decay, as timm's models tell it: here all of them."""
+        """Names of the quantizer's parameters that get no weight decay, as in timm's models; by default all."""
         return {name for name, _ in self.named_parameters(recurse=False)}
 
     def describe(self) -> QuantizerPlan:
-        """The plan that builds this very quantizer again, but for its tensors."""
+        """The plan that builds this quantizer again, except for its tensors."""
         return self.plan.model_copy(update={"signed": self.range.signed})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Have frozen codes if, and only if, the state has."""
+        """Create or drop ``frozen`` so that it matches the loaded state."""
         given = state_dict.get(f"{prefix}frozen")
         self.frozen = None if given is None else torch.zeros_like(given)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -133,14 +135,14 @@ class Quantizer(nn.Module, ABC):
 
 
 def by_group(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
-    """The elements of ``x`` that share a step, side by side.
+    """The elements of ``x``, grouped by the grid step that they share.
 
     Args:
-        x: Any shape to which ``step_shape`` broadcasts.
-        step_shape: Shape of the step, aligned with the last dimensions of ``x``.
+        x: Tensor of any shape that ``step_shape`` broadcasts to.
+        step_shape: Shape of the grid step, aligned with the last dimensions of ``x``.
 
     Returns:
-        (groups, elements that share a step); groups in the row-major order of ``step_shape``.
+        Tensor (groups, elements of a group); groups are in the row-major order of ``step_shape``.
     """
     aligned = (1,) * (x.dim() - len(step_shape)) + tuple(step_shape)
     own = [d for d, size in enumerate(aligned) if size > 1]

@@ -1,10 +1,11 @@
-"""The arithmetic of a fake quantizer as three pure functions: forward, decoding what was kept, and gradients.
+"""The arithmetic of fake quantization as three pure functions: forward, decoding, and gradients.
 
-What is kept for backward is one integer an element: the code in its high bits and, in its low bits, the distance to
-the code in fractions of a step, or 0 for an element beyond the grid. It is 2 bytes up to 4 bits and 3 above, each byte
-in a tensor of its own: compilers make vector code of bytes and floats, but not of 16-bit integers.
+For backward, one integer is kept for each element. Its high bits hold the code; its low bits hold the distance to the
+code in fractions of a grid step, or 0 for an element outside of the grid. It takes 2 bytes for codes of up to 4 bits
+and 3 bytes above, each byte in a tensor of its own, because compilers vectorize bytes and floats but not 16-bit
+integers.
 
-Run eagerly each line is a pass over memory; `ofqctl.quantizers.fusing` makes one pass of each function.
+In eager mode each line is a pass over memory; `ofqctl.quantizers.fusing` compiles each function into a single pass.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ofqctl.grids import SMALLEST_STEP, CodeRange
 
-Offset = Tensor | None  # None where points are the codes themselves, which saves two passes over memory
+Offset = Tensor | None  # None if the points are the codes, which saves two passes over memory
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Layout:
     """How a code and a distance share one integer.
 
     Attributes:
-        range: Of the codes.
+        range: Range of the codes.
         whole: Whether offsets are integers; see `ofqctl.grids.AffineGrid`.
     """
 
@@ -32,12 +33,12 @@ class Layout:
 
     @property
     def planes(self) -> int:
-        """Bytes of the integer."""
+        """Number of bytes of the integer."""
         return 2 if self.range.bits <= 4 else 3
 
     @property
     def low_bits(self) -> int:
-        """Bits of the distance, 12-19."""
+        """Number of bits of the distance, 12-19."""
         return 8 * self.planes - self.range.bits
 
     @property
@@ -47,12 +48,12 @@ class Layout:
 
     @property
     def per_step(self) -> float:
-        """Units of the stored distance in one step."""
+        """Units of the stored distance in one grid step."""
         return 2.0 * (self.zero - 1)
 
 
 def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row (the last dimension) over its largest magnitude, and that, (..., 1); a row of zeros stays one."""
+    """Rows (the last dimension) divided by their largest magnitudes, and these, (..., 1); a row of zeros stays zero."""
     largest = x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x / largest, largest
 
@@ -88,10 +89,10 @@ def snap_and_keep(
     layout: Layout,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """The quantized value of ``x``, of type ``dtype``, then the bytes to keep, uint8, low ones first; all like ``x``.
+    """The quantized value of ``x`` as ``dtype``, then the bytes to keep, uint8, low bytes first; all shaped like ``x``.
 
-    Where the last dimension of ``x`` is the innermost in memory, as it is in a head of a projection, all come out
-    contiguous, as the matrix product that follows wants them.
+    If the last dimension of ``x`` is the innermost in memory, as in a head of a projection, all results are contiguous,
+    as the matrix product that follows needs them.
     """
     moved = x.float() if before is None else x + before
     if x.stride()[-1:] == (1,):
@@ -119,13 +120,13 @@ def decode_kept(
     layout: Layout,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The quantized value again, exactly, from the bytes that ``snap_and_keep`` gave."""
+    """Decode the bytes that ``snap_and_keep`` returned to exactly the same value."""
     codes, _ = _taken_apart(planes, layout)
     return value_of(codes, step.clamp(min=SMALLEST_STEP), offset, after).to(dtype)
 
 
 def _taken_apart(planes: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
-    """Codes and stored distances, as floats, in which all of this is exact."""
+    """Codes and stored distances as floats, which represent both exactly."""
     first, *others = planes
     low = first.to(torch.float32)
     for position, plane in enumerate(others, 1):
@@ -144,16 +145,17 @@ def gradients(
     dtype: torch.dtype,
     passes: int,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the input, the step, and the shifts before and after.
+    """Gradients of the input, the grid step, and the shifts before and after rounding.
 
     Args:
-        grad: Of the value, its shape.
-        planes: What ``snap_and_keep`` kept, each of that shape.
-        offset: Broadcasts to ``grad``.
-        layout: Of the integers.
-        shapes: Of the four; None where a gradient is not wanted.
-        dtype: Of the gradient of the input.
-        passes: Forward passes that share an optimizer step; the elements of all of them scale the step's gradient.
+        grad: Gradient of the value, in its shape.
+        planes: The bytes from ``snap_and_keep``, each in that shape.
+        offset: Offset of the grid, broadcasts to ``grad``.
+        layout: Layout of the integers.
+        shapes: Shapes of the four gradients; None for a gradient that is not needed.
+        dtype: Type of the gradient of the input.
+        passes: Forward passes in one optimizer step; the gradient of the grid step is scaled by the elements of all of
+            them.
     """
     of_x, of_step, of_before, of_after = shapes
     grad = grad.float()
@@ -176,10 +178,10 @@ def gradients(
 
 
 def step_gradient_scale(high: int, shared: float) -> float:
-    """What the gradient of a learned step is multiplied by (Esser et al. 2020, section 2.2).
+    """The factor that scales the gradient of a learned grid step (Esser et al. 2020, section 2.2).
 
     Args:
         high: The largest code.
-        shared: How many elements share the step.
+        shared: Number of elements that share the grid step.
     """
     return float((max(1, high) * shared) ** -0.5)

@@ -1,4 +1,4 @@
-"""Fake quantization in few passes over memory, keeping little for backward; in plain code it is in `reference`."""
+"""Fake quantization that saves memory and passes over memory; see `reference` for the same in plain code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,23 +31,23 @@ def fake_quantize(
     after: Tensor | None = None,
     passes: int = 1,
 ) -> Tensor:
-    """``step * point + after``, where ``point`` is the one of the grid that is nearest to ``(x + before) / step``.
+    """Compute ``step * point + after``, where ``point`` is the grid point nearest to ``(x + before) / step``.
 
-    Backward: straight-through for ``x`` inside the grid and 0 outside; for ``step`` the gradient of LSQ
-    (Esser et al. 2020, Eq. 3) scaled by ``1 / sqrt(grid.range.high * elements that share the step)``, where the
-    elements are those of all forward passes of an optimizer step.
+    Backward: straight-through for ``x`` inside the grid and 0 outside; for ``step`` the gradient of LSQ (Esser et al.
+    2020, Eq. 3) scaled by ``1 / sqrt(grid.range.high * elements that share the step)``, where the elements are those of
+    all forward passes of an optimizer step.
 
     Args:
-        x: Any shape and float dtype.
-        step: Learned or fixed, broadcasts to ``x``; one that is not positive counts as tiny.
-        grid: The points; one whose points are not evenly spaced is computed as in `reference`.
+        x: Tensor of any shape and float dtype.
+        step: Learned or fixed grid step, broadcasts to ``x``; values that are not positive are replaced by a tiny one.
+        grid: The grid; if its points are not evenly spaced, the code of `reference` runs.
         before: Learned shift added to ``x``, broadcasts to it.
         after: Learned shift added to the result, broadcasts to ``x``.
-        passes: Forward passes that share an optimizer step, each with as many elements as ``x``.
+        passes: Number of forward passes in one optimizer step, each with as many elements as ``x``.
 
     Returns:
-        The shape of ``x``; of the type of ``step``, or that of autocast for the product that follows. It is computed
-        in float32 in any case.
+        Tensor in the shape of ``x``, with the dtype of ``step``, or under autocast the dtype of the product that
+        follows. It is always computed in float32.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else step.dtype
@@ -69,16 +69,16 @@ def fake_quantize(
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
-    """``value`` with the gradient of the identity towards ``x``; both of one shape."""
+    """``value``, whose gradient is passed to ``x`` unchanged; both have the same shape."""
     result: Tensor = _StraightThrough.apply(x, value)
     return result
 
 
 @contextmanager
 def saved_as_codes(*values: Tensor) -> Iterator[None]:
-    """Products in this context keep none of the quantized ``values`` for backward, nor views of them.
+    """Within the block, products do not keep the quantized ``values`` (or views of them) for backward.
 
-    The quantizers keep all that is needed: in backward, each value is decoded again, exactly.
+    The quantizers keep what is needed to decode each value again in backward, exactly.
     """
     nodes = {v.untyped_storage().data_ptr(): (v.grad_fn, v.stride()) for v in values if _keeps_codes(v)}
     if not nodes:
@@ -103,12 +103,12 @@ def saved_as_codes(*values: Tensor) -> Iterator[None]:
 
 
 def _keeps_codes(value: Tensor) -> bool:
-    layout = getattr(value.grad_fn, "layout", None)  # a node of the graph has what its function set on ``ctx``
+    layout = getattr(value.grad_fn, "layout", None)  # the attributes of ``ctx`` are those of the graph node
     return isinstance(layout, Layout) and not torch.compiler.is_compiling()
 
 
 def _decode(node: Any) -> Tensor:
-    """The value that a quantizer's node of the graph gave."""
+    """The output of a quantizer's graph node."""
     step, after, *planes = node.saved_tensors
     return run(planes[0].numel(), decode_kept, planes, step, node.offset, after, node.layout, node.dtype)
 
@@ -124,7 +124,7 @@ class _StraightThrough(Function):
 
 
 class _FakeQuantize(Function):
-    """Keeps one integer an element, from which both the gradients and the value come."""
+    """Keeps one integer for each element, from which gradients and values are computed."""
 
     @staticmethod
     def forward(

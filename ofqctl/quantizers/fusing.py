@@ -1,4 +1,4 @@
-"""Whether the cores of the quantizers run as they are written or as one compiled pass each."""
+"""Run the cores of the quantizers eagerly, or each compiled into a single pass."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from ofqctl.internals import allow_recompiling, without_function_modes
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_WORTH_COMPILING = 1 << 15  # elements; below that, a pass over memory costs less than the call of a compiled function
-_SHAPES = 256  # distinct shapes, grids and strides that a core may be compiled for
+_WORTH_COMPILING = 1 << 15  # elements; for fewer, calling a compiled function costs more than it saves
+_SHAPES = 256  # number of distinct shapes, grids and strides that a core may be compiled for
 
 _state = {"fused": False}
 
 
 def set_fused(on: bool) -> None:
-    """Compile the cores from now on, each for every shape it meets, or run them eagerly.
+    """Compile the cores from now on, once for each shape, or run them eagerly.
 
-    Compiled and eager cores give the same bits. Compiling takes a few seconds a shape and needs what ``torch.compile``
-    needs (on the CPU a C++ compiler); without that, the cores go on eagerly after one warning.
+    Compiled and eager cores give identical results. Compiling takes a few seconds for each shape and needs what
+    ``torch.compile`` needs (on the CPU a C++ compiler); without that, the cores run eagerly after one warning.
     """
     _state["fused"] = on
 
@@ -35,7 +35,7 @@ def is_fused() -> bool:
 
 @contextmanager
 def fused(on: bool = True) -> Iterator[None]:
-    """`set_fused` for a while."""
+    """`set_fused` within the block."""
     before = is_fused()
     set_fused(on)
     try:
@@ -45,11 +45,11 @@ def fused(on: bool = True) -> Iterator[None]:
 
 
 def run(elements: int, core: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call ``core``, compiled where that is asked for and the number of elements makes it worthwhile."""
+    """Call ``core``, compiled if that is switched on and worthwhile for so many elements."""
     if not _state["fused"] or elements < _WORTH_COMPILING or torch.compiler.is_compiling():
         return core(*args, **kwargs)
     try:
-        with without_function_modes():  # the cores have nothing that an attention block redirects
+        with without_function_modes():  # the cores call nothing that an attention block redirects
             result: R = _compiled(core)(*args, **kwargs)
             return result
     except Exception as error:  # noqa: BLE001

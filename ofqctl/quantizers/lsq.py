@@ -12,16 +12,16 @@ from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import AT_START, QuantizerPlan
 from ofqctl.registry import Frozen
 
-_BUDGET = 1 << 20  # elements kept per quantizer with `start: mse`, 4 MiB
+_BUDGET = 1 << 20  # elements kept for each quantizer with `start: mse`, 4 MiB
 
 
 class LSQSettings(Frozen):
-    """What a recipe may say about LSQ.
+    """Settings of LSQ in a recipe.
 
     Attributes:
-        start: Learned steps start from the ``mean`` magnitude, each behind layers that are quantized already (as
-            published), or where the squared error is least (``mse``; from activations in float, and shifts then start
-            with the grid centred on each mean).
+        start: How learned grid steps start. ``mean``: from the mean magnitude, each on inputs from already quantized
+            layers, as published. ``mse``: where the squared error is least, on float activations; shifts then start
+            with the grid centred on each mean.
     """
 
     start: Annotated[Literal["mean", "mse"], AT_START] = "mean"
@@ -29,13 +29,13 @@ class LSQSettings(Frozen):
 
 @QUANTIZERS.register("lsq", LSQSettings)
 class LSQ(Quantizer):
-    """The step is a parameter, one for each group of elements that share it.
+    """Learned step size quantization: the grid step is a parameter, one for each group of elements.
 
-    Start values: with ``start: mean`` (as published) ``2 * mean|x| / sqrt(high)`` on a signed grid, ``4 * mean|x| /
-    sqrt(high)`` on an unsigned one, and no shifts; those of activations in turn, layer after layer. With
-    ``start: mse`` the step of least squared error; a signed grid with shifts is centred on the mean of the elements
-    that share one, where codes and values lie symmetrically.
-    A plan that leaves ``signed`` open gets a signed grid as soon as the data has negatives.
+    With ``start: mean`` (as published), grid steps start at ``2 * mean|x| / sqrt(high)`` on a signed grid and at ``4 *
+    mean|x| / sqrt(high)`` on an unsigned one, and shifts at 0; activation quantizers start one after the other, layer
+    by layer. With ``start: mse``, grid steps start at the least squared error, and a signed grid with shifts is centred
+    on the mean of the elements that share a shift. If the plan leaves ``signed`` open, the grid is signed if the data
+    has negative values.
     """
 
     settings: LSQSettings
@@ -50,7 +50,7 @@ class LSQ(Quantizer):
 
     @property
     def starts_in_turn(self) -> bool:
-        """With ``start: mean``, as published: quantized layers change how large the inputs of the next ones are."""
+        """Whether it starts with ``mean``: quantized layers change how large the inputs of the next layers are."""
         return self.settings.start == "mean"
 
     def _take_in(self, x: Tensor) -> None:
@@ -63,9 +63,9 @@ class LSQ(Quantizer):
         self._negative = self._negative or bool((rows < 0).any())
 
     def finish(self) -> None:
-        """Set the steps, and the sign of the grid where the plan leaves it open."""
+        """Set the grid steps, and whether the grid is signed if the plan leaves it open."""
         if self._sum is None or not bool(torch.isfinite(self._sum).all()):
-            raise ValueError("no finite values to start the step from")
+            raise ValueError("no finite values to compute a grid step from")
         signed = self._negative if self.plan.signed is None else self.plan.signed
         self.range = CodeRange.of_bits(self.plan.bits, signed=signed)
         start = (2.0 if signed else 4.0) * self._sum / self._count / max(1, self.range.high) ** 0.5
@@ -77,10 +77,10 @@ class LSQ(Quantizer):
         self._kept, self._sum, self._count, self._negative = [], None, 0, False
 
     def _keep(self, x: Tensor) -> None:
-        """Put aside what the search for the least error needs: of activations the first images, up to a budget."""
+        """Keep what the search for the least error needs; of activations only the first images, up to a limit."""
         if self.settings.start == "mean":
             return
-        images = x.dim() > len(self.plan.step_shape)  # a weight's step has all of its dimensions
+        images = x.dim() > len(self.plan.step_shape)  # the grid step of a weight has as many dimensions as the weight
         room = (_BUDGET - sum(part.numel() for part in self._kept)) // x[0].numel()
         taken = x[: max(room, not self._kept)] if images else x
         if len(taken):
@@ -100,6 +100,6 @@ class LSQ(Quantizer):
 
 
 def _like_the_others(steps: Tensor) -> Tensor:
-    """Steps of groups that hold nothing but zeros become the mean of the other groups' steps, or 1."""
+    """Set the grid steps of groups that contain only zeros to the mean of the other groups' steps, or to 1."""
     found = steps[steps > 0]
     return torch.where(steps > 0, steps, found.mean() if len(found) else 1.0)

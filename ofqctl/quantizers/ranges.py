@@ -1,4 +1,4 @@
-"""Which range a grid should cover: streaming estimates with memory that does not grow with the data."""
+"""Estimate which range a grid should cover, from a stream of data in bounded memory."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,28 +9,28 @@ from torch import Tensor
 from ofqctl.grids import SMALLEST_STEP, AffineGrid, CodeRange, Grid, symmetric_grid
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
-Fit = tuple[Tensor, Grid]  # steps, (groups, 1), and the grid; its offsets, if each step has its own, (groups, 1) too
+Fit = tuple[Tensor, Grid]  # grid steps, (groups, 1), and the grid; offsets of its own are (groups, 1) too
 
-_BUDGET = 1 << 20  # elements kept per quantizer, 4 MiB
+_BUDGET = 1 << 20  # elements kept for each quantizer, 4 MiB
 _ROUNDS = (  # fractions of the step that clips nothing, then of the best so far, for the search of a step
     torch.logspace(-2.5, 0.0, 101),
     torch.logspace(-0.025, 0.025, 11),
     torch.logspace(-0.004, 0.004, 9),
 )
-_NARROWEST = 1e-5  # of the largest magnitude: a step at least, where the range ends on the grid but need not hold 0
+_NARROWEST = 1e-5  # smallest grid step relative to the largest magnitude, if the range need not contain 0
 _SHRINKS = torch.linspace(1.0, 0.1, 46)  # fractions of the range that the search of least squared error tries
 
 
 class RangeEstimator:
-    """Collects groups of values batch by batch, then fits steps and zero points to them.
+    """Collects groups of values batch by batch, then fits grid steps and zero points to them.
 
-    Minimum and maximum are exact over all that was seen; percentiles and squared errors come from a uniform random
-    sample of bounded size, drawn with a fixed seed.
+    Minimum and maximum are exact over all values; percentiles and squared errors come from a uniform random sample of
+    bounded size, drawn with a fixed seed.
 
     Args:
-        method: How the range is chosen.
-        percentile: Share of the values, in percent, that the range covers with method ``percentile``. The rest is cut
-            off where it lies farthest out for a symmetric grid, and otherwise in equal parts from both sides.
+        method: Method of choosing the range.
+        percentile: Share of the values, in percent, that the range covers with method ``percentile``. The rest is
+            clipped: for a symmetric grid the values of largest magnitude, otherwise equally many on both sides.
     """
 
     def __init__(self, method: RangeMethod, percentile: float) -> None:
@@ -44,11 +44,11 @@ class RangeEstimator:
 
     @property
     def negative(self) -> bool:
-        """Whether a negative value was seen."""
+        """Whether there was a negative value."""
         return self._low is not None and bool((self._low < 0).any())
 
     def observe(self, rows: Tensor) -> None:
-        """Take a batch into account.
+        """Observe a batch.
 
         Args:
             rows: Values, (groups, elements); the number of groups is the same in every call.
@@ -60,15 +60,15 @@ class RangeEstimator:
             self._keep(rows)
 
     def fit(self, codes: CodeRange, *, symmetric: bool, whole: bool = True) -> Fit:
-        """Steps of each group, and the grid of all.
+        """Compute the grid step of each group, and the grid.
 
         Args:
-            codes: Their range; starts at 0 if not ``symmetric``.
-            symmetric: Whether the grid lies around 0; otherwise each group has a zero point.
+            codes: Range of the codes; starts at 0 if not ``symmetric``.
+            symmetric: Whether the grid is centred on 0; otherwise each group has a zero point.
             whole: Whether zero points are integers; otherwise both ends of the range are on the grid.
 
         Raises:
-            ValueError: Nothing was observed, or something that is not finite.
+            ValueError: Nothing was observed, or values that are not finite.
         """
         if self._low is None or self._high is None:
             raise ValueError("no values to estimate a range from")
@@ -84,7 +84,7 @@ class RangeEstimator:
         return to_grid(self._low, self._high, codes)
 
     def _keep(self, rows: Tensor) -> None:
-        """Add to the sample; once it is full, halve it and the rate at which it grows."""
+        """Add to the sample; once it is full, halve the sample and the sampling rate."""
         groups, count = rows.shape
         budget = max(1024, _BUDGET // groups)
         self._rate = min(self._rate, budget / count)
@@ -98,15 +98,15 @@ class RangeEstimator:
         self._sample = sample
 
     def _step_of_percentile(self, codes: CodeRange) -> Fit:
-        """The step with which a symmetric grid reaches all but the outermost values."""
+        """The grid step with which a symmetric grid covers all but the values of largest magnitude."""
         assert self._sample is not None
         needed, grid = _symmetric(self._sample, self._sample, codes)
         return needed.sort(dim=1).values[:, -1 - self._left_out, None], grid
 
     def _percentiles(self, *, with_zero: bool) -> tuple[Tensor, Tensor]:
-        """Both ends of the range, which leaves out as many values below it as above it.
+        """Both ends of a range that leaves out equally many values below and above it.
 
-        Where it has to hold 0 and one side has fewer values than that to leave out, more are left out on the other.
+        If the range must contain 0 and one side has too few values to leave out, more are left out on the other side.
         """
         assert self._sample is not None
         ordered = self._sample.sort(dim=1).values
@@ -121,12 +121,12 @@ class RangeEstimator:
 
     @property
     def _left_out(self) -> int:
-        """How many values of each group the range leaves out."""
+        """Number of values in each group that the range leaves out."""
         assert self._sample is not None
         return round((1.0 - self.percentile / 100.0) * (self._sample.shape[1] - 1))
 
     def _least_error(self, to_grid: "ToGrid", codes: CodeRange, *, both_ends: bool) -> Fit:
-        """Shrink both ends together, then (asymmetric grids) each by itself, to the least squared error."""
+        """Shrink both ends together, then each end separately for an asymmetric grid, to the least squared error."""
         assert self._sample is not None and self._low is not None and self._high is not None
         low, high = self._low, self._high
         rounds = [(1, 1), (0, 1), (1, 0)] if both_ends else [(1, 1)]
@@ -172,14 +172,14 @@ def _squared_error(rows: Tensor, step: Tensor, grid: Grid) -> Tensor:
 
 
 def step_of_least_error(rows: Tensor, grid: Grid) -> Tensor:
-    """The step with which the points of ``grid`` come closest to the values, in squared error.
+    """The grid step with the least squared error between values and points.
 
     Args:
         rows: Values, (groups, elements).
-        grid: The same for every group; its highest point is > 0.
+        grid: Grid of all groups; its highest point is > 0.
 
     Returns:
-        (groups, 1), > 0.
+        Grid steps, (groups, 1), > 0.
     """
     top = grid.points(torch.tensor(grid.range.high))
     best = (rows.abs().amax(dim=1, keepdim=True) / top).clamp(min=SMALLEST_STEP)

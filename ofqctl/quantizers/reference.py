@@ -1,7 +1,7 @@
-"""What fake quantization is, in plain autograd: read this first. The fast one gives the same values, to the bit.
+"""Fake quantization in plain autograd: read this first. The fast version gives the same values, to the bit.
 
-`ofqctl.quantizers.fake_quantize` computes the same on affine grids in fewer passes over memory and keeps less for the
-backward pass; this one takes any grid and any float dtype.
+`ofqctl.quantizers.fake_quantize` computes the same on affine grids, with fewer passes over memory and less kept for the
+backward pass. This version takes any grid and any float dtype.
 """
 
 import torch
@@ -18,18 +18,18 @@ def fake_quantize(
     after: Tensor | None = None,
     passes: int = 1,
 ) -> Tensor:
-    """``step * point + after``, where ``point`` is the one of the grid that is nearest to ``(x + before) / step``.
+    """Compute ``step * point + after``, where ``point`` is the grid point nearest to ``(x + before) / step``.
 
-    Backward: rounding is taken for the identity (straight-through) between the outermost points, and for a constant
-    beyond them; the gradient of the step is scaled (LSQ, Esser et al. 2020, Eq. 3 and section 2.2).
+    Backward: rounding is treated as the identity (straight-through) between the outermost points and as a constant
+    outside; the gradient of the grid step is scaled (LSQ, Esser et al. 2020, Eq. 3 and section 2.2).
 
     Args:
-        x: Any shape.
-        step: Broadcasts to ``x``; one that is not positive counts as tiny.
-        grid: The points.
+        x: Tensor of any shape.
+        step: Grid step, broadcasts to ``x``; values that are not positive are replaced by a tiny one.
+        grid: The grid to round to.
         before: Learned shift added to ``x``, broadcasts to it.
         after: Learned shift added to the result, broadcasts to ``x``.
-        passes: Forward passes that share an optimizer step, each with as many elements as ``x``.
+        passes: Number of forward passes in one optimizer step, each with as many elements as ``x``.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     x = x if before is None else x + before
@@ -44,5 +44,5 @@ def fake_quantize(
 
 
 def _scale_gradient(step: Tensor, factor: float) -> Tensor:
-    """``step``, floored; its gradient times ``factor``."""
+    """``step`` with its lower bound, and with its gradient multiplied by ``factor``."""
     return (step - step.detach()) * factor + step.detach().clamp(min=SMALLEST_STEP)

@@ -11,7 +11,7 @@ from ofqctl.recipe.methods import QUANTIZERS
 
 @QUANTIZERS.register("statsq", roles=["weights"])
 class StatsQ(Quantizer):
-    """Steps from the weights themselves, half a step off zero: all ``2**bits`` levels used, symmetric.
+    """Grid steps are computed from the weights; points lie half a step off 0, so that all codes are used symmetrically.
 
     Per output channel ``s = 2 * mean|w|``, ``step = s / 2**(bits - 1)``, ``offset = 0.5``; the backward pass is the
     identity for every weight, clipped ones included, and ``s`` gets no gradient.
@@ -19,37 +19,37 @@ class StatsQ(Quantizer):
 
     @property
     def grid(self) -> AffineGrid:
-        """Half a step off the codes."""
+        """The points are half a step off the codes."""
         return AffineGrid(self.range, torch.tensor(0.5))
 
     def step_of(self, weight: Tensor) -> Tensor:
-        """Step of every output channel of ``weight``, in the broadcast shape of the plan."""
+        """Grid step of every output channel of ``weight``, in the shape that the plan gives."""
         shape = self.plan.step_shape
         shared = [d for d, size in enumerate(shape) if size == 1]
         mean = weight.detach().float().abs().mean(dim=shared, keepdim=True)
         return (2.0 * mean / (1 << (self.plan.bits - 1))).clamp(min=SMALLEST_STEP)
 
     def encode(self, x: Tensor) -> Encoded:
-        """Codes of ``x`` with the steps that ``x`` itself gives."""
+        """Codes of ``x``, with the grid steps computed from ``x``."""
         step, grid = self.step_of(x), self.grid
         codes = grid.nearest(x.detach().float() / step).to(grid.range.dtype)
         return Encoded(codes, step, grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` snapped to the grid; gradient of the identity."""
+        """``x`` rounded to the grid; the gradient is that of the identity."""
         step, grid = self.step_of(x), self.grid
         points = grid.points(grid.nearest(x.detach().float() / step))
         return straight_through(x, points.mul_(step).to(x.dtype))
 
     def restore(self, codes: Encoded) -> None:
-        """Nothing to take over: the weights give the steps."""
+        """Nothing to restore: grid steps are computed from the weights."""
 
     def latent_of(self, codes: Encoded) -> Tensor:
-        """A weight with these codes, and with their steps to the rounding of float32.
+        """A weight with these codes and grid steps, up to float32 rounding.
 
-        Starts from the values and gives each channel the mean magnitude that its step stands for: the magnitudes of the
-        outermost codes, which have no bound, grow; where the mean is to be less, all shrink, by half a step at most.
-        Where no code is outermost, all grow by as little.
+        Starts from the decoded values and changes the magnitudes until the mean of each channel matches its grid step.
+        To raise the mean, the magnitudes of the outermost codes grow, which have no upper bound; if there are none, all
+        magnitudes grow. To lower it, all shrink. Changes of all magnitudes are at most half a step.
         """
         values = codes.grid.points(codes.codes)
         shared = [d for d, size in enumerate(self.plan.step_shape) if size == 1]
@@ -60,7 +60,7 @@ class StatsQ(Quantizer):
         return values.sign() * magnitudes * codes.step
 
     def _take_in(self, x: Tensor) -> None:
-        """Nothing to learn from data: the weights give the steps."""
+        """Nothing to observe: grid steps are computed from the weights."""
 
     def finish(self) -> None:
-        """Nothing to set."""
+        """Nothing to finish."""

@@ -1,4 +1,4 @@
-"""Static uniform quantization: steps fixed once from the range of weights or calibration activations."""
+"""Static uniform quantization: grid steps are fixed once, from the range of weights or of calibration activations."""
 
 from typing import Annotated, Literal
 
@@ -13,17 +13,17 @@ from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import AT_START, QuantizerPlan
 from ofqctl.registry import Frozen
 
-_CLIP_NOTHING = 8  # bits from which `auto` clips nothing
+_CLIP_NOTHING = 8  # smallest number of bits at which `auto` clips nothing
 
 
 class UniformSettings(Frozen):
-    """What a recipe may say about static uniform quantization.
+    """Settings of static uniform quantization in a recipe.
 
     Attributes:
-        symmetric: A grid around 0; otherwise each step has a zero point.
-        range: How the range is chosen; ``auto`` is ``minmax`` at 8 bits, where clipping gains too little resolution to
-            be worth what it loses, and ``mse`` below.
-        percentile: With ``range: percentile``: the share of the values that the range covers, in percent.
+        symmetric: Whether the grid is centred on 0; otherwise each grid step has a zero point.
+        range: Method of choosing the range. ``auto`` is ``minmax`` at 8 bits, where clipping loses more than the finer
+            resolution gains, and ``mse`` below.
+        percentile: Share of the values that the range covers, in percent; for ``range: percentile``.
     """
 
     symmetric: bool = True
@@ -32,21 +32,21 @@ class UniformSettings(Frozen):
 
 
 class ActivationSettings(UniformSettings):
-    """The same for activations, which lie around 0 less often."""
+    """The same settings for activations, which are asymmetric by default."""
 
     symmetric: bool = False
 
 
 @QUANTIZERS.register("uniform", UniformSettings, activations=ActivationSettings)
 class Uniform(Quantizer):
-    """Steps and, for an asymmetric grid, zero points from an estimated range; nothing is learned.
+    """Grid steps and, for an asymmetric grid, zero points from an estimated range; nothing is learned.
 
-    The range is the minimum and maximum, percentiles, or the one with the least squared error.
-    A symmetric grid is signed unless the plan or the data says that there are no negatives.
+    The range is given by minimum and maximum, by percentiles, or by the least squared error. A symmetric grid is signed
+    unless the plan or the data rules out negative values.
     """
 
     settings: UniformSettings
-    offset: Tensor  # minus the zero points, of the shape of the steps; of asymmetric grids alone
+    offset: Tensor  # minus the zero points, in the shape of the grid steps; asymmetric grids only
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)
@@ -58,15 +58,15 @@ class Uniform(Quantizer):
 
     @property
     def grid(self) -> Grid:
-        """Evenly around 0, or off it by the zero points."""
+        """Evenly spaced points, centred on 0 or moved by the zero points."""
         return super().grid if self.settings.symmetric else AffineGrid(self.range, self.offset.float(), self.plan.whole)
 
     def _take_in(self, x: Tensor) -> None:
-        """Add the elements of ``x`` to what is known of each group's range."""
+        """Update the range of each group with the elements of ``x``."""
         self._estimator.observe(by_group(x.float(), self.plan.step_shape))
 
     def finish(self) -> None:
-        """Fix steps and zero points."""
+        """Set grid steps and zero points."""
         if self.settings.symmetric:
             signed = self._estimator.negative if self.plan.signed is None else self.plan.signed
             self.range = CodeRange.of_bits(self.plan.bits, signed=signed)
@@ -77,7 +77,7 @@ class Uniform(Quantizer):
         self._estimator = self._new_estimator()
 
     def describe(self) -> QuantizerPlan:
-        """As the base class, but that zero points leave the sign as it was planned."""
+        """As in the base class, except that with zero points ``signed`` stays as planned."""
         return super().describe() if self.settings.symmetric else self.plan
 
     def _new_estimator(self) -> RangeEstimator:

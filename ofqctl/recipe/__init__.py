@@ -1,4 +1,4 @@
-"""What to do: recipes (for any model) and plans (for one model). Free of torch until a method is looked up."""
+"""Recipes (for any model) and plans (for one model). Does not import torch until a method is looked up."""
 
 from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS, REMEDIES, TERMS
 from ofqctl.recipe.plan import LeftFloat, ModulePlan, Plan, QuantizerPlan, quantizer_plan

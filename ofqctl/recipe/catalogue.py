@@ -1,4 +1,4 @@
-"""The recipes that come with the package, and how a name or a file becomes a recipe."""
+"""The recipes that come with the package; load recipes by name or file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def folder() -> Path:
-    """Where the shipped recipes lie: inside the installed package, or beside it in a source tree."""
+    """Folder of the shipped recipes: inside the installed package, or beside it in a source tree."""
     installed = _PACKAGE / "recipes"
     return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
 
@@ -24,7 +24,7 @@ def names() -> list[str]:
 
 
 def overview() -> list[dict[str, Any]]:
-    """Name, bits and description of every shipped recipe, as its file says them; nothing else of it is read."""
+    """Name, bits and description of every shipped recipe; the rest of its file is not validated."""
     every = []
     for name in names():
         values = read_file(folder() / f"{name}.yaml")
@@ -34,10 +34,10 @@ def overview() -> list[dict[str, Any]]:
 
 
 def path_of(name: str) -> Path:
-    """The file of a shipped recipe, or the recipe file that ``name`` is the path of.
+    """Path of a shipped recipe, or of the recipe file that ``name`` is the path of.
 
     Raises:
-        RecipeError: Neither; suggests the closest name.
+        RecipeError: It is neither; the message suggests the most similar name.
     """
     if name in names():
         return folder() / f"{name}.yaml"
@@ -45,14 +45,14 @@ def path_of(name: str) -> Path:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     hint = did_you_mean(name, names()) or "`ofqctl recipe ls` lists the recipes; a file ends in .yaml"
-    raise RecipeError(f"recipe '{name}': no shipped recipe of that name and no file", hint=hint)
+    raise RecipeError(f"recipe '{name}': no shipped recipe of this name, and no such file", hint=hint)
 
 
 def load(name: str, assignments: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or file, with ``a.b=c`` assignments carried out.
+    """Load a recipe by name or file, with ``a.b=c`` assignments applied.
 
     Raises:
-        RecipeError: Unknown, unreadable or faulty; all faults at once.
+        RecipeError: It is unknown, unreadable or invalid; the message lists all errors.
     """
     values: Values = read_file(path_of(name))
     values.setdefault("name", Path(name).stem if Path(name).suffix else name)

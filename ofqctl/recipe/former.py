@@ -1,6 +1,7 @@
-"""Recipes and plans as format 1 wrote them, in today's form.
+"""Convert stored recipes and plans of earlier versions to the current form.
 
-There every quantizer had the settings of all methods, whatever its own was. Foreign ones did nothing and are dropped.
+In format 1 every quantizer had the settings of all methods. Those of other methods had no effect and are dropped.
+Until the stages of post-training quantization were called ``stage``, their key was ``step``, in format 2 as well.
 """
 
 from collections.abc import Mapping
@@ -12,14 +13,27 @@ _SETTINGS_OF_ALL = ("symmetric", "range", "percentile", "start")
 
 
 def recipe_from_format_1(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with each quantizer's own settings alone."""
+    """The recipe with each quantizer's own settings only."""
     first, last = (_layer(recipe.get(name) or {}) for name in ("first", "last"))
     return _layer(recipe) | {"first": first, "last": last, "layers": [_layer(own) for own in recipe.get("layers", ())]}
 
 
+def with_current_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe, of any format, with the current names of the keys of ``ptq``; current recipes stay as they are."""
+    stages = recipe.get("ptq")
+    return {**recipe, "ptq": [_stage(stage) for stage in stages]} if isinstance(stages, list | tuple) else {**recipe}
+
+
 def plan_from_format_1(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan with each quantizer's own settings alone; a sign that zero points decide is left open."""
+    """The plan with each quantizer's own settings only; with zero points, ``signed`` is left to the data."""
     return {**plan, "modules": {name: _module(module) for name, module in plan.get("modules", {}).items()}}
+
+
+def _stage(values: Any) -> Any:
+    if not isinstance(values, Mapping) or "stage" in values:
+        return values
+    current = {"step": "stage"} | ({"steps": "iterations"} if values.get("step") == "reconstruct" else {})
+    return {current.get(key, key): value for key, value in values.items()}
 
 
 def _layer(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The kinds of methods that a recipe can name, each with the registry of what there is."""
+"""The registries of methods that a recipe can name."""
 
 from typing import Any
 
@@ -11,19 +11,20 @@ Traits: none. Roles: ``weights``, ``activations``.
 """
 
 PTQ_STAGES: Registry[Any] = Registry("stage of post-training quantization", "ofqctl.ptq")
-"""Functions of a :class:`ofqctl.ptq.Task` and their settings.
+"""Functions that take a :class:`ofqctl.ptq.Task` and their settings.
 
-Traits: ``prepares``: works on the float model, ahead of conversion and calibration.
+Traits: ``prepares``: works on the float model, before conversion and calibration.
 """
 
 TERMS: Registry[Any] = Registry("term of the objective", "ofqctl.distill")
-"""Classes derived from :class:`ofqctl.distill.Term`, of which training minimizes the sum.
+"""Classes derived from :class:`ofqctl.distill.Term`, whose sum training minimizes.
 
-Traits: ``needs_teacher``: learns from a teacher, which ``distillation`` names.
+Traits: ``needs_teacher``: needs a teacher, which ``distillation`` names.
 """
 
 REMEDIES: Registry[Any] = Registry("remedy", "ofqctl.oscillation")
-"""Classes derived from :class:`ofqctl.oscillation.Remedy`, made at the start of each phase that names them.
+"""Classes derived from :class:`ofqctl.oscillation.Remedy`, created at the start of each phase that names them.
 
-Traits: ``holds_codes``: decides which codes may change, so that no other one can, and weights cannot be averaged.
+Traits: ``holds_codes``: decides which codes may change, so a phase can have only one such remedy, and weights cannot be
+averaged.
 """

@@ -1,7 +1,7 @@
-"""What to do to one model: every quantized module, its quantizers and their shapes.
+"""Plans: every quantized module of one model, its quantizers and their shapes.
 
-A plan is made once, from a recipe and a dry run of the model, and is then all that is needed to build the quantized
-model again; it is what ``config.json`` holds.
+A plan is made once, from a recipe and a dry run of the model. It is all that is needed to build the quantized model
+again, and is stored in ``config.json``.
 """
 
 from typing import Annotated, Any, Literal
@@ -16,18 +16,19 @@ ModuleKind = Literal["linear", "conv2d", "attention", "qkr"]
 
 
 class QuantizerPlan(Frozen):
-    """One quantizer; beside these fields it has the settings of its method.
+    """The plan of one quantizer, which also has the settings of its method.
 
     Attributes:
         method: Name of the quantizer.
         bits: Width of a code, 1-8.
-        step_shape: Shape of the step, aligned with the last dimensions of the tensor; (1, 1) or () is one step for all.
-        shape: Of a weight: its shape; None for an activation.
-        dynamic: Whether each row (the last dimension) is quantized relative to its largest magnitude, found at run
-            time; steps and shifts are those of the row over it.
-        shift_shape: Shape of the learned shifts ahead of rounding and behind it, or None for no shifts.
+        step_shape: Shape of the grid step, aligned with the last dimensions of the tensor; (1, 1) or () means one step
+            for all.
+        shape: Shape of the weight; None for an activation.
+        dynamic: Whether each row (the last dimension) is divided by its largest magnitude, found at run time; grid
+            steps and shifts apply to the quotient.
+        shift_shape: Shape of the learned shifts before and after rounding, or None for no shifts.
         signed: Whether codes may be negative; None leaves it to the data.
-        whole: Whether zero points are integers, so that real 0 is on the grid; an image's need not be.
+        whole: Whether zero points are integers, so that 0 is on the grid; those of an image need not be.
     """
 
     method: str
@@ -45,14 +46,14 @@ AnyQuantizerPlan = Annotated[QuantizerPlan, _ANY_QUANTIZER]
 
 
 AT_START = "decides where a quantizer starts, not what it computes"
-"""Marks such a setting of a quantizer, in an ``Annotated``."""
+"""Marks such settings of a quantizer in an ``Annotated``."""
 
 
 def quantizer_plan(method: str, **fields: Any) -> QuantizerPlan:
     """The plan of a quantizer, with its method's settings among ``fields``.
 
     Raises:
-        ValidationError: Something is not known or not allowed.
+        ValidationError: A field is unknown or has an invalid value.
     """
     plan = _ANY_QUANTIZER.validate(QuantizerPlan, {"method": method, **fields})
     assert isinstance(plan, QuantizerPlan)
@@ -60,7 +61,7 @@ def quantizer_plan(method: str, **fields: Any) -> QuantizerPlan:
 
 
 def computes_alike(one: QuantizerPlan, other: QuantizerPlan) -> bool:
-    """Whether two plans are of the same grid; how start values are found does not matter, nor a sign left open."""
+    """Whether two plans have the same grid; start values, and ``signed`` left to the data, do not matter."""
     if type(one) is not type(other):
         return False
     alike = {name for name, field in type(one).model_fields.items() if AT_START in field.metadata}
@@ -72,11 +73,11 @@ def computes_alike(one: QuantizerPlan, other: QuantizerPlan) -> bool:
 
 
 class ModulePlan(Frozen):
-    """One module and what of it is quantized.
+    """The plan of one module.
 
     Attributes:
-        kind: What the module becomes.
-        weight: Quantizer of its weight (of the merged query-key product for ``qkr``); None leaves it in float.
+        kind: Kind of the quantized module.
+        weight: Quantizer of its weight (for ``qkr``, of merged query and key); None leaves it in float.
         operands: Quantizers of its activations by name: ``input``; ``q, k, softmax, v``; ``x, qkx, softmax, v``.
         query_bias: Whether ``qkr`` keeps the term of the query bias, which makes it exact; OFQ's authors drop it.
     """
@@ -88,7 +89,7 @@ class ModulePlan(Frozen):
 
 
 class LeftFloat(Frozen):
-    """A module, or the products of one, that stays in float, and why."""
+    """A module that stays in float, or whose products do, and why."""
 
     module: str
     type: str
@@ -96,7 +97,7 @@ class LeftFloat(Frozen):
 
 
 class Plan(Frozen):
-    """Every quantized module of one model, by its name in the model, and all that was left in float."""
+    """Every quantized module of one model by name, and everything that was left in float."""
 
     modules: dict[str, ModulePlan]
     left_float: tuple[LeftFloat, ...] = ()

@@ -1,4 +1,4 @@
-"""YAML and ``--set`` options -> recipe, and back; all faults are reported at once, each with its path."""
+"""Read recipes from YAML and ``--set`` options, and write them; all errors are reported at once, each with its path."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from ofqctl.recipe.schema import Recipe
 
 Values = dict[str, Any]
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is libyaml
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if libyaml is installed
 
 
 def parse(text: str, *, where: str) -> Values:
-    """YAML text as nested dictionaries.
+    """Parse YAML text to nested dictionaries.
 
     Args:
         text: A YAML mapping.
-        where: What to call it in an error, such as its path.
+        where: Its name in error messages, such as a path.
 
     Raises:
-        RecipeError: Not YAML, or not a mapping.
+        RecipeError: The text is not YAML, or not a mapping.
     """
     try:
         values = yaml.load(text, Loader=_LOADER)
@@ -38,30 +38,30 @@ def parse(text: str, *, where: str) -> Values:
 
 
 def build(values: Mapping[str, Any], *, where: str) -> Recipe:
-    """The recipe that nested dictionaries describe.
+    """Validate nested dictionaries to a recipe.
 
     Args:
-        values: As in YAML.
-        where: What to call it in an error.
+        values: Content of the recipe, as in YAML.
+        where: Its name in error messages.
 
     Raises:
-        RecipeError: Every fault of it, one a line, each with its path.
+        RecipeError: It is invalid; the message lists every error on a line, with its path.
     """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         faults = [_explain(fault, values) for fault in error.errors()]
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
         raise RecipeError(
-            "\n  ".join([f"{where}: {count}", *faults]), hint="`ofqctl recipe show NAME` prints a whole recipe"
+            "\n  ".join([f"{where}: {count}", *faults]), hint="`ofqctl recipe show NAME` prints a complete recipe"
         ) from error
 
 
 def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
-    """``values`` with ``a.b=c`` assignments carried out; ``c`` is YAML.
+    """``values`` with ``a.b=c`` assignments applied; ``c`` is YAML.
 
     Raises:
-        RecipeError: An assignment without ``=``, or a path that leads through a plain value.
+        RecipeError: An assignment has no ``=``, or its path leads through a plain value.
     """
     changed: Values = copy.deepcopy(dict(values))
     for assignment in assignments:
@@ -92,22 +92,22 @@ def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
 
 
 def _forget_settings(spot: Values, method: Any) -> None:
-    """Drop what belongs to other quantizers: the settings of a method go with it."""
+    """Drop settings of other quantizers when the method is changed."""
     every = {name: set(known.settings.model_fields) for name, known in QUANTIZERS.methods().items()}
     for name in set().union(*every.values()) - every.get(method, set()):
         spot.pop(name, None)
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The whole recipe, defaults written out."""
+    """The complete recipe as YAML, with all defaults."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
 def read_file(path: Path) -> Values:
-    """A recipe file as nested dictionaries.
+    """Read a recipe file to nested dictionaries.
 
     Raises:
-        RecipeError: Missing, unreadable or not YAML.
+        RecipeError: The file is missing, unreadable or not YAML.
     """
     try:
         text = path.read_text(encoding="utf-8")

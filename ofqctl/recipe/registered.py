@@ -1,7 +1,8 @@
-"""Parts of a recipe whose keys depend on what is registered: pydantic fields that look in a registry.
+"""Parts of a recipe whose keys depend on registered methods: pydantic fields that use a registry.
 
-``ByName`` is a union told apart by one key, such as ``method``; ``WithKeys`` is a mapping with one optional key for
-each method, such as a phase with its remedies. Both look when they validate, so a method registered later counts too.
+``ByName`` is a union discriminated by one key, such as ``method``. ``WithKeys`` is a mapping with one optional key for
+each method, such as a phase with its remedies. Both use the registry when they validate, so methods that are registered
+later are included.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from ofqctl.registry import Frozen, Method, Registry
 
 
 class _Composed(BaseModel):
-    """A class made when it was needed, which no module holds: pickle makes it again."""
+    """A class created at run time, which no module contains; pickle creates it again."""
 
     made: ClassVar[tuple[Callable[..., type[BaseModel]], tuple[Any, ...]]]
 
@@ -33,20 +34,20 @@ def _blank(make: Callable[..., type[BaseModel]], arguments: tuple[Any, ...]) -> 
 
 @dataclass(frozen=True)
 class _Dispatching(ABC):
-    """A field annotation that validates with a class chosen or composed when it is called."""
+    """A field annotation that validates with a class that is chosen or composed at run time."""
 
     registry: Registry[Any]
 
     @abstractmethod
     def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:
-        """The class that ``values`` are for; ``base`` where they do not say."""
+        """The class for ``values``; ``base`` if they do not determine one."""
 
     @abstractmethod
     def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
-        """Every class that values may be for."""
+        """All classes that values may have."""
 
     def validate(self, base: type[BaseModel], values: Any) -> BaseModel:
-        """An object of the right class."""
+        """Validate ``values`` with the class for them."""
         if isinstance(values, base) and type(values) is not base:
             return values
         given = values.model_dump(exclude_unset=True) if isinstance(values, base) else values
@@ -74,23 +75,25 @@ class ByName(_Dispatching):
     """One of the registered methods, chosen by the value of ``key``; without it, the default of the base class.
 
     Attributes:
-        registry: Of the methods.
-        key: Names the method, and is a field of the base class.
-        role: What it is used for.
+        registry: Registry of the methods.
+        key: Name of the field that contains the method's name; a field of the base class.
+        role: Role that the method is used in.
     """
 
     key: str = "method"
     role: str = ""
 
     def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:
-        """The fields of ``base`` and the settings of the method that ``values`` name."""
+        """A class with the fields of ``base`` and the settings of the method that ``values`` name."""
         if not isinstance(values, Mapping):
             return base
         field = base.model_fields[self.key]
-        if self.key not in values and field.is_required():
-            raise _fault(base, self.key, f"is missing; it says which {self.registry.noun}", values)
-        name = values.get(self.key, field.default)
         methods = self.registry.methods(self.role)
+        if self.key not in values and field.is_required():
+            other = next((key for key, value in values.items() if isinstance(value, str) and value in methods), None)
+            hint = f"did you mean '{self.key}' in place of '{other}'?" if other else f"it names a {self.registry.noun}"
+            raise _fault(base, self.key, f"is missing; {hint}", values)
+        name = values.get(self.key, field.default)
         if name not in methods:
             match = closest(str(name), methods)
             hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(methods)}"
@@ -98,7 +101,7 @@ class ByName(_Dispatching):
         return self._composed(base, methods[name])
 
     def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
-        """One for each method."""
+        """A class for each method."""
         return [self._composed(base, method) for method in self.registry.methods(self.role).values()]
 
     def _composed(self, base: type[BaseModel], method: Method[Any]) -> type[BaseModel]:
@@ -124,11 +127,11 @@ class WithKeys(_Dispatching):
     """The fields of the base class and one optional key for each registered method, with its settings."""
 
     def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:  # noqa: ARG002
-        """The same for all values."""
+        """The class, which is the same for all values."""
         return _extend(base, tuple((m.name, m.settings) for m in self.registry.methods().values()))
 
     def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
-        """The one class there is."""
+        """The only class."""
         return [self.model_of(base, {})]
 
 
@@ -147,12 +150,12 @@ def _fault(base: type[BaseModel], key: str, message: str, seen: Any) -> Validati
 
 
 def keys_at(model: type[BaseModel], values: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Keys that are known at a place of ``values``, which ``model`` describes.
+    """The known keys at a location in ``values``.
 
     Args:
-        model: Of the whole.
-        values: As in YAML.
-        location: Keys and positions that lead to the place.
+        model: Class of the whole recipe.
+        values: Content of the recipe, as in YAML.
+        location: Keys and positions that lead to the location.
     """
     annotation: Any = model
     for part in location:

@@ -1,4 +1,4 @@
-"""What a recipe may say."""
+"""The fields of a recipe."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -24,18 +24,18 @@ Bits = Annotated[int, Field(strict=True), AfterValidator(_known_width)]
 
 
 class _Method(BaseModel):
-    """What names a method. Its settings are taken as they come and checked where this becomes part of a recipe."""
+    """A part that names a method; the method's settings are validated when it becomes part of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Weights(_Method):
-    """How weights are quantized; beside these keys there are the settings of the method.
+    """How weights are quantized; also has the settings of the method.
 
     Attributes:
         bits: 1-8, or 32 for float.
         method: Name of a quantizer.
-        granularity: What shares a step: an output ``channel`` or the whole ``tensor``.
+        granularity: What shares a grid step: an output ``channel`` or the whole ``tensor``.
     """
 
     bits: Bits = 8
@@ -44,19 +44,18 @@ class Weights(_Method):
 
 
 class Activations(_Method):
-    """How the inputs of layers and the operands of attention are quantized; beside these keys there are the settings
-    of the method.
+    """How the inputs of layers and the operands of attention are quantized; also has the settings of the method.
 
     Attributes:
         bits: 1-8, or 32 for float.
         method: Name of a quantizer.
-        granularity: What shares a step: the whole ``tensor``, a ``channel``, or a ``token``. With ``token`` the values
-            of attention have a step per channel and the softmax output one per query; ``head`` is the same, but in
-            attention each head has steps of its own, and one for its softmax output.
+        granularity: What shares a grid step: the whole ``tensor``, a ``channel``, or a ``token``. With ``token`` the
+            values of attention have a step per channel and the softmax output has one per query; ``head`` is the same,
+            but in attention each head has its own steps, and one step for its softmax output.
         dynamic: Quantize each row relative to its largest magnitude, found at run time: each token of a Linear's input,
             and in attention each query, key and row of the softmax output. Images, feature maps and values, the rows
             of which are summed over, stay as they are.
-        shifts: Learned shifts ahead of the quantizer and behind it.
+        shifts: Whether there are learned shifts before and after the quantizer.
     """
 
     bits: Bits = 8
@@ -81,10 +80,10 @@ def plan_for(
     """The plan of a quantizer for one tensor: method, bits and settings as ``spec`` has them.
 
     Args:
-        spec: What a recipe says.
-        step_shape: Of the step.
-        shape: Of a weight.
-        **fields: Others of :class:`QuantizerPlan`.
+        spec: Part of a recipe.
+        step_shape: Shape of the grid step.
+        shape: Shape of the weight; None for an activation.
+        **fields: Other fields of :class:`QuantizerPlan`.
     """
     whole = (
         _ANY_WEIGHTS.validate(Weights, spec)
@@ -97,16 +96,16 @@ def plan_for(
 
 
 class Stage(_Method):
-    """One stage of post-training quantization; beside this key there are its settings.
+    """One stage of post-training quantization; its settings stand beside this key.
 
     Attributes:
-        step: Its name.
+        stage: Name of the stage.
     """
 
-    step: str
+    stage: str
 
 
-AnyStage = Annotated[Stage, ByName(PTQ_STAGES, key="step")]
+AnyStage = Annotated[Stage, ByName(PTQ_STAGES, key="stage")]
 
 
 class Layer(Frozen):
@@ -117,7 +116,7 @@ class Layer(Frozen):
 
 
 class Override(Frozen):
-    """What differs in the modules whose names match ``target``.
+    """Exceptions for the modules whose names match ``target``.
 
     Attributes:
         target: Shell-style pattern of module names, such as ``blocks.*.mlp.fc2``; an attention block's two products
@@ -171,21 +170,21 @@ class Calibration(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that ``quantize`` and ``train`` need to know but the model and the data.
+    """Everything that ``quantize`` and ``train`` need to know, except for the model and the data.
 
     Attributes:
-        name: How the catalogue calls it.
-        description: One line for people.
+        name: Its name in the catalogue.
+        description: Description in one line.
         source: Paper and figures it follows, if any.
         model: Shell-style pattern of the architectures it is for; None for any.
-        weights: Of every Linear and Conv2d that is neither first nor last.
-        activations: Of every such layer's input and of attention's operands.
-        first: The patch embedding (timm's ``first_conv``).
-        last: The classifiers (timm's ``classifier``).
+        weights: How to quantize the weights of every Linear and Conv2d that is neither first nor last.
+        activations: How to quantize the inputs of these layers and the operands of attention.
+        first: How to quantize the patch embedding (timm's ``first_conv``).
+        last: How to quantize the classifiers (timm's ``classifier``).
         attention: What is done to attention.
         layers: Exceptions by module name; later ones win.
         calibration: Where start values come from.
-        ptq: What ``quantize`` does beyond calibration, in this order.
+        ptq: Stages that ``quantize`` runs in addition to calibration, in this order.
         training: How ``train`` trains, or None if the recipe does not say.
     """
 

@@ -18,7 +18,7 @@ class Optimizer(Frozen):
     Attributes:
         name: As ``timm.optim.create_optimizer_v2`` calls it.
         lr: Peak learning rate of weights, at the recipe's batch size.
-        weight_decay: Of matrices and convolutions.
+        weight_decay: Weight decay of matrices and convolutions.
         clip_grad: Largest norm of all gradients together, or None.
     """
 
@@ -29,25 +29,25 @@ class Optimizer(Frozen):
 
 
 class Phase(Frozen):
-    """A stretch of training with one schedule; beside these keys each registered remedy has one of its name.
+    """A part of training with one schedule; each registered remedy has a key of its name as well.
 
     Attributes:
-        name: For tables and logs.
-        epochs: Passes over the training images.
+        name: Name in tables and logs.
+        epochs: Number of passes over the training images.
         lr: Peak learning rate; None takes the optimizer's.
-        min_lr: Where the cosine ends.
+        min_lr: Learning rate at the end of the cosine.
         schedule: ``cosine`` from the peak to ``min_lr``, step by step, or ``constant``.
-        warmup_steps: Optimizer steps of linear warm-up, part of the phase.
-        warmup_epochs: The same in epochs; both add up.
-        warmup_lr: Where the warm-up starts.
-        warmup_prefix: Whether the cosine starts behind the warm-up, at the peak; otherwise it starts with the phase,
-            and has come some way down when the warm-up ends. The phase is as long either way.
-        trainable: Shell-style patterns of the parameters that are trained; the running statistics of a BatchNorm stay
-            as they are where none of them matches.
-        quantized: What is computed with quantized while it trains; the rest is in float. What is evaluated and written
-            is always quantized as planned.
-        optimizer: ``carried``: its state goes on for all parameters that an earlier phase has trained, such as the
-            moments of Adam and its count of steps; ``fresh``: it starts anew.
+        warmup_steps: Number of optimizer steps of linear warm-up, part of the phase.
+        warmup_epochs: Number of epochs of warm-up; both add up.
+        warmup_lr: Learning rate at the start of the warm-up.
+        warmup_prefix: Whether the cosine starts after the warm-up, at the peak; otherwise it starts with the phase, and
+            is already below the peak when the warm-up ends. The length of the phase is the same.
+        trainable: Shell-style patterns of the parameters that are trained; the running statistics of a BatchNorm are
+            not updated if none of its parameters matches.
+        quantized: What is quantized during training; the rest is in float. The evaluated and written model is always
+            quantized as planned.
+        optimizer: ``carried``: keeps its state, such as Adam's moments and step count, for parameters that an earlier
+            phase trained; ``fresh``: starts without state.
     """
 
     name: str = "train"
@@ -65,7 +65,7 @@ class Phase(Frozen):
 
     @property
     def remedies(self) -> dict[str, Frozen]:
-        """Settings of the remedies that the phase asks for, by their names; those that hold codes come first."""
+        """Settings of the phase's remedies by name; those that hold codes come first."""
         names = sorted(REMEDIES.methods(), key=lambda name: "holds_codes" not in REMEDIES[name].traits)
         found = ((name, getattr(self, name, None)) for name in names)
         return {name: settings for name, settings in found if settings is not None}
@@ -97,9 +97,9 @@ class Augmentation(Frozen):
         random_erase: Probability of erasing a rectangle.
         mixup: Alpha of mixup, 0 for none.
         cutmix: Alpha of cutmix, 0 for none.
-        label_smoothing: Of the hard labels.
-        repeats: Copies of each image in a batch (repeated augmentation), 0 or 1 for none.
-        crops: Crops of each image in a forward pass, decoded once; each counts as an image of the batch.
+        label_smoothing: Smoothing of the hard labels.
+        repeats: Number of copies of each image in a batch (repeated augmentation), 0 or 1 for none.
+        crops: Number of crops of each image in a forward pass, decoded once; each counts as an image of the batch.
         crop_pct: Share of the image that evaluation keeps; None keeps the model's own.
     """
 
@@ -118,11 +118,11 @@ class Augmentation(Frozen):
 
 
 class Features(Frozen):
-    """Holding the student's modules to what the teacher's give out.
+    """Training the student's modules to reproduce the outputs of the teacher's.
 
     Attributes:
-        target: Pattern of their names, in student and teacher; a ``*`` does not go past a dot.
-        weight: Of the mean squared error, relative to the variance of the teacher's output.
+        target: Pattern of module names, in student and teacher; ``*`` does not match a dot.
+        weight: Weight of the mean squared error, relative to the variance of the teacher's output.
     """
 
     target: str = "blocks.*"
@@ -143,8 +143,8 @@ class Distillation(Frozen):
         teacher: ``self`` (the float model the training starts from), or the name of a model or run.
         hard: Weight of the cross entropy with the labels.
         soft: Weight of the cross entropy with the teacher's probabilities.
-        temperature: Of the teacher's and the student's softmax.
-        features: Learning from what is inside the teacher too, or None.
+        temperature: Temperature of the teacher's and the student's softmax.
+        features: Learning from the outputs of the teacher's modules as well, or None.
     """
 
     teacher: str = "self"
@@ -158,8 +158,8 @@ class Tracking(Frozen):
     """The oscillation tracker.
 
     Attributes:
-        momentum: Weight of the newest step in the frequency (Nagel et al. 2022).
-        threshold: A weight oscillates if its frequency is above this.
+        momentum: Weight of the latest optimizer step in the frequency (Nagel et al. 2022).
+        threshold: Frequency above which a weight oscillates.
     """
 
     momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
@@ -167,16 +167,16 @@ class Tracking(Frozen):
 
 
 class Training(Frozen):
-    """The whole of it.
+    """How to train.
 
     Attributes:
-        batch_size: Images in one optimizer step, over all processes.
-        steps_per_epoch: Optimizer steps in an epoch; None takes as many as there are whole batches of images.
-        optimizer: What moves the weights.
-        phases: One after the other.
-        augmentation: What is done to the training images.
-        distillation: Learning from a teacher, or None: from the labels alone.
-        terms: What else is minimized, or terms with other settings than those of ``distillation``.
+        batch_size: Number of images in one optimizer step, over all processes.
+        steps_per_epoch: Number of optimizer steps in an epoch; None takes as many as there are whole batches of images.
+        optimizer: The optimizer.
+        phases: Phases, one after the other.
+        augmentation: Augmentation of the training images.
+        distillation: Learning from a teacher; None learns from the labels alone.
+        terms: Further terms of the objective, or other settings for those of ``distillation``.
         drop_path: Rate of stochastic depth; None keeps the architecture's own.
         ema: Decay of the averaged weights that are evaluated, or None.
         tracking: The oscillation tracker, or None.
@@ -195,7 +195,7 @@ class Training(Frozen):
 
     @property
     def objective(self) -> dict[str, Frozen]:
-        """Settings of all terms that are minimized, by their names."""
+        """Settings of all terms of the objective, by name."""
         wanted = self.distillation
         values: dict[str, Any] = {"labels": {"smoothing": self.augmentation.label_smoothing}}
         if wanted is not None:

@@ -1,4 +1,4 @@
-"""Pages that a person looks at: one HTML file each, with plots in it and nothing to load."""
+"""HTML reports: one self-contained file each, with plots."""
 
 from ofqctl.reports.comparison import comparison_page
 from ofqctl.reports.oscillation import oscillation_page

@@ -17,14 +17,14 @@ _CURVES = (
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The whole HTML document."""
+    """The HTML document."""
     notes = "<br>".join(escape(f"{note[:1].upper()}{note[1:]}.") for note in comparison.notes)
     names = _short_names(comparison)
     return page.page("Runs compared", notes, [_table(comparison, names), _plots(comparison, names)])
 
 
 def _short_names(comparison: Comparison) -> list[str]:
-    """The runs' paths without what they begin with in common."""
+    """The runs' paths without their common prefix."""
     paths = [run.run.rstrip("/").split("/") for run in comparison.runs]
     common = 0
     while len({tuple(path[: common + 1]) for path in paths}) == 1 and all(len(path) > common + 1 for path in paths):
@@ -46,11 +46,11 @@ def _table(comparison: Comparison, names: list[str]) -> str:
         "<recipe",
     ]
     rows = [[name, *_cells(run)] for name, run in zip(names, comparison.runs, strict=True)]
-    return page.section("All figures", "As the runs' own files have them.", page.table(columns, rows))
+    return page.section("All figures", "Figures from the files of the runs.", page.table(columns, rows))
 
 
 def _cells(run: ComparedRun) -> list[str]:
-    """The figures of a run, as text; empty where there is none."""
+    """The figures of a run as text; empty if there is none."""
     bits = "float" if run.weight_bits == run.activation_bits == 32 else f"W{run.weight_bits}A{run.activation_bits}"
     return [
         bits,
@@ -66,7 +66,7 @@ def _cells(run: ComparedRun) -> list[str]:
 
 
 def _plots(comparison: Comparison, names: list[str]) -> str:
-    """Top-1 against what it costs, and training epoch by epoch, with a colour for each run."""
+    """Top-1 against cost, and training over epochs, with a colour for each run."""
     runs = list(zip(comparison.runs, map(_colour, range(len(names))), strict=True))
     measured = [(run, colour) for run, (colour, _) in runs if run.top1 is not None]
     sizes = [(run.bytes / 1e6, run.top1 or 0.0, colour) for run, colour in measured]
@@ -93,18 +93,16 @@ def _plots(comparison: Comparison, names: list[str]) -> str:
     if not plots:
         return ""
     key = page.legend((name, *_colour(number)) for number, name in enumerate(names))
-    return page.section(
-        "Side by side", "Accuracy against its cost, and what happened in training.", key, page.cards(plots)
-    )
+    return page.section("Side by side", "Accuracy against cost, and the course of training.", key, page.cards(plots))
 
 
 def _colour(number: int) -> tuple[str, bool]:
-    """Of a run, and whether its curves are dashed."""
+    """The colour of a run, and whether its curves are dashed."""
     return f"c{number % _COLOURS + 1}", number >= _COLOURS
 
 
 def _padded(rows: tuple[Epoch, ...], key: str, factor: float, length: int) -> list[float]:
-    """Values of the epochs, with gaps where there are none."""
+    """Values for the epochs, with gaps for missing ones."""
     values = [getattr(row, key) for row in rows]
     known = [float("nan") if value is None else factor * value for value in values]
     return [*known, *[float("nan")] * (length - len(known))]

@@ -1,11 +1,11 @@
-"""The page of ``analyze-oscillation``: what was found, where, and how it came about."""
+"""The page of ``analyze-oscillation``: findings, layers, and changes over time."""
 
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from ofqctl.diagnosis.findings import ROLE_WORDS, percent
-from ofqctl.diagnosis.layers import Histogram, Layer
+from ofqctl.diagnosis.layers import AnalyzedLayer, Histogram
 from ofqctl.diagnosis.result import Analysis, Finding, Report
 from ofqctl.oscillation import ROLES
 from ofqctl.reports import page
@@ -13,13 +13,13 @@ from ofqctl.reports.over_time import changes_section, live_section, paths_sectio
 from ofqctl.reports.plots import histogram
 from ofqctl.reports.roles import DRAWN_BITS, drawn
 
-_TOP = 12  # rows of a table
+_TOP = 12  # number of rows of a table
 _QUOTED = re.compile(r"`([^`]+)`")
 _BLOCK = re.compile(r"^(.*?\d+)\.(?!.*\.\d+\.)")  # up to the last number in a name
 
 
 def oscillation_page(analysis: Analysis) -> str:
-    """The whole HTML document."""
+    """The HTML document."""
     report = analysis.checkpoints[-1]
     parts = [
         _tiles(report),
@@ -43,7 +43,7 @@ def _lead(analysis: Analysis) -> str:
     lines = [f"<code>{escape(report.path)}</code><br>{escape(', '.join(part for part in about if part))}"]
     if len(analysis.checkpoints) > 1:
         lines.append(f"The last of {len(analysis.checkpoints)} checkpoints.")
-    lines += [f"Not known: {escape(what)}. {escape(_sentence(why))}" for what, why in report.missing.items()]
+    lines += [f"Unknown: {escape(what)}. {escape(_sentence(why))}" for what, why in report.missing.items()]
     lines += [escape(_sentence(note)) for note in analysis.notes]
     return "<br>".join(lines)
 
@@ -58,11 +58,11 @@ def _tiles(report: Report) -> str:
         "of the weights oscillate": total.oscillating,
         "of the codes change in a step": total.flips_per_step,
         "of the codes never changed": total.never_flipped,
-        f"of the weights are confident (beyond {report.boundary_range:g} steps)": total.confident,
-        "of the weights lie beyond the grid": total.clipped,
+        f"of the weights are confident (beyond {report.boundary_range:g} grid steps)": total.confident,
+        "of the weights lie outside of the grid": total.clipped,
     }
     shown = {words: percent(value) for words, value in figures.items() if value is not None}
-    shown[f"bits of information in a code, of {total.bits:.2g} paid"] = f"{total.entropy:.2f}"
+    shown[f"bits of information in a code of {total.bits:.2g} bits"] = f"{total.entropy:.2f}"
     return page.tiles(shown)
 
 
@@ -73,11 +73,11 @@ def _findings(findings: Iterable[Finding]) -> str:
         advice = _QUOTED.sub(r"<code>\1</code>", escape(finding.advice))
         items.append(f"<li><p>{escape(finding.text)}</p><p>{advice}{option}</p></li>")
     body = f'<ul class="findings">{"".join(items)}</ul>'
-    return page.section("What was found", "And which option of the recipe would address it.", body)
+    return page.section("Findings", "With the recipe options that address them.", body)
 
 
 def _heat(report: Report) -> str:
-    """Blocks by roles; fine grids are left out of the scale, for their codes always move more."""
+    """Blocks by roles; layers with many bits do not affect the colour scale, because their codes always move more."""
     tracked = report.layers[0].tracked is not None
     if not tracked and report.layers[0].latents is None:
         return ""
@@ -92,14 +92,14 @@ def _heat(report: Report) -> str:
     lead = (
         "Share of the weights of each layer that oscillate."
         if tracked
-        else ("Share of the weights of each layer that lie within 0.005 steps of a threshold.")
+        else ("Share of the weights of each layer that lie within 0.005 grid steps of a threshold.")
     )
     if low and len(low) < len(values) and scale:
         lead += f" The shades end at {percent(scale)}, the largest share at {DRAWN_BITS} bits or less."
     return page.section("Where", lead, page.heat_map(columns, rows, "block"))
 
 
-def _heat_value(layer: Layer) -> float:
+def _heat_value(layer: AnalyzedLayer) -> float:
     if layer.tracked is not None:
         return layer.tracked.oscillating
     return layer.latents.within["0.005"] if layer.latents else 0.0
@@ -111,7 +111,7 @@ def _block(name: str) -> str:
 
 
 def _positions(report: Report) -> str:
-    """Histograms of latent weights by role, thresholds drawn in."""
+    """Histograms of latent weights by role, with thresholds."""
     plots = []
     for role in drawn(report):
         layers = [layer for layer in report.layers if layer.role == role and layer.latents and layer.bits <= DRAWN_BITS]
@@ -121,9 +121,9 @@ def _positions(report: Report) -> str:
         edges, shares, thresholds = _pooled([layer.latents.positions for layer in layers if layer.latents])
         near = report.roles[role].within or {}
         caption = f"{percent(near.get('0.005', 0.0))} within 0.005 steps of a threshold."
-        svg = histogram(edges, shares, thresholds, x_label="position in steps; codes at whole numbers")
+        svg = histogram(edges, shares, thresholds, x_label="position in grid steps; codes at integers")
         plots.append((_sentence(ROLE_WORDS[role]).rstrip("."), svg, caption))
-    lead = "Latent weights of all layers of a role, in steps of their own grids; a code changes at a dashed line."
+    lead = "Latent weights of all layers of a role, in grid steps; codes change at the dashed lines."
     return page.section("Latent weights and thresholds", lead, page.cards(plots)) if plots else ""
 
 
@@ -156,22 +156,24 @@ def _worst(report: Report) -> str:
         ]
         rows.append([layer.title, *cells])
     columns = ["<layer", "oscillating", "changed a step", "within 0.005", "clipped", "dead codes", "bits used"]
-    columns += ["steps: least – median – most", "worst channels"]
+    columns += ["grid steps: min – median – max", "worst channels"]
     kept = [0, *(n for n in range(1, len(columns)) if any(row[n] for row in rows))]
     body = page.table([columns[n] for n in kept], [[row[n] for n in kept] for row in rows])
-    lead = "That oscillate most." if report.layers[0].tracked else "With the most weights near a threshold."
+    lead = (
+        "Layers that oscillate most." if report.layers[0].tracked else "Layers with the most weights near a threshold."
+    )
     return page.section("Layers", lead, body)
 
 
 def _words(report: Report) -> str:
     words = {
-        "code, step": "A quantized weight is step × (code + offset); its position is its float value in steps.",
-        "threshold": "Half way between two codes: there the code changes.",
+        "code, step": "A quantized weight is step × (code + offset); its position is its float value in grid steps.",
+        "threshold": "The point halfway between two codes, where the code changes.",
         "flip": "A code that an optimizer step changed; an oscillation is a flip back.",
-        "oscillates": f"A weight whose moving average of oscillations a step is above {report.threshold:g}.",
-        "confident": f"A weight farther than {report.boundary_range:g} steps from every threshold.",
-        "never changed": "A code that is the one it was when tracking began, and has been all the time: a frozen code.",
+        "oscillates": f"A weight whose moving average of oscillations is above {report.threshold:g}.",
+        "confident": f"A weight farther than {report.boundary_range:g} grid steps from every threshold.",
+        "never changed": "A code that never changed since tracking began.",
         "dead codes": "Codes of the grid that no weight of a channel has.",
         "bits used": "Entropy of the codes of a layer.",
     }
-    return page.section("Words", "As they are meant here.", page.definitions(words))
+    return page.section("Words", "Terms as they are used here.", page.definitions(words))

@@ -1,4 +1,4 @@
-"""The parts of the page that tell what happened from step to step, and from checkpoint to checkpoint."""
+"""The sections of the page on changes over optimizer steps and checkpoints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -10,11 +10,11 @@ from ofqctl.reports import page
 from ofqctl.reports.plots import Line, curves, pairs, path
 from ofqctl.reports.roles import COLOURS, DRAWN_BITS, drawn
 
-_TOP = 12  # rows of a table
+_TOP = 12  # number of rows of a table
 
 
 def training_section(report: Report) -> str:
-    """Over training: by role where the tracker recorded a history, else the totals of the epochs."""
+    """The course of training: by role if the tracker recorded a history, else totals of the epochs."""
     history = report.history
     if history is None:
         return _epochs(report)
@@ -35,15 +35,15 @@ def training_section(report: Report) -> str:
         ("Oscillating weights", plot("oscillating", 100.0, "% of the weights"), ""),
         ("Codes that change", plot("flips_per_step", 100.0, "% of the codes in a step"), ""),
         (
-            "Steps of the grid",
-            plot("step", 1.0, "mean step, 1 at the first", from_zero=False),
-            "StatsQ's follow from the weights, those of LSQ are learned.",
+            "Grid steps",
+            plot("step", 1.0, "mean grid step, relative to the first", from_zero=False),
+            "StatsQ computes them from the weights, LSQ learns them.",
         ),
     ]
     plots += _annealing(report)
-    lead = "What the tracker saw from the first step to the last, by role."
+    lead = "Records of the tracker over the whole training, by role."
     if len(low) < len(history.roles):
-        lead += f" Layers of more than {DRAWN_BITS} bits are left out."
+        lead += f" Layers of more than {DRAWN_BITS} bits are omitted."
     key = page.legend((ROLE_WORDS[role], *COLOURS[role]) for role in roles)
     return page.section("Over training", lead, key, page.cards(plots))
 
@@ -56,12 +56,12 @@ def paths_section(report: Report) -> str:
         title = f"{one.name}, weight {one.index}"
         plots.append((title, path(steps, one.position, one.code, one.thresholds), ""))
     key = page.legend((("latent weight", "c1", False), ("code", "muted", False), ("threshold", "c2", True)))
-    lead = "Of the few weights whose every step is recorded, those that flipped most: the float value against its code."
+    lead = "The recorded weights that flipped most: float values and codes."
     return page.section("Single weights", lead, key, page.cards(plots)) if plots else ""
 
 
 def changes_section(changes: Sequence[Change], report: Report) -> str:
-    """What changed from checkpoint to checkpoint."""
+    """Changes from checkpoint to checkpoint."""
     if not changes:
         return ""
     columns = [role for role in ROLES if any(role in change.roles for change in changes)]
@@ -94,7 +94,7 @@ def changes_section(changes: Sequence[Change], report: Report) -> str:
 
 
 def live_section(live: Live | None) -> str:
-    """What live steps did to weights and activations."""
+    """Results of live steps for weights and activations."""
     if live is None:
         return ""
     steps = [float(number) for number in range(1, len(live.steps) + 1)]
@@ -112,10 +112,10 @@ def live_section(live: Live | None) -> str:
             "Codes of activations",
             "% changed in a step",
             [s.activations_changed for s in live.steps],
-            f"On {live.probe_images} images that stay the same.",
+            f"On {live.probe_images} fixed images.",
         ),
         *plot(
-            "Signs of gradients", "% as in the step before", [s.sign_agreement for s in live.steps], "50 % is noise."
+            "Signs of gradients", "% as in the previous step", [s.sign_agreement for s in live.steps], "50 % is noise."
         ),
     ]
     layers = sorted(live.layers, key=lambda layer: -layer.flips_per_step)[:_TOP]
@@ -137,7 +137,7 @@ def live_section(live: Live | None) -> str:
         [[f"{one.name}, {one.operand}", str(one.bits), percent(one.changed)] for one in activations],
     )
     lead = f"{len(live.steps)} training steps at learning rate {live.lr:.2g}, batches of {live.batch_size}, phase "
-    lead += f"'{live.phase}'; nothing of them was kept."
+    lead += f"'{live.phase}'; they were not saved."
     return page.section("Live steps", lead, page.cards(plots), weights, operands if activations else "")
 
 
@@ -146,8 +146,8 @@ def _epochs(report: Report) -> str:
     if len(rows) < 2:
         return ""
     epochs, marks = [float(row.epoch) for row in rows], []
-    for before, row in pairwise(rows):
-        marks += [(row.epoch - 0.5, row.phase)] if row.phase != before.phase else []
+    for previous, row in pairwise(rows):
+        marks += [(row.epoch - 0.5, row.phase)] if row.phase != previous.phase else []
     series = {
         ("Oscillating weights", "% of the weights"): [100.0 * (row.oscillating or 0.0) for row in rows],
         ("Codes that change", "% of the codes in a step"): [100.0 * (row.flips_per_step or 0.0) for row in rows],
@@ -158,13 +158,13 @@ def _epochs(report: Report) -> str:
         (title, curves(epochs, [Line("c1", values)], x_label="epoch", y_label=label, marks=marks), "")
         for (title, label), values in series.items()
     ]
-    return page.section("Over training", "At the end of each epoch, all layers together.", page.cards(plots))
+    return page.section("Over training", "All layers together, at the end of each epoch.", page.cards(plots))
 
 
 def _phase_marks(report: Report) -> list[tuple[float, str]]:
-    """Where phases but the first begin."""
+    """Positions at which phases begin, except for the first."""
     changes = pairwise(report.epochs)
-    return [(float(before.step), row.phase) for before, row in changes if row.phase != before.phase]
+    return [(float(previous.step), row.phase) for previous, row in changes if row.phase != previous.phase]
 
 
 def _annealing(report: Report) -> Iterator[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""The frame of a page: its look, and the pieces that pages are put together from."""
+"""The layout of a page, and the parts that pages consist of."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -8,12 +8,12 @@ _STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def page(title: str, lead: str, parts: Iterable[str]) -> str:
-    """A whole page.
+    """The HTML of a complete page.
 
     Args:
-        title: Its heading, text.
-        lead: What it is about, HTML.
-        parts: What follows, HTML.
+        title: Heading, as text.
+        lead: Introduction, as HTML.
+        parts: Sections, as HTML.
     """
     return "\n".join(
         [
@@ -36,7 +36,7 @@ def page(title: str, lead: str, parts: Iterable[str]) -> str:
 
 
 def section(title: str, lead: str, *parts: str) -> str:
-    """A heading, a sentence and what it is about; nothing if there is nothing."""
+    """A section with heading, introduction and content; empty if there is no content."""
     body = "\n".join(part for part in parts if part)
     return (
         f'<section>\n<h2>{escape(title)}</h2>\n<p class="lead">{escape(lead)}</p>\n{body}\n</section>' if body else ""
@@ -44,7 +44,7 @@ def section(title: str, lead: str, *parts: str) -> str:
 
 
 def tiles(figures: Mapping[str, str]) -> str:
-    """Large figures, each with its words."""
+    """Large figures, each with a caption."""
     cells = [
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
         for words, value in figures.items()
@@ -53,7 +53,7 @@ def tiles(figures: Mapping[str, str]) -> str:
 
 
 def cards(plots: Iterable[tuple[str, str, str]]) -> str:
-    """Plots side by side, as many as fit: title, SVG and caption of each."""
+    """Plots side by side, as many as fit; title, SVG and caption for each."""
     figures = [
         f'<figure class="card"><h3>{escape(title)}</h3>{svg}'
         + (f"<figcaption>{escape(caption)}</figcaption>" if caption else "")
@@ -64,7 +64,7 @@ def cards(plots: Iterable[tuple[str, str, str]]) -> str:
 
 
 def legend(entries: Iterable[tuple[str, str, bool]]) -> str:
-    """Name, colour and whether it is dashed, of the curves that the plots of a section share."""
+    """The legend of a section's plots: name, colour and dashing of each curve."""
     items = [
         f'<span><i{" class=dashed" if dashed else ""} style="border-color: var(--{colour})"></i>{escape(name)}</span>'
         for name, colour, dashed in entries
@@ -73,7 +73,7 @@ def legend(entries: Iterable[tuple[str, str, bool]]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows of text; headings that start with ``<`` are of columns aligned to the left, the first one names the row."""
+    """A table of text; columns whose heading starts with ``<`` are left-aligned, and the first column names the row."""
     left = [column.startswith("<") for column in columns]
     kinds = [' class="text"' if is_left else "" for is_left in left]
     head = "".join(f"<th{kind}>{escape(c.removeprefix('<'))}</th>" for c, kind in zip(columns, kinds, strict=True))
@@ -85,12 +85,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def heat_map(columns: Sequence[str], rows: Mapping[str, Mapping[str, tuple[float, str]]], corner: str) -> str:
-    """Cells whose shade tells their value, from 0 to 1, and whose text says it.
+    """A table whose cells are shaded by their value, from 0 to 1, and contain it as text.
 
     Args:
-        columns: Names, in order.
-        rows: By name, the cells by the names of the columns; one that is absent stays empty.
-        corner: What the names of the rows are.
+        columns: Names of the columns, in order.
+        rows: For each row by name, cells by column name; missing cells stay empty.
+        corner: Heading of the row names.
     """
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = []
@@ -111,5 +111,5 @@ def heat_map(columns: Sequence[str], rows: Mapping[str, Mapping[str, tuple[float
 
 
 def definitions(words: Mapping[str, str]) -> str:
-    """Words and what they mean."""
+    """A list of terms and their definitions."""
     return "<dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in words.items()) + "</dl>"

@@ -1,7 +1,7 @@
-"""Plots as SVG that takes its colours from the page, so that they follow its light and dark look.
+"""Plots as SVG with the colours of the page, so that they follow its light and dark style.
 
-Matplotlib draws with colours that stand for a name; in the text that comes out each is replaced by the page's own CSS
-variable. Text stays text, in the page's font.
+Matplotlib draws with placeholder colours, which are replaced by the page's CSS variables in the SVG. Text stays text,
+in the page's font.
 """
 
 import io
@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT = 370, 235  # of a plot, in the units of its text, 12
+WIDTH, HEIGHT = 370, 235  # size of a plot, where text has size 12
 _NAMES = ("ink", "muted", "line", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 _COLOURS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_NAMES, 16)}
 _STYLE: Any = {
@@ -56,8 +56,8 @@ class Line:
 
     Attributes:
         colour: Name of a colour of the page.
-        values: One for each position.
-        dashed: Whether its stroke is.
+        values: One value for each position.
+        dashed: Whether it is dashed.
     """
 
     colour: str
@@ -77,11 +77,11 @@ def curves(
     """Curves over common positions, with named vertical marks.
 
     Args:
-        positions: Ascending.
+        positions: Positions in ascending order.
         lines: The curves.
-        x_label: What the positions are.
-        y_label: What the values are.
-        marks: Positions that begin something, and its name.
+        x_label: Label of the positions.
+        y_label: Label of the values.
+        marks: Positions of vertical marks, with their names.
         from_zero: Whether the vertical axis begins at 0.
     """
     with mpl.rc_context(_STYLE):
@@ -92,7 +92,7 @@ def curves(
             axes.plot(
                 positions, line.values, color=_COLOURS[line.colour], linestyle=style, marker=points, markersize=3.5
             )
-        axes.margins(y=0.12)  # room for the names of the marks
+        axes.margins(y=0.12)  # space for the names of the marks
         if from_zero:
             axes.set_ylim(bottom=0)
         if all(float(at).is_integer() for at in positions):
@@ -112,13 +112,13 @@ def curves(
 
 
 def histogram(edges: Sequence[float], shares: Sequence[float], thresholds: Sequence[float], *, x_label: str) -> str:
-    """A distribution with thresholds drawn in.
+    """A histogram with thresholds.
 
     Args:
-        edges: Of the bins, one more than there are.
-        shares: Of each bin.
-        thresholds: Where vertical lines are drawn.
-        x_label: What the positions are.
+        edges: Edges of the bins, one more than bins.
+        shares: Share of each bin.
+        thresholds: Positions of vertical lines.
+        x_label: Label of the positions.
     """
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         figure, axes = _new()
@@ -133,7 +133,7 @@ def histogram(edges: Sequence[float], shares: Sequence[float], thresholds: Seque
 
 
 def path(steps: Sequence[int], positions: Sequence[float], codes: Sequence[int], thresholds: Sequence[float]) -> str:
-    """What one weight did: its latent position as a line, its code as steps, the thresholds dashed."""
+    """The trajectory of one weight: latent position as a line, code as a step curve, thresholds dashed."""
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         figure, axes = _new()
         for threshold in thresholds:
@@ -143,12 +143,12 @@ def path(steps: Sequence[int], positions: Sequence[float], codes: Sequence[int],
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         low, high = min(*positions, *codes, *thresholds), max(*positions, *codes, *thresholds)
         axes.set_ylim(low - 0.15, high + 0.15)
-        _label(axes, "optimizer step", "in steps of the grid")
+        _label(axes, "optimizer step", "in grid steps")
         return _svg(figure)
 
 
 def pairs(names: Sequence[str], before: Sequence[float], after: Sequence[float], *, x_label: str) -> str:
-    """Two bars for each name, the first one paler."""
+    """Two bars for each name; the first one is paler."""
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
         figure, axes = _new(height=max(HEIGHT, 60 + 30 * len(names)))
         rows = range(len(names))
@@ -161,7 +161,7 @@ def pairs(names: Sequence[str], before: Sequence[float], after: Sequence[float],
 
 
 def dots(points: Sequence[tuple[float, float, str]], *, x_label: str, y_label: str) -> str:
-    """Points: position, value and colour of each."""
+    """A scatter plot; position, value and colour for each point."""
     with mpl.rc_context(_STYLE):
         figure, axes = _new()
         for x, y, colour in points:
@@ -178,7 +178,7 @@ def _new(height: int = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _label(axes: Axes, x_label: str, y_label: str) -> None:
-    """The vertical label lies above the axis, where it can be read without turning one's head."""
+    """Put the vertical label above the axis, horizontally."""
     axes.set_xlabel(x_label)
     axes.set_title(y_label, loc="left", fontsize=12, color=_COLOURS["muted"])
 
@@ -192,7 +192,7 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
     text = re.sub(r"<g id=\"[^\"]*\">", "<g>", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)  # as Matplotlib up to 3.10 writes it
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)  # as written by Matplotlib up to 3.10
     text = re.sub(r"font-family: [^;\"]*;?", "", text)
     for name, colour in _COLOURS.items():
         text = text.replace(colour, f"var(--{name})")

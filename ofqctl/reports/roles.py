@@ -1,10 +1,10 @@
-"""How layers of each role are drawn, and which are."""
+"""Which layers of each role are drawn, and how."""
 
 from ofqctl.diagnosis.result import Report
 from ofqctl.oscillation import Role
 
-DRAWN_BITS = 4  # grids of more bits have too many thresholds to draw, and codes that always move more
-COLOURS: dict[Role, tuple[str, bool]] = {  # and whether dashed
+DRAWN_BITS = 4  # with more bits there are too many thresholds to draw, and codes always move more
+COLOURS: dict[Role, tuple[str, bool]] = {  # colour, and whether dashed
     "q": ("c1", False),
     "k": ("c2", False),
     "v": ("c3", False),
@@ -19,6 +19,6 @@ COLOURS: dict[Role, tuple[str, bool]] = {  # and whether dashed
 
 
 def drawn(report: Report) -> list[Role]:
-    """Roles with layers of few bits; all if there are none."""
+    """Roles with layers of few bits; all roles if there are none."""
     low = [layer.role for layer in report.layers if layer.bits <= DRAWN_BITS]
     return list(dict.fromkeys(low or [layer.role for layer in report.layers]))

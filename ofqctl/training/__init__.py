@@ -1,4 +1,4 @@
-"""Training: batches, phases of optimization, the loop, its state, one process or many."""
+"""Training: batches, optimization in phases, the training loop and its state, in one process or several."""
 
 from ofqctl.training.batches import Share, TrainingBatches
 from ofqctl.training.engine import Engine, Hooks, Row

@@ -1,8 +1,7 @@
-"""Training batches: which images in which step, and their augmentation, as a function of the seed alone.
+"""Training batches: the images of each optimizer step and their augmentation, determined by the seed alone.
 
 Order and augmentation of an image depend on (seed, epoch, position), never on workers or interruptions: the batches of
-step k are the same whether the run came there at once or was resumed. Only how a stream's files are shared depends on
-the number of processes.
+step k are the same in a resumed run. Only the distribution of a stream's files depends on the number of processes.
 """
 
 import random
@@ -31,12 +30,12 @@ Place = tuple[int, int, int]  # epoch, position in the epoch, index of the image
 
 @dataclass(frozen=True)
 class Share:
-    """What one process takes of a batch.
+    """The part of a batch that one process takes.
 
     Attributes:
-        batch_size: Images in one optimizer step, over all processes.
-        micro_batches: Forward passes of each process in one optimizer step.
-        rank: Of this process.
+        batch_size: Number of images in one optimizer step, over all processes.
+        micro_batches: Number of forward passes of each process in one optimizer step.
+        rank: Rank of this process.
         world: Number of processes.
     """
 
@@ -47,36 +46,36 @@ class Share:
 
     @property
     def passes(self) -> int:
-        """Forward passes in one optimizer step, over all processes."""
+        """Number of forward passes in one optimizer step, over all processes."""
         return self.world * self.micro_batches
 
     @property
     def images(self) -> int:
-        """Images in one forward pass of this process."""
+        """Number of images in one forward pass of this process."""
         return self.batch_size // self.passes
 
 
 class TrainingBatches:
-    """Micro-batches of an epoch, from any step on.
+    """Micro-batches of an epoch, starting from any optimizer step.
 
     Images with an index are drawn in a new order every epoch. A stream is shuffled by file and within a buffer; each
-    process reads its own part of it, and begins anew where that ends before the epoch does. To go on within an epoch,
-    a stream is read from its start, and what was seen is passed over undecoded.
+    process reads its own part of it, and starts over if that ends before the epoch does. To continue within an epoch, a
+    stream is read from its start, and images already seen are skipped without decoding.
 
     Args:
         data: Labelled images.
         config: The model's data config.
-        training: Augmentation and the steps of an epoch.
-        share: What this process takes.
-        seed: Decides order and augmentation.
-        workers: Processes that load.
-        targets: Gives what was made for a batch ahead of training, by name; None where there is nothing.
+        training: Says the augmentation and the optimizer steps of an epoch.
+        share: The part of a batch that this process takes.
+        seed: Seed of order and augmentation.
+        workers: Number of loader processes.
+        targets: Returns tensors that were computed for a batch before training, by name; None if there are none.
 
     Attributes:
-        steps_per_epoch: Optimizer steps in an epoch.
+        steps_per_epoch: Number of optimizer steps in an epoch.
 
     Raises:
-        DataError: Too few images, an unknown number of them, or a batch that cannot be shared evenly.
+        DataError: There are too few images, their number is unknown, or a batch cannot be divided evenly.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class TrainingBatches:
         self._targets = targets
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Micro-batches of every step of an epoch from ``first_step`` on, ``share.micro_batches`` a step.
+        """Micro-batches of an epoch from optimizer step ``first_step`` on, ``share.micro_batches`` for each step.
 
         Raises:
             DataError: An image cannot be used.
@@ -115,14 +114,14 @@ class TrainingBatches:
         else:
             source["dataset"] = self._augmented
             source["batch_sampler"] = self._drawn(epoch, first_step, generator)
-        # with a generator of its own, making the loader draws nothing from the one that dropout uses
+        # with its own generator, creating the loader does not advance the one that dropout uses
         for batch in DataLoader(**source, num_workers=self.workers, generator=generator, collate_fn=_collate):
             if isinstance(batch, DataError):
                 raise batch
             yield batch if self._targets is None else replace(batch, targets=self._targets(batch))
 
     def _drawn(self, epoch: int, first_step: int, generator: torch.Generator) -> list[list[Place]]:
-        """What is in each of this process's micro-batches, of images with an index."""
+        """The images in each of this process's micro-batches, for data with an index."""
         order = torch.randperm(len(self.data), generator=generator)
         order = order.repeat_interleave(self.repeats)[: len(self.data)]
         share = self._decoded
@@ -138,7 +137,7 @@ class TrainingBatches:
 
 def _check_share(share: Share, crops: int, *, mixed: bool) -> None:
     if share.batch_size % share.passes:
-        raise DataError(f"batch size {share.batch_size}: cannot be shared by {share.passes} forward passes evenly")
+        raise DataError(f"batch size {share.batch_size}: cannot be divided evenly into {share.passes} forward passes")
     if share.images % crops:
         raise DataError(
             f"batch size {share.batch_size}: {share.images} images in a forward pass are not crops of whole images, "
@@ -153,11 +152,11 @@ def _check_share(share: Share, crops: int, *, mixed: bool) -> None:
 
 
 def _steps(data: ImageData, batch_size: int, wanted: int | None) -> int:
-    """Optimizer steps in an epoch."""
+    """Number of optimizer steps in an epoch."""
     there = data.image_count
     if there is None and wanted is None:
         raise DataError(
-            f"{data.name}: the stream does not say how many images it has, so the steps of an epoch are unknown",
+            f"{data.name}: the stream does not say how many images it has, so the length of an epoch is unknown",
             hint="--set training.steps_per_epoch=N",
         )
     if there is not None and there < batch_size:
@@ -172,12 +171,12 @@ def _steps(data: ImageData, batch_size: int, wanted: int | None) -> int:
     return wanted or (there or 0) // batch_size
 
 
-# crops (crops, 3, H, W), label, number of the image; a fault is a value: a worker buries its message in a traceback
+# crops (crops, 3, H, W), label, number of the image; errors are values, as workers hide messages in tracebacks
 Item = tuple[Tensor, int, int] | DataError
 
 
 class _Augmented(Dataset[Item]):
-    """Augmented images by their place."""
+    """Augmented images by place."""
 
     def __init__(self, data: ImageData, transform: Any, seed: int, crops: int) -> None:
         self.data, self.transform, self.seed, self.crops = data, transform, seed, crops
@@ -187,7 +186,7 @@ class _Augmented(Dataset[Item]):
         return self.item(epoch, position, index, lambda: self.data[index])
 
     def item(self, epoch: int, position: int, number: int, load: Callable[[], tuple[Image.Image, int]]) -> Item:
-        """The image that ``load`` gives, decoded once, in the crops that it has at a position of an epoch."""
+        """The crops of the image that ``load`` returns (decoded once) at a position of an epoch."""
         try:
             image, label = load()
         except UnusableImageError as error:
@@ -204,14 +203,14 @@ class _Augmented(Dataset[Item]):
 
 
 class _Streamed(IterableDataset[Item]):
-    """Augmented images of a stream, in order; each loading process reads all and decodes its own batches.
+    """Augmented images of a stream, in order; each loader process reads all but decodes only its own batches.
 
     Args:
-        augmented: What is done to each image.
-        share: What this process takes.
-        repeats: Copies of each image, one after the other.
-        epoch: Decides the order.
-        places: Which of this process's images, counted from the start of the epoch.
+        augmented: Applies the augmentation.
+        share: The part of a batch that this process takes.
+        repeats: Number of copies of each image, one after the other.
+        epoch: Number of the epoch, which decides the order.
+        places: Which of this process's images to return, counted from the start of the epoch.
     """
 
     def __init__(self, augmented: _Augmented, share: Share, repeats: int, epoch: int, places: range) -> None:
@@ -234,7 +233,7 @@ class _Streamed(IterableDataset[Item]):
             yield error
 
     def _records(self) -> Iterator[Record]:
-        """This process's part of the stream, over and over."""
+        """This process's part of the stream, repeated forever."""
         data, share = self.augmented.data, self.share
         while True:
             empty = True
@@ -255,9 +254,7 @@ def _collate(items: list[Item]) -> Batch | DataError:
 
 
 class _seeded:  # noqa: N801
-    """Within the block the generators of the CPU, from which augmentation draws, start from one number; then they go on
-    as before.
-    """
+    """Seed the CPU generators, which augmentation uses, within the block; afterwards they continue as before."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed % (1 << 63)
@@ -276,7 +273,7 @@ class _seeded:  # noqa: N801
 
 
 def _posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """The operation of timm, but black for the 0 bits of some policies, which newer releases of Pillow refuse."""
+    """The operation of timm, but black for 0 bits, which some policies use and newer releases of Pillow reject."""
     if bits >= 8:
         return image
     return ImageOps.posterize(image, bits) if bits >= 1 else Image.new(image.mode, image.size)

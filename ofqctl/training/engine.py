@@ -1,4 +1,4 @@
-"""The training loop: phases of epochs of steps, from any position on."""
+"""The training loop: phases of epochs of optimizer steps, starting from any position."""
 
 import time
 from collections.abc import Callable
@@ -35,18 +35,19 @@ from ofqctl.training.state import Checkpoint, Meter, Position, random_state, res
 
 Row = dict[str, Any]
 
-_LOOKS = 10  # optimizer steps between two looks at how many weights oscillate
+_LOOKS = 10  # optimizer steps between updates of the share of oscillating weights
 
 
 @dataclass
 class Hooks:
-    """What the engine calls; all optional.
+    """Functions that the engine calls; all are optional.
 
     Attributes:
-        step: After every optimizer step, with figures of the epoch so far and the loss of the step, ``step_loss``.
-        epoch: After every epoch, with its row of the summary, on the first process.
-        validate: Figures of a model on the validation images, called on every process, which share them.
-        save: Write a checkpoint, on the first process.
+        step: Called after every optimizer step, with figures of the epoch so far and the loss of the step,
+            ``step_loss``.
+        epoch: Called after every epoch on the first process, with its row of the summary.
+        validate: Computes figures of a model on the validation images; called on all processes, which share the images.
+        save: Writes a checkpoint; called on the first process.
     """
 
     step: Callable[[Row], None] = lambda _row: None
@@ -60,16 +61,16 @@ class Engine:
     """Trains one model as a recipe says.
 
     Attributes:
-        model: Converted and calibrated; on the device of ``processes``.
-        plan: What is quantized in it.
-        recipe: With a ``training`` part.
+        model: The converted and calibrated model, on the device of ``processes``.
+        plan: The plan that the model was quantized by.
+        recipe: The recipe, with a ``training`` part.
         batches: Training images.
         teacher: For distillation, or None.
-        processes: One or many.
-        hooks: What to call on the way.
+        processes: The processes that train together.
+        hooks: Functions to call.
         amp: Autocast to bfloat16.
-        checkpoint_every: Steps between checkpoints within an epoch; 0 saves after epochs only.
-        request: What was asked for, kept in every checkpoint.
+        checkpoint_every: Optimizer steps between checkpoints within an epoch; 0 saves after epochs only.
+        request: The request, recorded in every checkpoint.
     """
 
     model: nn.Module
@@ -111,9 +112,9 @@ class Engine:
                 quantizer.passes = self.batches.share.passes
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue exactly where ``checkpoint`` was written."""
+        """Restore ``checkpoint``, to continue exactly from there."""
         self.model.load_state_dict(checkpoint.model)
-        self.model.to(self.processes.device)  # frozen codes are where the state had them
+        self.model.to(self.processes.device)  # frozen codes were loaded to the device of the state
         self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
         self.history = checkpoint.history
         if self.ema is not None and checkpoint.ema is not None:
@@ -132,11 +133,11 @@ class Engine:
         """Train to the end.
 
         Returns:
-            One row an epoch.
+            One row for each epoch.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the state is saved.
-            ModelError: The loss is not finite; names the first layer.
+            Interrupted: SIGINT or SIGTERM was received; the state is saved.
+            ModelError: The loss is not finite; the message names the first layer.
         """
         with self._signals.caught():
             if self._resumed is None:
@@ -167,7 +168,7 @@ class Engine:
                 remedy.close()
 
     def _continue(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
-        """Take over what the checkpoint knows of the phase under way, or of the optimizer of the one before."""
+        """Restore the checkpoint's state of the current phase, or of the optimizer of the previous phase."""
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is None:
             return
@@ -208,10 +209,10 @@ class Engine:
         self._save(optimizer, remedies)
 
     def _step(self, step: list[Batch], optimizer: Any, remedies: list[Remedy]) -> float:
-        """One optimizer step over its micro-batches; its loss, the mean over processes and micro-batches."""
+        """Take one optimizer step over its micro-batches; return the mean loss over processes and micro-batches."""
         self._called.train()
         for norm in self._frozen_norms:
-            norm.training = False  # of itself alone: an activation or dropout within goes on as in training
+            norm.training = False  # not of its children: activations or dropout inside stay in training mode
         compute = partial(self._gradients, step, remedies)
         for remedy in remedies:
             compute = partial(remedy.gradients, compute)
@@ -236,7 +237,7 @@ class Engine:
         return loss_mean
 
     def _gradients(self, step: list[Batch], remedies: list[Remedy]) -> Tensor:
-        """Put the gradients of a step in place; the sum of its losses, of right answers and of images."""
+        """Compute the gradients of an optimizer step; return the sums of losses, correct predictions and images."""
         self.model.zero_grad()
         seen = torch.zeros(3, dtype=torch.float64)
         progress = self.position.total_steps / self.planned_steps

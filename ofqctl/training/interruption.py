@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step under way ends and the state is saved, then training stops."""
+"""Handle SIGINT and SIGTERM: the current optimizer step is finished and the state saved, then training stops."""
 
 import contextlib
 import signal
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 class Interrupted(BaseException):
-    """Training was asked to stop; its state is saved.
+    """Training was interrupted; its state is saved.
 
     Args:
-        signum: The signal that asked.
+        signum: The signal that was received.
 
     Attributes:
-        directory: The run, where one is written.
+        directory: The run directory, if one is written.
     """
 
     directory: Path | None = None
@@ -24,24 +24,24 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Which signal came, if any.
+    """The signal that was received, if any.
 
     Attributes:
-        came: Its number; 0 if none.
+        came: Number of the signal; 0 if there was none.
     """
 
     came: int = 0
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Note signals in here instead of obeying them."""
+        """Record signals within the block instead of ending the process."""
 
         def note(signum: int, _frame: object) -> None:
             self.came = signum
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)

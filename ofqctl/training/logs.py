@@ -1,4 +1,4 @@
-"""Where the figures of a training go beside its own tables: TensorBoard, Weights & Biases, through their packages."""
+"""Log the figures of a training to TensorBoard and Weights & Biases, through their packages."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +24,10 @@ _FIGURES = (
 
 
 class Logs:
-    """Gives the figures of steps and epochs to every log; one that fails is warned of and left alone from then on.
+    """Passes figures of optimizer steps and epochs to every log; a log that fails is dropped with a warning.
 
     Args:
-        logs: By name, what takes a step and its figures, and what ends it.
+        logs: For each log by name, a function that takes a step and its figures, and one that closes the log.
     """
 
     def __init__(self, logs: Mapping[str, tuple[Add, Callable[[], None]]]) -> None:
@@ -49,10 +49,10 @@ class Logs:
 
 
 def check_logs(names: Sequence[LogName]) -> None:
-    """Make sure, before any work is done, that these logs can be kept.
+    """Check before any work that these logs can be written.
 
     Raises:
-        PackageError: A package is missing, or Weights & Biases knows no account.
+        PackageError: A package is missing, or Weights & Biases has no account.
     """
     for name in names:
         if find_spec(name) is None:
@@ -70,13 +70,13 @@ def check_logs(names: Sequence[LogName]) -> None:
 
 
 def open_logs(names: Sequence[LogName], directory: Path, settings: Mapping[str, Any], step: int) -> Logs:
-    """Start the logs of a run, or go on with them.
+    """Open the logs of a run, or continue them.
 
     Args:
-        names: Which ones.
-        directory: The run's; TensorBoard writes to ``logs`` in it, Weights & Biases to ``wandb``.
-        settings: What the run was asked to do, for Weights & Biases.
-        step: Optimizer steps that are done; TensorBoard forgets those beyond.
+        names: Names of the logs.
+        directory: The run directory; TensorBoard writes to ``logs`` in it, Weights & Biases to ``wandb``.
+        settings: The request of the run, for Weights & Biases.
+        step: Number of optimizer steps done; TensorBoard drops later entries.
 
     Raises:
         PackageError: Weights & Biases cannot be reached.
@@ -110,7 +110,7 @@ def _wandb(directory: Path, settings: Mapping[str, Any]) -> tuple[Add, Callable[
             name=directory.name,
             dir=str(directory),
             config=dict(settings),
-            resume="auto",  # an interrupted run in this directory goes on
+            resume="auto",  # continues an interrupted run in this directory
             settings=wandb.Settings(console="off"),
         )
     except wandb.Error as error:
@@ -122,15 +122,15 @@ def _no_wandb(error: Exception) -> PackageError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return PackageError(
         f"--log wandb: Weights & Biases cannot be used: {reason}",
-        hint="`wandb login` names the account; WANDB_MODE=offline logs to the run directory alone",
+        hint="`wandb login` sets the account; WANDB_MODE=offline logs only to the run directory",
     )
 
 
 def _tried(name: str, call: Callable[..., None], *args: Any) -> bool:
-    """Whether ``call`` worked; training is worth more than its log."""
+    """Whether ``call`` succeeded; a failing log must not stop training."""
     try:
         call(*args)
     except Exception as error:  # noqa: BLE001
-        warnings.warn(f"--log {name}: failed, training goes on without it: {error}", stacklevel=2)
+        warnings.warn(f"--log {name}: failed, training continues without it: {error}", stacklevel=2)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What training minimizes: a sum of terms, on images that may be mixed."""
+"""The training objective: a sum of terms, on images that may be mixed."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,13 +20,13 @@ from ofqctl.recipe.training import Training
 class Objective:
     """The loss of one forward pass.
 
-    With a teacher, a model that has a distillation head trains each of its two heads apart: the class head on the
-    labels, the other on the teacher's answers. Without one there is nothing that only one of them would learn, so it
-    trains what is evaluated, the mean of both.
+    With a teacher, a model with a distillation head trains its two heads separately: the class head on the labels, the
+    distillation head on the teacher's predictions. Without a teacher, the mean of both is trained, which is also what
+    is evaluated.
 
     Args:
-        model: Converted and calibrated.
-        settings: Of the recipe.
+        model: The converted and calibrated model.
+        settings: Training part of the recipe.
         teacher: For distillation, or None.
         amp: Autocast to bfloat16.
     """
@@ -44,16 +44,16 @@ class Objective:
         """Run the model.
 
         Args:
-            called: The model, or what many processes wrap it in.
-            batch: On the model's device.
-            step: Number of the optimizer step, told where it fails.
-            progress: Share of all optimizer steps that are done, 0 to 1.
+            called: The model, or its wrapper for several processes.
+            batch: The batch, on the model's device.
+            step: Number of the optimizer step, for messages.
+            progress: Share of all optimizer steps done so far, 0 to 1.
 
         Returns:
-            The loss, a scalar, and how many of the labels came first.
+            The loss, a scalar, and the number of correct predictions.
 
         Raises:
-            ModelError: The loss is not finite; names the first layer.
+            ModelError: The loss is not finite; the message names the first layer.
         """
         target = batch.labels
         if self._mixup is not None:
@@ -71,9 +71,9 @@ class Objective:
             raise ModelError(
                 f"training: the loss is {loss.item()} at step {step}; the first output that is not finite is that of "
                 f"{_first_not_finite(self._model, batch.images)}",
-                hint="the last checkpoint is good; a lower learning rate, --set training.optimizer.clip_grad=1",
+                hint="resume with a lower learning rate, or with --set training.optimizer.clip_grad=1",
             )
-        mean = torch.stack(seen.heads).mean(0)  # what is evaluated
+        mean = torch.stack(seen.heads).mean(0)  # as in evaluation
         return loss, int((mean.argmax(1) == batch.labels).sum())
 
 

@@ -1,4 +1,4 @@
-"""timm's optimizer, its schedule in a phase, and what a phase trains."""
+"""The optimizer, its schedule in a phase, and the parameters that a phase trains."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -21,7 +21,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def select_trainable(model: nn.Module, *phases: Phase) -> None:
-    """Let exactly the parameters learn that match a pattern of one of ``phases``.
+    """Make only those parameters trainable that match a pattern of one of ``phases``.
 
     Raises:
         RecipeError: A pattern matches nothing.
@@ -39,7 +39,7 @@ def select_trainable(model: nn.Module, *phases: Phase) -> None:
 
 
 def switched_off(model: nn.Module, plan: Plan, phase: Phase) -> list[Quantizer]:
-    """The quantizers that a phase trains without; their parameters learn nothing in it."""
+    """The quantizers that are switched off in a phase; their parameters are not trained in it."""
     off: list[Quantizer] = []
     for module in map(model.get_submodule, plan.modules):
         site = weight_site(module)
@@ -53,7 +53,7 @@ def switched_off(model: nn.Module, plan: Plan, phase: Phase) -> list[Quantizer]:
 
 
 def frozen_batch_norms(model: nn.Module, phase: Phase) -> list[nn.Module]:
-    """The BatchNorm modules of which a phase trains nothing, so that their running statistics have to stay too."""
+    """The BatchNorm modules without trainable parameters in a phase, whose running statistics must not change."""
     found: list[nn.Module] = []
     for name, module in model.named_modules():
         if isinstance(module, _BATCH_NORMS):
@@ -64,10 +64,10 @@ def frozen_batch_norms(model: nn.Module, phase: Phase) -> list[nn.Module]:
 
 
 def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
-    """The optimizer of timm for all that any phase trains; what a phase does not train has no gradient in it.
+    """Create timm's optimizer for all parameters that any phase trains; a phase gives no gradient to the others.
 
-    Biases, vectors, and what a module lists in its ``no_weight_decay()`` get no weight decay. The state of the
-    optimizer names the parameters.
+    Biases, vectors, and parameters that a module lists in its ``no_weight_decay()`` get no weight decay. The
+    optimizer's state contains the parameters' names.
     """
     settings = training.optimizer
     select_trainable(model, *training.phases)
@@ -82,15 +82,15 @@ def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
 
 
 def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Module) -> None:
-    """Go on from a state that was saved, parameter by parameter; those it does not know start anew.
+    """Restore a saved state for each parameter; parameters that are not in it start without state.
 
     Args:
-        optimizer: Of :func:`make_optimizer`.
-        saved: Its state dict, or one from before parameters were named in it, which knows those that ``model`` trains.
-        model: With the parameters of the phase under way selected.
+        optimizer: Result of :func:`make_optimizer`.
+        saved: Its state dict, or one of an earlier version without names, for the parameters that ``model`` trains.
+        model: The model, with the trainable parameters of the current phase selected.
 
     Raises:
-        ArtifactError: Parameters are not named in the state, and are not as many as are trained.
+        ArtifactError: The state has no names, and another number of parameters than are trained.
     """
     if any("param_names" not in group for group in saved["param_groups"]):
         saved = _with_names(saved, model)
@@ -100,7 +100,9 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
     for group in optimizer.state_dict()["param_groups"]:
         found = {number: known[name] for name, number in _numbered(group) if name in known}
         state |= {number: saved["state"][old] for number, (old, _) in found.items() if old in saved["state"]}
-        counts = next((theirs for _, theirs in found.values()), group)  # some optimizers count steps by group
+        counts = next(
+            (theirs for _, theirs in found.values()), group
+        )  # some optimizers count optimizer steps in groups
         groups.append(counts | {key: group[key] for key in _OF_THE_PHASE if key in group})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -111,9 +113,9 @@ def warmup_steps(phase: Phase, steps_per_epoch: int) -> int:
 
 
 def make_schedule(optimizer: Optimizer, training: Training, phase: Phase, steps_per_epoch: int) -> CosineLRScheduler:
-    """Warm-up and cosine over the optimizer steps of a phase; a constant rate is a flat cosine.
+    """Create the schedule of a phase: warm-up and cosine over optimizer steps; a constant rate is a flat cosine.
 
-    With ``warmup_prefix`` the cosine takes the steps that the warm-up leaves, so that it ends with the phase too.
+    With ``warmup_prefix`` the cosine covers the optimizer steps after the warm-up, so that it also ends with the phase.
     """
     steps = phase.epochs * steps_per_epoch
     warmup = warmup_steps(phase, steps_per_epoch)
@@ -141,13 +143,13 @@ def _numbered(group: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _undecayed(model: nn.Module) -> Iterator[str]:
-    """Names, or patterns of names, of the parameters that modules say get no weight decay, as timm's models do."""
+    """Names, or patterns of names, of parameters that modules exclude from weight decay, as in timm's models."""
     for name, module in model.named_modules():
         yield from (f"{name}.{own}" if name else own for own in getattr(module, "no_weight_decay", set)())
 
 
 def _with_names(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A state from before parameters were named in it: two groups, in the order of the model, undecayed ones first."""
+    """Add names to a state of an earlier version: two groups in the order of the model, undecayed parameters first."""
     quantizers = {parameter for m in model.modules() if isinstance(m, Quantizer) for parameter in m.parameters()}
     listed = set(getattr(model, "no_weight_decay", set)())
     groups: list[list[str]] = [[], []]

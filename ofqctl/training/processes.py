@@ -1,4 +1,4 @@
-"""One process or many: what ``torchrun`` says, and the few places where it matters."""
+"""Training in one process or several: what ``torchrun`` sets, and the few places where it matters."""
 
 import os
 import warnings
@@ -15,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ofqctl.errors import DeviceError, ProcessError
 
-_TIMEOUT = timedelta(minutes=30)  # after that a process that waits for a dead one ends with an error
+_TIMEOUT = timedelta(minutes=30)  # after that, a process that waits for an ended one fails
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train or measure together.
+    """This process, as one of those that train or evaluate together.
 
     Attributes:
-        rank: Of this process.
+        rank: Rank of this process.
         world: Number of processes.
-        device: What this process computes on.
+        device: Device of this process.
     """
 
     rank: int
@@ -38,12 +38,12 @@ class Processes:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model to call in training: gradients are averaged over the processes."""
+        """The model to call in training; averages gradients over the processes."""
         if self.world == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the argument has another name from torch 2.15 on
+            warnings.simplefilter("ignore", FutureWarning)  # the argument is renamed in torch 2.15
             return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def exchanging(self, wrapped: nn.Module, wanted: bool) -> AbstractContextManager[None]:
@@ -53,7 +53,7 @@ class Processes:
         return wrapped.no_sync()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of their ranks."""
+        """Gather the value of every process, in the order of ranks."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -61,7 +61,7 @@ class Processes:
         return values
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give the buffers of ``model`` the values of the first process: batch norms see other images in each."""
+        """Copy the buffers of ``model`` from the first process, because batch norms see different images in each."""
         if self.world > 1:
             for buffer in model.buffers():
                 values = buffer.contiguous()
@@ -82,8 +82,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started, if it did.
 
     Raises:
-        DeviceError: The processes are to compute on different kinds of device, or there are too few GPUs for them.
-        ProcessError: Another process has ended while this one still needed it.
+        DeviceError: The processes have different kinds of devices, or there are too few GPUs.
+        ProcessError: Another process ended while this one still needed it.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -102,19 +102,19 @@ def joined(device: torch.device) -> Iterator[Processes]:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         raise ProcessError(
-            f"process {rank} of {world}: another one has ended or cannot be reached: {str(error).splitlines()[0]}",
-            hint="its own message says why; training goes on with --resume auto",
+            f"process {rank} of {world}: another process has ended or cannot be reached: {str(error).splitlines()[0]}",
+            hint="its own message says why; --resume auto continues the training",
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 def _gpu(local: int) -> torch.device:
-    """The GPU of a process, by its number on this machine."""
+    """The GPU of a process, by the process's number on this machine."""
     present = torch.cuda.device_count()
     if local >= present:
         raise DeviceError(
-            f"process {local + 1} on this machine has no GPU of its own: {present} are present",
+            f"process {local + 1} on this machine has no GPU of its own: this machine has {present}",
             hint=f"torchrun --nproc-per-node {present}, or --device cpu",
         )
     device = torch.device("cuda", local)
@@ -126,4 +126,4 @@ def _check_alike(processes: Processes) -> None:
     kinds = processes.gather(processes.device.type)
     if len(set(kinds)) > 1:
         seen = ", ".join(f"process {rank} on {kind}" for rank, kind in enumerate(kinds))
-        raise DeviceError(f"the processes compute on different kinds of device: {seen}", hint="--device cpu")
+        raise DeviceError(f"the processes have different kinds of devices: {seen}", hint="--device cpu")

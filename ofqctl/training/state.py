@@ -1,4 +1,4 @@
-"""Where a training run stands: everything that an exact continuation needs, in one file."""
+"""The state of a training run: everything that is needed to continue it exactly, in one file."""
 
 import random
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from ofqctl.artifact.atomic import replaced_file
 from ofqctl.errors import ArtifactError
 from ofqctl.models import read_torch_file
 from ofqctl.recipe import Recipe
-from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1
+from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
 FILE = "last.pt"
 VERSION = 2
@@ -20,15 +20,15 @@ VERSION = 2
 
 @dataclass
 class Position:
-    """How far training is; the next step to take.
+    """The position of training: the next optimizer step to take.
 
     Attributes:
         phase: Index of the phase.
         epoch: Epoch within the phase.
         step: Optimizer step within the epoch.
-        phase_step: Optimizer steps of the phase that are done.
-        total_epochs: Epochs done before this one, over all phases: decides order and augmentation.
-        total_steps: Optimizer steps done over all phases.
+        phase_step: Number of optimizer steps done in the phase.
+        total_epochs: Number of epochs before this one, over all phases; decides order and augmentation.
+        total_steps: Number of optimizer steps done, over all phases.
     """
 
     phase: int = 0
@@ -41,14 +41,14 @@ class Position:
 
 @dataclass
 class Meter:
-    """Running means of an epoch, kept through interruptions.
+    """Sums for the figures of an epoch, which survive interruptions.
 
     Attributes:
-        loss: Sum of the losses of the steps.
-        correct: Images whose label came first.
-        images: Images seen.
-        steps: Steps done.
-        seconds: Spent in steps.
+        loss: Sum of the losses of the optimizer steps.
+        correct: Number of correct predictions.
+        images: Number of images.
+        steps: Number of optimizer steps.
+        seconds: Time spent in optimizer steps.
     """
 
     loss: float = 0.0
@@ -63,19 +63,19 @@ class Checkpoint:
     """The contents of ``last.pt``; plain values and tensors only, so that it loads without running code.
 
     Attributes:
-        recipe: The resolved recipe.
-        plan: What is quantized.
-        position: Where training stands.
-        meter: Of the epoch under way.
-        history: One row an epoch.
-        model: State of the model, latent weights included.
+        recipe: The recipe, with all defaults.
+        plan: The plan that the model was quantized by.
+        position: Position of training.
+        meter: Meter of the current epoch.
+        history: One row for each epoch.
+        model: State of the model, including latent weights.
         optimizer: State of the phase's optimizer.
         ema: State of the averaged model, or None.
         tracker: State of the oscillation tracker, or None.
-        remedies: State of each of the phase's remedies.
-        random: Generators of every process.
-        request: What was asked for, recipe and output apart; empty where nobody said.
-        version: Of this layout.
+        remedies: States of the phase's remedies.
+        random: States of the random generators of every process.
+        request: The request, without recipe and output; empty if unknown.
+        version: Version of this layout.
     """
 
     recipe: dict[str, Any]
@@ -93,7 +93,7 @@ class Checkpoint:
     version: int = field(default=VERSION)
 
     def save(self, directory: Path) -> None:
-        """Write ``last.pt``, whole or not at all.
+        """Write ``last.pt`` atomically.
 
         Raises:
             ArtifactError: The disk is full or cannot be written; the previous file is intact.
@@ -106,23 +106,23 @@ def read_checkpoint_state(directory: Path) -> Checkpoint:
     """Read ``last.pt``.
 
     Raises:
-        ArtifactError: Missing, or written by another version.
-        ModelError: Truncated or foreign.
+        ArtifactError: The file is missing, or of an unknown version.
+        ModelError: The file is truncated or foreign.
     """
     path = directory / FILE
     if not path.is_file():
         raise ArtifactError(
             f"{directory}: no {FILE} in it, so there is nothing to resume",
-            hint=f"`ofqctl train {directory} --output NEW` starts from a run that was quantized",
+            hint=f"`ofqctl train {directory} --output NEW` starts from a quantized run",
         )
     return checkpoint_of(read_torch_file(path), path)
 
 
 def checkpoint_of(values: Any, path: Path) -> Checkpoint:
-    """What was read from the file ``path``, as a training state.
+    """Check the content of the file ``path`` and return the training state.
 
     Raises:
-        ArtifactError: It is none, or was written by another version.
+        ArtifactError: It is not a training state, or of an unknown version.
     """
     if not isinstance(values, dict) or "position" not in values:
         raise ArtifactError(f"{path}: not a training state of ofqctl")
@@ -135,12 +135,14 @@ def checkpoint_of(values: Any, path: Path) -> Checkpoint:
             "plan": plan_from_format_1(values["plan"]),
             "version": VERSION,
         }
-    recipe = Recipe.model_validate(values["recipe"]).model_dump(mode="json")  # with what is new at its default
+    recipe = Recipe.model_validate(with_current_keys(values["recipe"])).model_dump(
+        mode="json"
+    )  # new keys get their defaults
     return Checkpoint(**values | {"recipe": recipe})
 
 
 def random_state() -> dict[str, Any]:
-    """All generators of this process, as tensors and numbers."""
+    """States of all random generators of this process, as tensors and numbers."""
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     state: dict[str, Any] = {
@@ -156,7 +158,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random(state: dict[str, Any]) -> None:
-    """Put the generators of this process back."""
+    """Restore the random generators of this process."""
     torch.set_rng_state(state["torch"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

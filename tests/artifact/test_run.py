@@ -211,7 +211,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_an_existing_output_needs_overwrite_and_a_foreign_folder_is_never_replaced(run, tmp_path):
-    with pytest.raises(ArtifactError, match="exists already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         check_output(run[0], overwrite=False)
     check_output(run[0], overwrite=True)
     foreign = tmp_path / "mine"

@@ -118,11 +118,11 @@ def test_live_steps_are_shown_and_nothing_is_written(ofqctl, trained):
 def test_what_cannot_be_analyzed_is_said_in_one_line(ofqctl, trained, run, tmp_path):
     for arguments, told in (
         ([run, "--steps", 3], "error: --steps 3: live steps need training images"),
-        ([run, "--data", "digits"], "packed codes: no optimizer and no latent weights"),
-        ([run, trained], "of different models"),
+        ([run, "--data", "digits"], "packed codes: contains no optimizer, latent weights and recipe"),
+        ([run, trained], "belong to different models"),
         ([trained, "--layers", "nothing*"], "--layers nothing*: matches no quantized layer"),
-        ([tmp_path / "nowhere"], "there is no such file or folder"),
-        ([run, "--max-oscillating", 1], "no figure to hold against the limit"),
+        ([tmp_path / "nowhere"], "no such file or folder"),
+        ([run, "--max-oscillating", 1], "no figure to compare with the limit"),
     ):
         ended = ofqctl("analyze-oscillation", *arguments)
         assert (ended.code, ended.out) == (1, ""), arguments
@@ -134,7 +134,7 @@ def test_what_cannot_be_analyzed_is_said_in_one_line(ofqctl, trained, run, tmp_p
 def test_a_packed_run_says_what_is_still_possible(ofqctl, run):
     ended = ofqctl("analyze-oscillation", run)
     assert ended.code == 0
-    assert "latents: not known: its weights are packed codes" in ended.out and "bits used" in ended.out
+    assert "latents: unknown: its weights are packed codes" in ended.out and "bits used" in ended.out
     assert "oscillating" not in ended.out.split("Found:")[0].replace("oscillation", "")
 
 

@@ -25,7 +25,7 @@ def test_a_copied_recipe_is_the_recipe_and_is_not_overwritten_unasked(ofqctl, tm
     assert catalogue.load(str(target)) == catalogue.load("ptq/mse")
     refused = ofqctl("recipe", "copy", "ptq/minmax", target)
     assert refused.code == 1
-    assert "exists already" in refused.err
+    assert "already exists" in refused.err
     assert ofqctl("recipe", "copy", "ptq/minmax", target, "--overwrite").code == 0
     assert ofqctl("recipe", "copy", "ptq/minmax", tmp_path, "--overwrite").code == 1
     assert ofqctl("recipe", "copy", "ptq/minmax", tmp_path / "no" / "my.yaml").code == 1
@@ -42,7 +42,7 @@ def test_all_three_faults_of_a_recipe_are_listed_with_their_paths(ofqctl, tmp_pa
     for command in (("recipe", "check", file), ("quantize", "vit_tiny", "--recipe", file)):
         ended = ofqctl(*command)
         assert ended.code == 1
-        assert "3 faults" in ended.err
+        assert "3 errors" in ended.err
         assert "weights.bits: 9 bits" in ended.err
         assert "activations.granularity" in ended.err
         assert "wieghts: unknown key; did you mean 'weights'?" in ended.err

@@ -54,7 +54,7 @@ def test_declared_classes_that_do_not_fit_the_model_are_an_error(make_table, ima
 def test_without_a_split_the_one_to_validate_on_is_taken_and_noted(make_table, splits, taken, images):
     data = open_table(make_table({"image": images, "label": (ANIMALS, [0, 1, 1, 0])}, splits))
     assert data.name.endswith(f":{taken}")
-    assert data.notes[0].startswith(f"split '{taken}' was taken")
+    assert data.notes[0].startswith(f"split '{taken}' was chosen")
 
 
 def test_a_split_goes_by_its_alias_and_may_be_sliced(make_table, images):
@@ -69,7 +69,7 @@ def test_a_split_goes_by_its_alias_and_may_be_sliced(make_table, images):
 )
 def test_an_unknown_split_or_column_suggests_the_closest(make_table, images, option, wrong, right):
     root = make_table({"image": images, "label": (ANIMALS, [0, 1, 1, 0])})
-    with pytest.raises(DataError, match=f"'{wrong}'; the") as caught:
+    with pytest.raises(DataError, match=f"'{wrong}'; ") as caught:
         open_table(root, **{option: wrong})
     assert caught.value.hint == f"did you mean '{right}'?"
 
@@ -147,7 +147,7 @@ def test_a_damaged_image_and_a_missing_label_are_skipped_by_name(make_table, con
     assert labels.tolist() == [0, 1]
     assert [(skip.name.rsplit(":")[-1], skip.reason) for skip in loader.skipped] == [
         ("test[1]", "has no label"),
-        ("test[3]", "is no image in a known format"),
+        ("test[3]", "is not an image of a known format"),
     ]
 
 

@@ -37,7 +37,7 @@ def test_a_model_that_knows_the_digits_by_name_needs_no_guess():
 
 
 def test_an_unknown_split_or_class_count_is_an_error():
-    with pytest.raises(DataError, match="no split 'trian'; there is train, test"):
+    with pytest.raises(DataError, match="no split 'trian'; available are train, test"):
         open_data(DataSpec("digits", split="trian"))
     with pytest.raises(DataError, match="10 digits do not fit a model with 1000 classes"):
         open_data(DataSpec("digits"), LabelSpace(1000))

@@ -61,11 +61,11 @@ def test_splits_are_never_taken_for_classes(make_folder):
 def test_the_only_split_is_taken_and_noted(make_folder):
     data = open_data(DataSpec(str(make_folder({"val/cat": 1, "val/dog": 1}))))
     assert data.class_count == 2
-    assert "'val' was taken" in data.notes[0]
+    assert "'val' was chosen" in data.notes[0]
 
 
 def test_an_unknown_split_suggests_the_closest(make_folder):
-    with pytest.raises(DataError, match="no split 'vall'; there is train, val") as caught:
+    with pytest.raises(DataError, match="no split 'vall'; available are train, val") as caught:
         open_data(DataSpec(str(make_folder({"train/cat": 1, "val/cat": 1})), split="vall"))
     assert caught.value.hint == "did you mean 'val'?"
 

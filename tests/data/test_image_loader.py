@@ -100,7 +100,7 @@ def test_nothing_but_damaged_images_is_an_error(make_folder, config):
     root = make_folder({"cat": 2})
     for path in (root / "cat").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"none of its 2 images can be used; the first, .*000\.png, is no image"):
+    with pytest.raises(DataError, match=r"none of its 2 images can be used; the first, .*000\.png, is not an image"):
         list(image_loader(open_data(DataSpec(str(root))), config, batch_size=2))
 
 

@@ -110,7 +110,7 @@ def test_a_run_goes_on_after_an_interruption(hardware, request_for, losses_of):
 
 
 def test_a_model_quantized_there_is_exported_and_verified_here(hardware, tmp_path):
-    sets = ["calibration.images=32", "ptq.1.steps=20", "ptq.1.views=32", "weights.bits=4", "activations.bits=4"]
+    sets = ["calibration.images=32", "ptq.1.iterations=20", "ptq.1.views=32", "weights.bits=4", "activations.bits=4"]
     results = {}
     for device in (hardware.type, "cpu"):
         output: Path = tmp_path / f"on-{device}"

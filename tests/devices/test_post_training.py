@@ -16,7 +16,7 @@ from ofqctl.recipe.reading import build
 
 CPU = torch.device("cpu")
 SIZE = (3, 16, 16)
-QUICK = {"reconstruct": {"steps": 4, "batch_size": 4, "views": 10}, "evolq": {"passes": 1, "population": 4}}
+QUICK = {"reconstruct": {"iterations": 4, "batch_size": 4, "views": 10}, "evolq": {"passes": 1, "population": 4}}
 RECIPES = {"products": ("ptq/minmax", ["weights.bits=4", "activations.bits=4"]), "merged": ("ofq/vit_w4a4", [])}
 
 
@@ -41,7 +41,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize("stage", sorted(PTQ_STAGES.methods()))
 def test_a_stage_does_on_a_device_what_it_does_on_the_cpu(device, near, vit, images, recipe, stage):
     name, sets = RECIPES[recipe]
-    settings = load(name, sets).model_dump() | {"ptq": [{"step": stage, **QUICK.get(stage, {})}]}
+    settings = load(name, sets).model_dump() | {"ptq": [{"stage": stage, **QUICK.get(stage, {})}]}
     logits = {}
     for place in (device, CPU):
         model = copy.deepcopy(vit).to(place)

@@ -52,7 +52,7 @@ def test_the_trend_compares_with_the_pair_before(lsq_run):
 
 def test_checkpoints_of_different_models_are_told_apart(lsq_run, ofq_run):
     (_, one), (_, other) = (report_on(open_source(run), Selection()) for run in (lsq_run, ofq_run))
-    with pytest.raises(ArtifactError, match="of different models") as error:
+    with pytest.raises(ArtifactError, match="belong to different models") as error:
         change_between(one, other, ("one", "other"), None)
     assert "blocks.0.attn.qkv [q]: only in one" in error.value.message
     key = ("blocks.0.mlp.fc1", "fc1")

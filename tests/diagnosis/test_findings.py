@@ -39,7 +39,7 @@ def test_codes_at_rest_need_nothing(ofq_run):
         for layer in report.layers
     ]
     finding = first(report.model_copy(update={"layers": tuple(layers)}), opened.recipe)
-    assert finding.option is None and "Nothing has to be done" in finding.advice
+    assert finding.option is None and "Nothing needs to be done" in finding.advice
 
 
 def test_annealing_is_told_with_before_and_after(ofq_run):
@@ -55,7 +55,7 @@ def test_a_file_without_tracker_says_so_and_how_to_get_one(packed_run):
     opened = open_source(packed_run)
     report, _ = report_on(opened, Selection())
     finding = first(report, opened.recipe)
-    assert "cannot be told" in finding.text and finding.option == "training.tracking"
+    assert "does not show whether weights oscillate" in finding.text and finding.option == "training.tracking"
     assert "--data" not in finding.advice  # packed codes cannot be trained on
 
 

@@ -121,7 +121,7 @@ def test_live_steps_are_the_steps_that_training_takes_and_leave_no_trace(ofq_run
     live, notes = live_steps(open_source(ofq_run), LiveRequest(DataSpec("digits"), 4, device="cpu"))
     assert {path.name: path.read_bytes() for path in ofq_run.iterdir()} == before
     assert len(live.steps) == 4 and live.phase == "cga" and live.lr == pytest.approx(1e-5)
-    assert not any("without memory" in note for note in notes)
+    assert not any("without state" in note for note in notes)
     assert live.batch_size == 64 and live.probe_images == 8
     assert {(layer.name, layer.role) for layer in live.layers} >= {
         ("blocks.0.attn.products.qk", "qk"),
@@ -155,7 +155,7 @@ def test_small_data_makes_smaller_batches_and_says_so(ofq_run):
     opened.checkpoint.recipe["training"]["batch_size"] = 5000
     live, notes = live_steps(opened, LiveRequest(DataSpec("digits"), 1, device="cpu"))
     assert live.batch_size == 1437
-    assert any("batches of all 1437 images, the recipe's have 5000" in note for note in notes)
+    assert any("batches have all 1437 images, those of the recipe 5000" in note for note in notes)
 
 
 def test_a_teacher_that_is_gone_is_done_without_and_said(ofq_run):
@@ -168,9 +168,9 @@ def test_a_teacher_that_is_gone_is_done_without_and_said(ofq_run):
 
 def test_live_steps_need_a_training_state_in_its_run(packed_run, ofq_run, tmp_path):
     request = LiveRequest(DataSpec("digits"), 1, device="cpu")
-    with pytest.raises(ArtifactError, match="packed codes: no optimizer and no latent weights"):
+    with pytest.raises(ArtifactError, match="packed codes: contains no optimizer, latent weights and recipe"):
         live_steps(open_source(packed_run), request)
     alone = tmp_path / "alone.pt"
     alone.write_bytes((ofq_run / "last.pt").read_bytes())
-    with pytest.raises(ArtifactError, match="lies outside its run directory"):
+    with pytest.raises(ArtifactError, match="is not in its run directory"):
         live_steps(open_source(alone), request)

@@ -55,7 +55,7 @@ def test_steps_without_images_are_refused_ahead_of_any_work(tmp_path):
 
 
 def test_a_gate_without_figures_is_an_error_not_a_pass(packed_run):
-    with pytest.raises(ArtifactError, match="no figure to hold against the limit"):
+    with pytest.raises(ArtifactError, match="no figure to compare with the limit"):
         analyze(AnalyzeRequest([packed_run], max_oscillating=0.5))
 
 
@@ -70,9 +70,9 @@ def test_a_gate_can_be_judged_by_live_steps(ofq_run):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "there is no such file"),
+        (None, "no such file"),
         (b"nonsense", "refused, because"),
-        ({"weights": torch.zeros(2)}, "no training state of ofqctl and no OFQ checkpoint"),
+        ({"weights": torch.zeros(2)}, "neither a training state of ofqctl nor an OFQ checkpoint"),
         ({"state_dict": {"head.weight": torch.zeros(2, 2)}}, "no OFQ quantizers in it"),
         ({"position": {}, "version": 99}, "version 99"),
     ],
@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_the_bits_of_an_authors_file_come_from_its_name_or_an_option(shared, tmp_path):
     path = tmp_path / "checkpoint.pth.tar"
     path.write_bytes((shared / "reference" / "ofq_w3a3_b.pth.tar").read_bytes())
-    with pytest.raises(ArtifactError, match="does not say how many bits") as error:
+    with pytest.raises(ArtifactError, match="does not contain the bits of its weights") as error:
         open_source(path)
     assert error.value.hint == "--wbits N"
     opened = open_source(path, wbits=4)
@@ -107,11 +107,11 @@ def test_a_state_that_does_not_fit_its_plan_is_refused(ofq_run):
     checkpoint = torch.load(ofq_run / "last.pt", weights_only=True)
     del checkpoint["model"]["blocks.1.mlp.fc2.weight"]
     torch.save(checkpoint, ofq_run / "last.pt")
-    with pytest.raises(ArtifactError, match=r"blocks\.1\.mlp\.fc2: its weight in the file does not fit"):
+    with pytest.raises(ArtifactError, match=r"blocks\.1\.mlp\.fc2: its weight does not fit the plan in the file"):
         list(open_source(ofq_run).read_weights())
 
 
 def test_averaged_weights_are_told_from_those_that_are_trained(ofq_run):
     checkpoint = torch.load(ofq_run / "last.pt", weights_only=True)
     torch.save(checkpoint | {"ema": checkpoint["model"]}, ofq_run / "last.pt")
-    assert "not their averages" in open_source(ofq_run).notes[0]
+    assert "not the averaged ones" in open_source(ofq_run).notes[0]

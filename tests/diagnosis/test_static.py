@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ofqctl.diagnosis.opening import open_source
 from ofqctl.diagnosis.static import RANGES, codes_of, latents_of, quantiles, steps_of
-from ofqctl.diagnosis.weights import Weight
+from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.grids import AffineGrid, CodeRange, Encoded
 from ofqctl.layers import weight_sites
 from ofqctl.models import read_torch_file
@@ -22,7 +22,7 @@ def weight_of(latent, step, bits=2, offset=0.5):
     bounds = CodeRange.of_bits(bits, signed=True)
     codes = (latent / step - offset).round().clamp(bounds.low, bounds.high).to(torch.int8)
     grid = AffineGrid(bounds, torch.tensor(offset))
-    return Weight("blocks.0.mlp.fc1", "fc1", 0, "statsq", latent, Encoded(codes, step, grid))
+    return AnalyzedWeight("blocks.0.mlp.fc1", "fc1", 0, "statsq", latent, Encoded(codes, step, grid))
 
 
 def loop(weight, boundary_range):
@@ -86,7 +86,7 @@ def test_a_quantile_is_the_least_value_that_the_share_does_not_exceed(values, le
 def test_a_training_state_gives_the_weights_that_its_model_has(ofq_run, lsq_run):
     for run in (ofq_run, lsq_run):
         opened = open_source(run)
-        found: dict[str, list[Weight]] = {}
+        found: dict[str, list[AnalyzedWeight]] = {}
         for weight in opened.read_weights():
             found.setdefault(weight.name, []).append(weight)
         from ofqctl.artifact import load_run

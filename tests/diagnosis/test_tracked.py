@@ -88,7 +88,7 @@ def test_the_file_beside_the_run_and_the_training_state_say_the_same(ofq_run):
 def test_a_state_of_another_model_is_refused(lsq_run, ofq_run):
     opened = open_source(lsq_run)
     opened.tracker = open_source(ofq_run).tracker
-    with pytest.raises(ArtifactError, match=r"tracker state: blocks\.0\.attn\.qkv\.weight\.\w+ is not in it"):
+    with pytest.raises(ArtifactError, match=r"tracker state: blocks\.0\.attn\.qkv\.weight\.\w+ is missing"):
         report_on(opened, Selection())
     opened = open_source(lsq_run)
     opened.tracker = {

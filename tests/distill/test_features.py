@@ -75,5 +75,5 @@ def test_modules_that_do_not_give_out_alike_are_refused(tiny_vit, images):
     narrow = copy.deepcopy(tiny_vit)
     narrow.head = nn.Linear(narrow.head.in_features, 3)
     features = FeatureDistillation(narrow, tiny_vit, Features(target="head"))
-    with pytest.raises(ModelError, match="head: student and teacher"):
+    with pytest.raises(ModelError, match="head: the outputs of student and teacher"):
         record(features, narrow, tiny_vit, images)

@@ -74,8 +74,9 @@ def test_a_registered_term_is_added_where_a_recipe_names_it(tiny_vit, images, co
 
 def test_a_term_named_beside_distillation_has_its_own_settings_in_place_of_those(tiny_vit, images):
     teacher = Teacher(tiny_vit, CONFIG, CONFIG, "itself")
-    terms = {"labels": {"weight": 0.0}, "answers": {"weight": 0.0}}
-    assert value(tiny_vit, Training(distillation={}, terms=terms), images, teacher) == 0.0
+    terms = {"labels": {"weight": 3.0}, "answers": {"weight": 0.0}}
+    wanted = 3 * value(tiny_vit, Training(), images)
+    assert value(tiny_vit, Training(distillation={}, terms=terms), images, teacher) == pytest.approx(wanted)
 
 
 def test_a_term_that_needs_a_teacher_is_refused_without_one():

@@ -62,7 +62,7 @@ def test_a_recipe_for_another_architecture_is_refused(tmp_path):
 def test_a_folder_without_splits_is_calibrated_on_as_it_is(tmp_path, pictures):
     result = quantize(quick(output=tmp_path / "run", calibration=DataSpec(str(pictures))))
     assert result["calibration"] == {"data": str(pictures), "images": 3}
-    assert any("3 images, 4 were asked for" in note for note in result["notes"])
+    assert any("3 images, 4 were requested" in note for note in result["notes"])
 
 
 def test_a_calibration_set_that_is_missing_is_told(tmp_path):

@@ -254,7 +254,7 @@ def test_the_data_config_follows_the_number_of_channels():
     ("content", "complaint"),
     [
         ("{", "config.json cannot be read"),
-        ("[]", "holds a list"),
+        ("[]", "contains a list"),
         ("{}", "'architecture' is None"),
         ('{"architecture": "vit_tinny"}', "no architecture called 'vit_tinny'"),
         (None, "no config.json"),

@@ -279,7 +279,7 @@ def test_a_pattern_that_matches_nothing_is_told_with_the_name_that_is_nearest(qu
 
 
 def test_where_no_weight_has_few_bits_annealing_must_be_told_what_to_hold(quantized):
-    with pytest.raises(RecipeError, match="fewer than 8 bits unless it says otherwise, and there are none") as told:
+    with pytest.raises(RecipeError, match="fewer than 8 bits are held, but the model has none") as told:
         cga(quantized("ofq/vit_w2a2", "weights.bits=8"), target=None)
     assert "cga: {target: ['*']}" in told.value.hint
 

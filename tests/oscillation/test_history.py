@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from ofqctl.layers import weight_sites
 from ofqctl.oscillation import OscillationTracker, history
-from ofqctl.oscillation.history import History
+from ofqctl.oscillation.history import HistoryTable
 from ofqctl.oscillation.roles import roles_of
 
 
 def recorded(steps, start=0):
-    table = History()
+    table = HistoryTable()
     for step in range(start + 1, start + steps + 1):
         if table.due(step):
             table.add(step, torch.tensor([[float(step)]]))
@@ -35,7 +35,7 @@ def test_rows_are_evenly_spaced_bounded_and_never_far_behind(steps):
 
 @given(st.integers(0, 1500), st.integers(0, 1500))
 def test_a_table_that_was_saved_and_read_goes_on_as_one_that_was_not(before, after):
-    whole, part = recorded(before + after), History()
+    whole, part = recorded(before + after), HistoryTable()
     part.restore(recorded(before).state())
     for step in range(before + 1, before + after + 1):
         if part.due(step):

@@ -1,4 +1,4 @@
-"""A model worth reconstructing, and the steps of a recipe run on it."""
+"""A model worth reconstructing, and the stages of a recipe run on it."""
 
 import copy
 from collections.abc import Callable
@@ -52,14 +52,14 @@ def calibration_images() -> Tensor:
 
 @pytest.fixture
 def quantized(lively_vit, calibration_images) -> Callable[..., Quantized]:
-    """Quantizes a copy of the lively model with these steps of the recipe."""
+    """Quantizes a copy of the lively model with these stages."""
     unseen = torch.randn(64, *SIZE, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         exact = lively_vit(unseen)
 
-    def run(*steps, base="ptq/mse", assignments=(), clock: Clock | None = None, images=None) -> Quantized:
+    def run(*stages, base="ptq/mse", assignments=(), clock: Clock | None = None, images=None) -> Quantized:
         values = load(base, ["weights.bits=4", "activations.bits=4", *assignments]).model_dump()
-        recipe = build(values | {"ptq": list(steps)}, where="test")
+        recipe = build(values | {"ptq": list(stages)}, where="test")
         model = copy.deepcopy(lively_vit)
         batches = (calibration_images if images is None else images).split(8)
         with on_disk(batches, torch.device("cpu")) as stored:

@@ -63,7 +63,7 @@ def test_rounds_bound_the_flips_of_a_row():
 
 @pytest.mark.parametrize("ridge", [1e-6, 0.05])
 def test_regression_on_activation_errors_gives_the_normal_equations(quantized, ridge):
-    from ofqctl.ptq.erq import Moments, _against_activation_error
+    from ofqctl.ptq.erq import Moments, _reduce_activation_error
 
     layer = quantized().model.blocks[0].mlp.fc1
     generator = torch.Generator().manual_seed(2)
@@ -73,7 +73,7 @@ def test_regression_on_activation_errors_gives_the_normal_equations(quantized, r
     x, xq = torch.cat([exact, ones], 1).double(), torch.cat([rounded, ones], 1).double()
     before = torch.cat([layer.weight, layer.bias[:, None]], 1).detach().double()
     own = xq.T @ xq / 500
-    _against_activation_error(layer, Moments(own, x.T @ xq / 500), ridge)
+    _reduce_activation_error(layer, Moments(own, x.T @ xq / 500), ridge)
     strength = ridge * own.diagonal().mean() * 500
     padded = torch.cat([xq, strength.sqrt() * torch.eye(49).double()])
     wanted = torch.cat([x @ before.T, strength.sqrt() * before.T])
@@ -83,7 +83,7 @@ def test_regression_on_activation_errors_gives_the_normal_equations(quantized, r
 
 
 def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
-    from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
+    from ofqctl.ptq.erq import ERQ, _reduce_activation_error, _reduce_weight_error, moments_of
 
     generator = torch.Generator().manual_seed(4)
     exact = torch.randn(500, 48, generator=generator)
@@ -99,8 +99,8 @@ def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
         wanted = x @ torch.cat([layer.weight, layer.bias[:, None]], 1).detach().T
         settings = ERQ(weighing=weighing)
         moments = moments_of([(x[:200], xq[:200]), (x[200:], xq[200:])], weighing)
-        _against_activation_error(layer, moments, settings.ridge)
-        _against_weight_error(layer, moments, settings)
+        _reduce_activation_error(layer, moments, settings.ridge)
+        _reduce_weight_error(layer, moments, settings)
         with torch.no_grad():
             found = xq @ torch.cat([layer.weight, layer.bias[:, None]], 1).T
         errors.append((found - wanted)[ordinary].square().mean().item())
@@ -134,7 +134,7 @@ def test_inputs_that_are_always_zero_cost_nothing():
     from torch import nn
 
     from ofqctl.layers import QuantLinear
-    from ofqctl.ptq.erq import ERQ, _against_activation_error, _against_weight_error, moments_of
+    from ofqctl.ptq.erq import ERQ, _reduce_activation_error, _reduce_weight_error, moments_of
     from ofqctl.recipe import ModulePlan, quantizer_plan
 
     plan = quantizer_plan(method="uniform", bits=3, step_shape=(5, 1), range="mse")
@@ -143,6 +143,6 @@ def test_inputs_that_are_always_zero_cost_nothing():
     rows[:, -2:] = 0.0
     moments = moments_of([(rows, rows)], 0.5)
     settings = ERQ()
-    _against_activation_error(layer, moments, settings.ridge)
-    _against_weight_error(layer, moments, settings)
+    _reduce_activation_error(layer, moments, settings.ridge)
+    _reduce_weight_error(layer, moments, settings)
     assert bool(torch.isfinite(layer.weight).all())

@@ -1,4 +1,4 @@
-"""Every step on the shapes of other families: windows, separate biases, rotary embeddings, convolutions."""
+"""Every stage on the shapes of other families: windows, separate biases, rotary embeddings, convolutions."""
 
 import copy
 
@@ -19,11 +19,11 @@ MODELS = {
     "mobilevit_xxs": {"img_size": 64},
 }
 STEPS = (
-    {"step": "layer_norm"},
-    {"step": "softmax"},
-    {"step": "erq"},
-    {"step": "reconstruct", "steps": 3, "batch_size": 2, "views": 12},
-    {"step": "evolq", "passes": 1, "cycles": 1},
+    {"stage": "layer_norm"},
+    {"stage": "softmax"},
+    {"stage": "erq"},
+    {"stage": "reconstruct", "iterations": 3, "batch_size": 2, "views": 12},
+    {"stage": "evolq", "passes": 1, "cycles": 1},
 )
 
 

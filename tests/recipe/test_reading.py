@@ -54,7 +54,7 @@ def test_three_faults_are_reported_at_once_with_their_paths():
     with pytest.raises(RecipeError) as caught:
         build(values, where="mine.yaml")
     text = caught.value.message
-    assert text.startswith("mine.yaml: 3 faults")
+    assert text.startswith("mine.yaml: 3 errors")
     for path in ("weights.bits", "activations.method", "calibration.images"):
         assert path in text
 
@@ -103,15 +103,16 @@ def test_recipes_cannot_be_changed_after_they_were_made():
 
 
 @pytest.mark.parametrize(
-    ("step", "message"),
+    ("stage", "message"),
     [
-        ({"step": "erq", "rigde": 1}, r"ptq\.0\.rigde: unknown key; did you mean 'ridge'\?"),
-        ({"step": "reconstuct"}, r"ptq\.0\.step: 'reconstuct' is unknown; did you mean 'reconstruct'\?"),
-        ({"step": "magic"}, r"ptq\.0\.step: 'magic' is unknown; allowed are erq, evolq, layer_norm"),
-        ({"steps": 3}, r"ptq\.0\.step: is missing"),
-        ({"step": "evolq", "loss": "x"}, r"ptq\.0\.loss: input should be 'infonce'"),
+        ({"stage": "erq", "rigde": 1}, r"ptq\.0\.rigde: unknown key; did you mean 'ridge'\?"),
+        ({"stage": "reconstuct"}, r"ptq\.0\.stage: 'reconstuct' is unknown; did you mean 'reconstruct'\?"),
+        ({"stage": "magic"}, r"ptq\.0\.stage: 'magic' is unknown; allowed are erq, evolq, layer_norm"),
+        ({"steps": 3}, r"ptq\.0\.stage: is missing; it names a stage of post-training quantization"),
+        ({"step": "erq"}, r"ptq\.0\.stage: is missing; did you mean 'stage' in place of 'step'\?"),
+        ({"stage": "evolq", "loss": "x"}, r"ptq\.0\.loss: input should be 'infonce'"),
     ],
 )
-def test_a_faulty_step_is_told_with_what_is_allowed(step, message):
+def test_a_faulty_stage_is_reported_with_what_is_allowed(stage, message):
     with pytest.raises(RecipeError, match=message):
-        build({"ptq": [step]}, where="x")
+        build({"ptq": [stage]}, where="x")

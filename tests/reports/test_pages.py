@@ -50,7 +50,7 @@ def page(analysis) -> str:
 def test_the_page_has_every_part_and_is_well_formed(page):
     assert Page(page).headings == [
         "Oscillation of weights",
-        "What was found",
+        "Findings",
         "Where",
         "Over training",
         "Single weights",

@@ -78,6 +78,6 @@ def test_a_log_that_fails_is_warned_of_once_and_training_goes_on(request_for, mo
 
     opened = logs.Logs({"tensorboard": (fail, lambda: None)})
     monkeypatch.setattr(sys.modules["ofqctl.jobs.train"], "open_logs", lambda *_: opened)
-    with pytest.warns(UserWarning, match="--log tensorboard: failed, training goes on without it") as caught:
+    with pytest.warns(UserWarning, match="--log tensorboard: failed, training continues without it") as caught:
         train(request_for(logs=("tensorboard",)))
     assert len([w for w in caught if "--log" in str(w.message)]) == 1

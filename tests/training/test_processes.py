@@ -108,7 +108,7 @@ def test_a_process_that_dies_ends_the_others_with_an_error(request_for, together
     ended, losses = together(request_for("two"), 2, 5)
     assert ended.returncode != 0
     assert losses == []
-    assert "error: process 0 of 2: another one has ended or cannot be reached" in ended.stderr
+    assert "error: process 0 of 2: another process has ended or cannot be reached" in ended.stderr
     assert time.monotonic() - started < 120
 
 
@@ -118,7 +118,7 @@ def test_a_process_that_dies_in_validation_ends_the_others_with_an_error(request
     ended, losses = together(request, 2, 0, "dies in validation")
     assert ended.returncode != 0
     assert losses == []
-    assert "error: process 0 of 2: another one has ended or cannot be reached" in ended.stderr
+    assert "error: process 0 of 2: another process has ended or cannot be reached" in ended.stderr
     assert read_checkpoint_state(request.output).position["step"] == 6  # what was trained is not lost
 
 
@@ -148,7 +148,7 @@ def test_the_statistics_of_batch_norms_are_those_of_the_first_process(torchrun, 
 def test_processes_on_different_devices_are_refused(request_for, together):
     ended, _ = together(request_for("two"), 2, 0, "mps")
     assert ended.returncode != 0
-    assert "different kinds of device: process 0 on cpu, process 1 on mps" in ended.stderr
+    assert "different kinds of devices: process 0 on cpu, process 1 on mps" in ended.stderr
 
 
 @pytest.mark.slow

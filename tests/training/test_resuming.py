@@ -85,7 +85,7 @@ def test_a_state_without_its_request_needs_the_command_again(request_for):
     request = request_for()
     train(request)
     replace(read_checkpoint_state(request.output), request={}).save(request.output)
-    with pytest.raises(ArtifactError, match="does not say what it was asked to do"):
+    with pytest.raises(ArtifactError, match="has no recorded request"):
         recorded_request(request.output)
 
 

@@ -125,7 +125,10 @@ def test_quantizers_of_another_grid_start_anew_and_are_named(run_of, request_for
     before = load_run(run).model
     recipe = load("statsq", [*QUICK, *SHORT, NO_TEACHER, "weights.bits=4"])
     result = train(replace(request_for(), model=ModelRequest(str(run)), recipe=recipe))
-    assert any("8 of 28 quantizers are not those of the run and start anew: blocks.0" in n for n in result["notes"])
+    assert any(
+        "8 of 28 quantizers differ from those of the run and get new start values: blocks.0" in n
+        for n in result["notes"]
+    )
     start = open_start(ModelRequest(str(run)), None)
     data = DataSpec(str(folder))
     from ofqctl.data import image_loader, open_data
@@ -141,7 +144,7 @@ def test_quantizers_of_another_grid_start_anew_and_are_named(run_of, request_for
 def test_activations_relative_to_their_rows_start_anew(run_of, images):
     run = run_of("statsq")
     _, notes = started(run, load("statsq", [*QUICK, "activations.dynamic=true"]), lambda: [(images, None)])
-    assert any("quantizers are not those of the run and start anew: blocks.0.attn.q" in n for n in notes)
+    assert any("quantizers differ from those of the run and get new start values: blocks.0.attn.q" in n for n in notes)
 
 
 def test_projections_are_merged_on_the_way_but_never_taken_apart(run_of, request_for):
@@ -154,7 +157,7 @@ def test_projections_are_merged_on_the_way_but_never_taken_apart(run_of, request
         model=ModelRequest(str(request.output)),
         recipe=load("statsq", [*QUICK, *SHORT, NO_TEACHER]),
     )
-    with pytest.raises(RecipeError, match=r"keeps them apart, but query and key of blocks\.0\.attn are merged"):
+    with pytest.raises(RecipeError, match=r"keeps them separate, but query and key of blocks\.0\.attn are merged"):
         train(back)
     biased = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER, "attention.query_bias=false"])
     with pytest.raises(RecipeError, match="has query_bias False"):
@@ -177,7 +180,7 @@ def test_a_run_trains_on_as_its_own_recipe_says(request_for, run_of):
     assert recipe_of_run(run_of("statsq")).name == "statsq"
     with pytest.raises(RecipeError, match="its recipe 'ptq/mse' does not say how to train it"):
         recipe_of_run(run_of("ptq/mse", name="ptq"))
-    with pytest.raises(RecipeError, match="no run directory"):
+    with pytest.raises(RecipeError, match="not a run directory"):
         recipe_of_run(request_for().output)
 
 

@@ -179,7 +179,7 @@ def test_resuming_with_another_recipe_lists_what_differs(request_for):
     ("sets", "options", "error", "told"),
     [
         (["training.batch_size=64"], {}, DataError, "fewer than the batch"),
-        ([], {"grad_accum": 3}, DataError, "cannot be shared"),
+        ([], {"grad_accum": 3}, DataError, "cannot be divided"),
         (
             ["training.augmentation.mixup=0.8"],
             {"grad_accum": 8},
@@ -215,7 +215,7 @@ def test_zero_epochs_are_refused():
 def test_an_existing_run_is_not_overwritten_unasked(request_for):
     request = request_for()
     train(request)
-    with pytest.raises(ArtifactError, match="exists already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         train(request)
     train(replace(request, overwrite=True))
 
@@ -247,7 +247,7 @@ def test_a_recipe_for_another_model_is_refused(request_for):
 
 
 def test_stages_of_post_training_quantization_that_training_leaves_out_are_named(request_for):
-    result = train(request_for(sets=["ptq=[{step: layer_norm}, {step: erq}]"]))
+    result = train(request_for(sets=["ptq=[{stage: layer_norm}, {stage: erq}]"]))
     assert any("training starts without layer_norm, erq" in note for note in result["notes"])
 
 

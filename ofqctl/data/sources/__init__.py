@@ -1,1 +1,1 @@
-"""Readers, one a kind of data: image folders, `datasets` tables (local and hub), the built-in digits."""
+"""Readers, one for each kind of data: image folders, `datasets` tables (local or on the hub), the built-in digits."""

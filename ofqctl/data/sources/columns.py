@@ -24,10 +24,10 @@ Features = Mapping[str, Any]
 
 
 def image_column(features: Features, asked: str | None, where: str) -> tuple[str, str | None]:
-    """The column of images, and a note if it was guessed.
+    """Find the column of images; return it with a note if it was guessed.
 
     Raises:
-        DataError: The column asked for is missing, or none can be told from the others.
+        DataError: The requested column is missing, or the choice is ambiguous.
     """
     if asked is not None:
         return _named(features, asked, "image", where), None
@@ -44,10 +44,10 @@ def image_column(features: Features, asked: str | None, where: str) -> tuple[str
 
 
 def label_column(features: Features, asked: str | None, where: str) -> tuple[str | None, str | None]:
-    """The column of labels (None if there is none), and a note if it was guessed or not found.
+    """Find the column of labels (None if there is none); return it with a note if it was guessed or not found.
 
     Raises:
-        DataError: The column asked for is missing or holds neither integers nor text, or several qualify.
+        DataError: The requested column is missing or holds neither integers nor text, or the choice is ambiguous.
     """
     if asked is not None:
         name = _named(features, asked, "label", where)
@@ -113,6 +113,6 @@ def _named(features: Features, name: str, role: str, where: str) -> str:
 
 
 def _guess(candidates: list[str], known: tuple[str, ...]) -> str | None:
-    """The candidate whose name comes first among the known ones."""
+    """The candidate whose name comes first in the list of known names."""
     by_name = {name.lower(): name for name in candidates}
     return next((by_name[name] for name in known if name in by_name), None)

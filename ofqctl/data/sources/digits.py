@@ -1,4 +1,4 @@
-"""The built-in data: scikit-learn's 1797 handwritten digits, which need neither files nor a network."""
+"""The built-in data: scikit-learn's 1797 handwritten digits, which need no files and no network."""
 
 from ofqctl.data.sources.source import ClassNames, Record, Source
 from ofqctl.data.sources.splits import default_split, find_split
@@ -14,7 +14,7 @@ def open_digits(split: str | None) -> Source:
         split: 'train', or 'test' (also called 'val'); None takes 'test'.
 
     Raises:
-        DataError: Another split was named.
+        DataError: There is no such split.
     """
     import numpy as np
     from PIL import Image

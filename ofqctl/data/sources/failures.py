@@ -1,4 +1,4 @@
-"""What the `datasets` library and the hub's client raise, in words a person can act on."""
+"""Turn exceptions of the `datasets` library and the hub's client into messages that a user can act on."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from ofqctl.errors import DataError
 
 @contextmanager
 def data_errors(where: str) -> Iterator[None]:
-    """Turn what `datasets` raises on missing, damaged or odd data into a DataError.
+    """Turn exceptions of `datasets` on missing, damaged or unusual data into a DataError.
 
     Progress bars are shown on a terminal only.
     """
@@ -33,7 +33,7 @@ def data_errors(where: str) -> Iterator[None]:
 
 
 def http_error() -> type[Exception]:
-    """What the hub's client raises, whichever HTTP library it is built on."""
+    """The exception class of the hub's client, whichever HTTP library it uses."""
     from huggingface_hub import errors
 
     return cast("type[Exception]", errors.HTTPError)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Image folders: a subfolder for each class, or images without labels."""
+"""Image folders, with a subfolder for each class or with unlabelled images."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def open_folder(root: Path, split: str | None) -> Source:
 
     Args:
         root: Folder with a subfolder per class, with images only, or with a subfolder per split.
-        split: Subfolder to read, where there are splits.
+        split: Subfolder to read, if there are splits.
 
     Raises:
         DataError: No images, a class without images, an unreadable folder, or a split that is missing,
@@ -28,7 +28,7 @@ def open_folder(root: Path, split: str | None) -> Source:
     if not class_folders:
         return _flat(folder, loose, notes)
     if loose:
-        notes.append(f"{len(loose)} images beside the class folders of {folder} were left out")
+        notes.append(f"{len(loose)} images beside the class folders of {folder} were skipped")
     found = {name: sorted(_images_under(folder / name)) for name in class_folders}
     empty = [name for name, images in found.items() if not images]
     if len(empty) == len(found) and not loose:
@@ -58,7 +58,7 @@ def _flat(folder: Path, images: list[str], notes: list[str]) -> Source:
 
 
 def _enter_split(root: Path, split: str | None) -> tuple[Path, list[str]]:
-    """The folder to read below ``root``, and what was assumed."""
+    """The folder below ``root`` to read, and notes on what was assumed."""
     folders, _ = _list(root)
     splits = [name for name in folders if name.lower() in SPLIT_NAMES]
     has_splits = bool(splits) and (len(splits) == len(folders) or len(splits) > 1)
@@ -77,7 +77,7 @@ def _enter_split(root: Path, split: str | None) -> tuple[Path, list[str]]:
             f"{root}: this folder holds the splits {', '.join(splits)} and none was named",
             hint=f"--data {root / example}, or --split {example}",
         )
-    return root / splits[0], [f"split '{splits[0]}' was taken, the only one in {root}"]
+    return root / splits[0], [f"split '{splits[0]}' was chosen, the only one in {root}"]
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be asked for a dataset."""
+"""Check that a dataset on the Hugging Face hub can be reached."""
 
 from ofqctl.data.sources.failures import first_line, http_error
 from ofqctl.errors import DataError
@@ -7,12 +7,12 @@ _TIMEOUT = 10.0
 
 
 def check_hub(name: str) -> None:
-    """Ask the hub for a set, so that a missing network shows within seconds rather than after many retries.
+    """Ask the hub for a dataset, so that a missing network is reported within seconds and not after many retries.
 
-    Offline mode (HF_HUB_OFFLINE=1) asks nothing: what was downloaded before is used.
+    In offline mode (HF_HUB_OFFLINE=1) nothing is asked: earlier downloads are used.
 
     Raises:
-        DataError: The hub cannot be reached, or has no such set that may be read.
+        DataError: The hub cannot be reached, or has no such readable dataset.
     """
     from huggingface_hub import HfApi, constants, errors
 
@@ -23,11 +23,11 @@ def check_hub(name: str) -> None:
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise DataError(
             f"hfds/{name}: the hub has no dataset '{name}' that may be read without signing in",
-            hint="check the name; a gated or private set needs `hf auth login`",
+            hint="check the name; a gated or private dataset needs `hf auth login`",
         ) from error
     except (OSError, http_error()) as error:
         raise DataError(
             f"hfds/{name}: the Hugging Face hub cannot be reached: {first_line(error)}",
-            hint=f"`hf download --repo-type dataset {name} --local-dir DIR` where there is a network, "
-            "then --data DIR; HF_HUB_OFFLINE=1 uses a copy loaded before",
+            hint=f"`hf download --repo-type dataset {name} --local-dir DIR` on a machine with a network, "
+            "then --data DIR; HF_HUB_OFFLINE=1 uses an earlier download",
         ) from error

@@ -1,4 +1,4 @@
-"""Tables read with the `datasets` library: a local directory with parquet files, or a set on the hub."""
+"""Tables read with the `datasets` library: a local directory with parquet files, or a dataset on the hub."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ def open_datasets(repo: str, spec: DataSpec) -> Source:
     """Open a `datasets` table.
 
     Args:
-        repo: Local directory, or name of a set on the hub.
+        repo: Local directory, or name of a dataset on the hub.
         spec: Split, columns and whether to stream.
 
     Raises:
-        DataError: Not a dataset, damaged, empty, or without the split or column asked for.
+        DataError: Not a dataset, damaged, empty, or without the requested split or column.
     """
     import datasets
 
@@ -34,17 +34,17 @@ def open_datasets(repo: str, spec: DataSpec) -> Source:
     label, label_note = label_column(table.features, spec.label_column, where)
     notes += [note for note in (image_note, label_note) if note]
     with data_errors(where):
-        # Bytes, not images: a damaged one is then ours to skip.
+        # Read bytes, not images, so that damaged images can be skipped.
         table = table.select_columns([name for name in (image, label) if name])
         table = table.cast_column(image, datasets.Image(decode=False))
     return _source(where, table, image, label, notes)
 
 
 def _choose_split(spec: DataSpec, splits: list[str]) -> tuple[str, list[str]]:
-    """The split to load, slices such as ``train[:10%]`` kept, and a note if none was named."""
+    """The split to load, with slices such as ``train[:10%]``, and a note if the user named none."""
     if spec.split is None:
         split = default_split(splits, spec.path)
-        return split, [f"split '{split}' was taken from {', '.join(splits)}"]
+        return split, [f"split '{split}' was chosen from {', '.join(splits)}"]
     name, bracket, part = spec.split.partition("[")
     return find_split(name, splits, spec.path) + bracket + part, []
 
@@ -69,19 +69,19 @@ def _source(where: str, table: Any, image: str, label: str | None, notes: list[s
 
 
 def _declared_rows(stream: Any) -> int | None:
-    """How many rows the description of a streamed table gives its split; None if it does not say."""
+    """Number of rows of the split according to the description of a streamed table; None if unknown."""
     split = (stream.info.splits or {}).get(str(stream.split))
     return getattr(split, "num_examples", None) or None
 
 
 def _labels_used(table: Any, label: str) -> list[Any]:
-    """The distinct labels, sorted; what stands for 'no label' (nothing, or a negative number) left out."""
+    """The distinct labels, sorted, without those that mean 'no label' (None, or a negative number)."""
     values = [value for value in table.unique(label) if value is not None]
     return sorted(value for value in values if isinstance(value, str) or value >= 0)
 
 
 def _classes(feature: Any, labels: list[Any] | None) -> ClassNames:
-    """The classes of a label column; ``labels`` are those that occur, None if the table is streamed."""
+    """The classes of a label column; ``labels`` are those that occur, or None if the table is streamed."""
     if is_class_label(feature):
         return ClassNames(tuple(feature.names), "classes", "in the data's own order")
     numbered = not is_text(feature)

@@ -10,11 +10,11 @@ _SHUFFLE_BUFFER = 1000
 
 
 class ClassNameOf:
-    """Gives a row's class name; a class rather than a closure, so that it travels to loader processes.
+    """Returns the class name of a row; a class and not a closure, so that loader processes can unpickle it.
 
     Args:
-        column: The label column; None if nothing is labelled.
-        names: Class names by number, where the column declares them.
+        column: Name of the label column; None for unlabelled data.
+        names: Class names by number, if the column declares them.
     """
 
     def __init__(self, column: str | None, names: tuple[str, ...] = ()) -> None:
@@ -22,7 +22,7 @@ class ClassNameOf:
         self.names = names
 
     def __call__(self, row: Any) -> str | None:
-        """The class name of a row; None where it has no label."""
+        """The class name of a row; None if it has no label."""
         value = row[self.column] if self.column else None
         if value is None or isinstance(value, str):
             return value
@@ -38,7 +38,7 @@ class TableRecords(Sequence[Record]):
         where: Name of the data, for messages.
         table: A `datasets.Dataset` whose image column is undecoded.
         image: Name of the image column.
-        class_name_of: Gives a row's class name.
+        class_name_of: Returns the class name of a row.
     """
 
     def __init__(self, where: str, table: Any, image: str, class_name_of: ClassNameOf) -> None:
@@ -68,7 +68,7 @@ class StreamRecords:
         where: Name of the data, for messages.
         table: A `datasets.IterableDataset` whose image column is undecoded.
         image: Name of the image column.
-        class_name_of: Gives a row's class name.
+        class_name_of: Returns the class name of a row.
     """
 
     def __init__(self, where: str, table: Any, image: str, class_name_of: ClassNameOf) -> None:
@@ -79,7 +79,7 @@ class StreamRecords:
 
     def __iter__(self) -> Iterator[Record]:
         with data_errors(self.where):
-            # `iter` gives every row in every loader process; plain iteration would share them out by file.
+            # `iter` yields every row in every loader process; plain iteration would divide rows among them by file.
             for index, rows in enumerate(self.table.iter(batch_size=1)):
                 row = {name: values[0] for name, values in rows.items()}
                 name = f"{self.where}, image {index} of the stream"
@@ -91,7 +91,7 @@ class StreamRecords:
         return StreamRecords(self.where, table, self.image, self.class_name_of)
 
     def shared(self, rank: int, world: int) -> "StreamRecords":
-        """The part of one of ``world`` processes: files of its own where they share out evenly, else every n-th row."""
+        """The rows of one of ``world`` processes: whole files if they can be divided evenly, else every n-th row."""
         from datasets.distributed import split_dataset_by_node
 
         table = split_dataset_by_node(self.table, rank, world)
@@ -99,7 +99,7 @@ class StreamRecords:
 
 
 def _content(value: Any) -> str | bytes:
-    """An undecoded image as its bytes, or as the path or URL of its file; nothing where there is none."""
+    """An undecoded image as its bytes, or as the path or URL of its file; None if there is none."""
     if value is None:
         return b""
     return str(value["path"]) if value["bytes"] is None else bytes(value["bytes"])

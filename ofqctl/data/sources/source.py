@@ -1,4 +1,4 @@
-"""What every reader of data hands over: records with class names, before any label is decided."""
+"""What every reader of data returns: records with class names, before labels are decided."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class Record(NamedTuple):
     """One image, not yet decoded.
 
     Args:
-        name: What a message calls it: a path, or a row such as ``test[17]``.
-        image: Path, content of a file, or an image.
+        name: Its name in messages: a path, or a row such as ``test[17]``.
+        image: Path of a file, content of a file, or a decoded image.
         class_name: Name of its class; None if it has no label.
     """
 
@@ -22,26 +22,26 @@ class Record(NamedTuple):
 
 
 class RecordStream(Protocol):
-    """Records that can only be read from the first to the last."""
+    """Records that can only be read in order, from first to last."""
 
     def __iter__(self) -> Iterator[Record]: ...
 
     def shuffled(self, seed: int) -> "RecordStream":
-        """The same records in an order that ``seed`` decides."""
+        """The same records, shuffled with ``seed``."""
 
     def shared(self, rank: int, world: int) -> "RecordStream":
-        """The part of one of several processes that read together."""
+        """The records of one of several processes that share the data."""
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The classes a source declares.
+    """The classes that a source declares.
 
     Args:
-        names: Class names in the source's own order; None if only reading all of a stream would tell.
-        noun: What the source calls them, e.g. 'folders'.
-        order: How that order came about, e.g. 'sorted by name'.
-        numbered: Whether the names are plain numbers, the source's own labels.
+        names: Class names in the source's own order; None for a stream that does not list them.
+        noun: What classes are called in messages, such as 'folders'.
+        order: Description of the order, such as 'sorted by name'.
+        numbered: Whether the names are numbers: the source's own labels.
     """
 
     names: tuple[str, ...] | None
@@ -52,15 +52,16 @@ class ClassNames:
 
 @dataclass(frozen=True)
 class Source:
-    """Data that was found and listed.
+    """Data that was found, with the list of its images.
 
     Args:
-        name: What messages call the data: its path and split.
+        name: Its name in messages: path and split.
         records: The images, by index or as a stream.
-        classes: The classes declared; None if nothing is labelled.
+        classes: The declared classes; None for unlabelled data.
         class_count: Number of classes that occur; None if unknown.
         notes: What was guessed or left out, a sentence each.
-        declared: Number of records that a stream says it has; None if it does not, or if there is an index.
+        declared: Number of records according to a stream's description; None if it has none, or if the data has an
+            index.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Splits by name: what was asked for among what is there."""
+"""Find splits by name."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ SPLIT_NAMES = frozenset(name for names in _ALIASES for name in names)
 
 
 def find_split(asked: str, available: Sequence[str], where: str) -> str:
-    """The available split that ``asked`` names, 'val' and 'validation' being the same.
+    """The available split that ``asked`` names; 'val' and 'validation' are equivalent.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no such split.
     """
     if asked in available:
         return asked
@@ -22,7 +22,7 @@ def find_split(asked: str, available: Sequence[str], where: str) -> str:
             return name
     other = next((name for name in available if not name.startswith("train")), available[0])
     raise DataError(
-        f"{where}: no split '{asked}'; there is {', '.join(available)}",
+        f"{where}: no split '{asked}'; available are {', '.join(available)}",
         hint=did_you_mean(asked, available) or f"--split {other}",
     )
 
@@ -31,11 +31,13 @@ def default_split(available: Sequence[str], where: str) -> str:
     """The split to read when none was named: the validation or test split, else the only one.
 
     Raises:
-        DataError: Several splits, and none of them is for validation.
+        DataError: There are several splits, and none of them is for validation.
     """
     for name in ("validation", "val", "test"):
         if name in available:
             return name
     if len(available) == 1:
         return available[0]
-    raise DataError(f"{where}: no split was named, and there is {', '.join(available)}", hint=f"--split {available[0]}")
+    raise DataError(
+        f"{where}: no split was named; available are {', '.join(available)}", hint=f"--split {available[0]}"
+    )

@@ -22,17 +22,17 @@ def _quantized_class(cls: Hashable) -> type[nn.Module]:
 def quantize_attention(attention: Any, plan: ModulePlan) -> None:
     """Give a timm attention block quantized products, in place.
 
-    The block keeps its class as a base, so that everything timm does with it goes on working.
+    The block's class stays its base class, so that everything timm does with it keeps working.
 
     Args:
         attention: A block of a registered class.
-        plan: Of kind ``attention`` or ``qkr``.
+        plan: Plan of the block, of kind ``attention`` or ``qkr``.
     """
     form = form_of(attention)
     assert form is not None, f"{type(attention).__name__} has no registered form"
     open_products(attention)
     if plan.kind == "qkr":
-        with torch.inference_mode(False):  # the halves of the projection are parameters of their own from here on
+        with torch.inference_mode(False):  # the parts of the projection become separate parameters
             attention.products = QKRProducts(cast("FusedQKV", attention), plan)
         attention.qkv = InputForEachHead()
     else:
@@ -42,9 +42,9 @@ def quantize_attention(attention: Any, plan: ModulePlan) -> None:
 
 
 def open_products(attention: Any) -> None:
-    """Make a block of a registered class call its products, and its projections, where they can be reached.
+    """Make a block of a registered class call its products and projections in a way that can be intercepted.
 
-    Keeps its function: only which of timm's equivalent code paths runs is chosen.
+    It computes the same function: this only chooses between equivalent code paths of timm.
     """
     form = form_of(attention)
     if form is not None and form.fused and hasattr(attention, "fused_attn"):

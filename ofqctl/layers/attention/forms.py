@@ -1,6 +1,6 @@
-"""The attention classes of timm whose products can be quantized, and what each allows.
+"""The attention classes of timm whose products can be quantized, and what each supports.
 
-A class that is not listed keeps its matrix products in float; its Linear and Conv2d layers are quantized all the same.
+A class that is not listed keeps its matrix products in float; its Linear and Conv2d layers are still quantized.
 """
 
 import importlib
@@ -29,14 +29,16 @@ _OPERANDS: dict[Role, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class AttentionForm:
-    """How the products of one timm class are reached.
+    """How the products of one timm class are intercepted.
 
     Attributes:
-        roles: Of the matrix products in its code, in the order of the calls; a class that multiplies again and again,
-            head by head, starts over. Empty where its code calls ``scaled_dot_product_attention``.
+        roles: Roles of the matrix products in its code, in the order of the calls; they repeat for a class that
+            multiplies head by head. Empty if its code calls ``scaled_dot_product_attention``.
         no_qkr: Why query and key cannot be merged, or None if they can.
-        signed_weights: Whether what multiplies the value may be negative: softmax outputs mixed across the heads.
-        value_first_if: Name of a flag of the module under which value stands left of the softmax output.
+        signed_weights: Whether the left factor of the value may be negative, as for softmax outputs mixed across the
+            heads.
+        value_first_if: Name of a flag of the module that says that the value is the left factor and the softmax output
+            the right.
     """
 
     roles: tuple[Role, ...] = ()
@@ -51,11 +53,11 @@ class AttentionForm:
 
     @property
     def operands(self) -> set[str]:
-        """Names of the operands that its products have."""
+        """Names of the operands of its products."""
         return {name for role in self.roles or ("query_key", "softmax_value") for name in _OPERANDS[role]}
 
     def roles_in(self, module: nn.Module) -> tuple[Role, ...]:
-        """The roles as the flags of one ``module`` of the class have them."""
+        """The roles for one ``module`` of the class, which depend on its flags."""
         if self.value_first_if is None or not getattr(module, self.value_first_if):
             return self.roles
         return tuple("value_softmax" if role == "softmax_value" else role for role in self.roles)
@@ -76,7 +78,7 @@ _CHANNELS = AttentionForm(_TWO, no_qkr="its softmax runs over channels, not toke
 _TALKING = AttentionForm(_TWO, no_qkr="logits and softmax outputs are mixed across the heads", signed_weights=True)
 _CONVOLVED = AttentionForm(("query_key", "value_softmax"))
 _LEVIT = AttentionForm(_TWO, value_first_if="use_conv")
-_RELATIVE = AttentionForm(("query_key", "float", "float", "softmax_value"))  # between: logits of relative positions
+_RELATIVE = AttentionForm(("query_key", "float", "float", "softmax_value"))  # in between: logits of relative positions
 
 FORMS: dict[str, AttentionForm] = {
     "layers.attention.Attention": _PLAIN,
@@ -164,7 +166,7 @@ M = TypeVar("M", bound=type[nn.Module])
 def attention_form(form: AttentionForm) -> Callable[[M], M]:
     """Decorate an attention class of another package: its products are quantized as ``form`` says.
 
-    The package names the module it is in under the entry point group ``ofqctl.methods``.
+    The package names the module of the class under the entry point group ``ofqctl.methods``.
     """
 
     def enter(cls: M) -> M:
@@ -176,7 +178,7 @@ def attention_form(form: AttentionForm) -> Callable[[M], M]:
 
 @cache
 def _by_class() -> dict[type[nn.Module], AttentionForm]:
-    """The classes listed here that the installed timm has."""
+    """The forms of those listed classes that the installed timm has."""
     load_plugins()
     found = {}
     for path, form in FORMS.items():

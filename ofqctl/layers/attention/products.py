@@ -45,12 +45,12 @@ class AttentionProducts(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """The signature and meaning of ``F.scaled_dot_product_attention``.
+        """Compute attention, with the signature and meaning of ``F.scaled_dot_product_attention``.
 
         Args:
-            query: (..., N, d).
-            key: (..., M, d).
-            value: (..., M, e).
+            query: Queries, (..., N, d).
+            key: Keys, (..., M, d).
+            value: Values, (..., M, e).
             attn_mask: Added to the logits, or True where attention is allowed; broadcasts to (..., N, M).
             dropout_p: Probability of dropping a softmax output.
             is_causal: Whether query i sees keys 0..i only.
@@ -102,16 +102,16 @@ class AttentionProducts(nn.Module):
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension; logits that lie transposed in memory are not copied, nor is the result."""
+    """Softmax over the last dimension; logits that are transposed in memory are not copied, nor is the result."""
     if logits.transpose(-2, -1).is_contiguous():
         return logits.transpose(-2, -1).softmax(dim=-2).transpose(-2, -1)
     return logits.softmax(dim=-1)
 
 
 class Redirected(TorchFunctionMode):
-    """While active, hands the products that timm's own attention code calls to ``products``.
+    """While active, redirects the products in timm's own attention code to ``products``.
 
-    Those are calls of ``scaled_dot_product_attention``, or matrix products with the given roles, over and over.
+    These are calls of ``scaled_dot_product_attention``, or matrix products with the given roles, which repeat.
     """
 
     def __init__(self, products: AttentionProducts, roles: Sequence[Role]) -> None:
@@ -132,7 +132,7 @@ class Redirected(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run ``func``, or the product that stands for it."""
+        """Run ``func``, or the product that replaces it."""
         if func is F.scaled_dot_product_attention:
             func = self._attend
         elif func in MATMULS:
@@ -141,11 +141,11 @@ class Redirected(TorchFunctionMode):
 
 
 class QuantAttention(nn.Module):
-    """Mix-in that runs a timm attention class as it is, but for its two products.
+    """Mix-in that runs a timm attention class unchanged, except for its two products.
 
     Attributes:
-        products: What computes them.
-        roles: Of the matrix products in timm's code; empty where that calls ``scaled_dot_product_attention``.
+        products: Module that computes the products.
+        roles: Roles of the matrix products in timm's code; empty if that calls ``scaled_dot_product_attention``.
     """
 
     products: AttentionProducts

@@ -1,4 +1,4 @@
-"""Query-key reparameterization (OFQ): the product of the two projections is quantized instead of each of them."""
+"""Query-key reparameterization (OFQ): the product of the two projections is quantized instead of the projections."""
 
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from ofqctl.recipe import ModulePlan
 
 
 class FusedQKV(Protocol):
-    """What a timm attention class must have for its query and key to be merged."""
+    """The attributes that a timm attention class must have for its query and key to be merged."""
 
     qkv: nn.Linear
     num_heads: int
@@ -21,9 +21,9 @@ class FusedQKV(Protocol):
 
 
 class InputForEachHead(nn.Module):
-    """Takes the place of the ``qkv`` projection and passes the block's input on, as query, key and value.
+    """Replaces the ``qkv`` projection and passes the block's input on, as query, key and value.
 
-    timm splits what comes out here into heads and hands it to the products, which find the whole input there again.
+    timm splits the result into heads and passes it to the products, which reassemble the input from the heads.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ class InputForEachHead(nn.Module):
 class MergedQueryKey(WeightSite):
     """The weight ``W_qk[h] = Wq[h]^T Wk[h]``, (H, C, C); its latent weights are those of the two projections.
 
-    Entries of the product cannot be set through the projections, which all entries share. Holding some adds a
-    ``correction`` to the product, (H, C, C), that makes up for what the projections do to them; it gets no gradient,
-    and is None, and in no state dict, until the first is held.
+    Single entries of the product cannot be set through the projections, which all entries share. To hold entries, a
+    ``correction`` is added to the product, (H, C, C), which undoes the changes by the projections. It gets no gradient;
+    it is None, and absent from state dicts, until an entry is held.
     """
 
     latent_names = ("q", "k", "correction")
@@ -55,7 +55,7 @@ class MergedQueryKey(WeightSite):
         self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
 
     def latent(self) -> Tensor:
-        """(H, C, C), float32 under autocast too: codes must not depend on what is around them."""
+        """The product, (H, C, C), float32 even under autocast, because codes must not depend on autocast."""
         if self.q is None or self.k is None:
             assert self.merged is not None
             return self.merged
@@ -65,7 +65,7 @@ class MergedQueryKey(WeightSite):
         return product if self.correction is None else product + self.correction
 
     def hold(self, entries: Tensor, value: Tensor) -> None:
-        """Correct the product so that it is ``value`` at ``entries``, to the rounding of float32; both (H, C, C)."""
+        """Correct the product so that it equals ``value`` at ``entries``, up to float32 rounding; both (H, C, C)."""
         with torch.no_grad():
             latent = self.latent()
             if self.correction is None:
@@ -73,12 +73,12 @@ class MergedQueryKey(WeightSite):
             self.correction.add_(torch.where(entries, value - latent, 0.0))
 
     def install_value(self, value: Tensor) -> None:
-        """Take the product itself, (H, C, C), and drop the two projections."""
+        """Store the product itself, (H, C, C), and drop the two projections."""
         self.merged = value
         self.q = self.k = self.correction = None
 
     def install_latent(self, value: Tensor) -> None:
-        """Two projections whose product is as near to ``value``, (H, C, C), as any, and a correction for the rest."""
+        """Set the projections to the best approximation of ``value``, (H, C, C), and the correction to the rest."""
         width = value.shape[-1] // self.heads
         left, sizes, right = torch.linalg.svd(value.float())
         root = sizes[:, :width, None].sqrt()
@@ -88,7 +88,7 @@ class MergedQueryKey(WeightSite):
         self.hold(torch.ones_like(value, dtype=torch.bool), value)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Have a correction if, and only if, the state of the projections comes with one."""
+        """Create or drop ``correction`` so that it matches the loaded state."""
         if f"{prefix}q" in state_dict:
             given = state_dict.get(f"{prefix}correction")
             self.correction = None if given is None or self.q is None else torch.zeros_like(given, device=self.q.device)
@@ -133,7 +133,7 @@ class QKRProducts(AttentionProducts):
                 self.key_term = nn.Parameter(torch.einsum("hdc,hd->hc", *per_head))
 
     def no_weight_decay(self) -> set[str]:
-        """The term of the query bias, as biases get none."""
+        """The term of the query bias gets no weight decay, like any bias."""
         return {"key_term"}
 
     def attend(
@@ -147,7 +147,7 @@ class QKRProducts(AttentionProducts):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """As the overridden method, but query, key and value are all the block's input in heads, (B, H, N, C / H)."""
+        """Like the overridden method, but query, key and value are all the block's input in heads, (B, H, N, C / H)."""
         del query, key, scale, enable_gqa
         x = self.x(value.transpose(1, 2).flatten(2))
         with saved_as_codes(x):

@@ -1,4 +1,4 @@
-"""The steps of post-training quantization: what each does for the error, and what all of them keep to."""
+"""The stages of post-training quantization: how each lowers the error, and what holds for all of them."""
 
 import time
 
@@ -14,20 +14,20 @@ from ofqctl.ptq import Clock
 from ofqctl.ptq.evolq import EvolQ, distance, split
 from ofqctl.ptq.replay import Replay
 
-ERQ = {"step": "erq"}
-RECONSTRUCT = {"step": "reconstruct", "steps": 60, "batch_size": 8}
-EVOLVE = {"step": "evolq", "passes": 2, "loss": "kl"}
-FOLD = {"step": "layer_norm"}
-SOFTMAX = {"step": "softmax"}
-EVERY = (FOLD, SOFTMAX, ERQ, {**RECONSTRUCT, "steps": 10}, EVOLVE)
+ERQ = {"stage": "erq"}
+RECONSTRUCT = {"stage": "reconstruct", "iterations": 60, "batch_size": 8}
+EVOLVE = {"stage": "evolq", "passes": 2, "loss": "kl"}
+FOLD = {"stage": "layer_norm"}
+SOFTMAX = {"stage": "softmax"}
+EVERY = (FOLD, SOFTMAX, ERQ, {**RECONSTRUCT, "iterations": 10}, EVOLVE)
 
 
 TRAINED = ["lsq", "statsq", "ofq/vit_w4a4"]
 
 
-@pytest.mark.parametrize("step", [ERQ, RECONSTRUCT], ids=lambda step: step["step"])
-def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, step):
-    assert quantized(step).error < 0.8 * quantized().error
+@pytest.mark.parametrize("stage", [ERQ, RECONSTRUCT], ids=lambda stage: stage["stage"])
+def test_the_error_on_unseen_images_is_less_than_after_rounding(quantized, stage):
+    assert quantized(stage).error < 0.8 * quantized().error
 
 
 def test_reconstruction_brings_a_model_nearer_on_batches_of_one_image(quantized):
@@ -36,15 +36,15 @@ def test_reconstruction_brings_a_model_nearer_on_batches_of_one_image(quantized)
 
 def test_reconstruction_of_a_single_image_changes_the_model(quantized, calibration_images):
     one = calibration_images[:1]
-    step = {**RECONSTRUCT, "steps": 20, "views": 1}
-    assert quantized(step, images=one).error != quantized(images=one).error
+    stage = {**RECONSTRUCT, "iterations": 20, "views": 1}
+    assert quantized(stage, images=one).error != quantized(images=one).error
 
 
 def test_reconstruction_changes_a_model_that_is_sure_of_every_answer(lively_vit, quantized):
     with torch.no_grad():
         lively_vit.head.weight.mul_(1e6)
-    step = {**RECONSTRUCT, "steps": 10, "views": 1}
-    before, after = (quantized(*steps).model.blocks[0].mlp.fc1.weight for steps in ((), (step,)))
+    stage = {**RECONSTRUCT, "iterations": 10, "views": 1}
+    before, after = (quantized(*stages).model.blocks[0].mlp.fc1.weight for stages in ((), (stage,)))
     assert not torch.equal(after, before)
 
 
@@ -70,7 +70,7 @@ def test_weights_narrower_than_their_inputs_take_no_ranges_of_a_layer_norm(quant
 
 
 @pytest.mark.parametrize("base", ["ptq/mse", *(pytest.param(b, marks=pytest.mark.slow) for b in TRAINED)])
-def test_every_step_runs_with_every_quantizer(quantized, base):
+def test_every_stage_runs_with_every_quantizer(quantized, base):
     result = quantized(*EVERY, base=base)
     assert torch.isfinite(torch.tensor(result.error))
     assert not any(t.requires_grad for n, t in result.model.named_buffers())
@@ -86,16 +86,16 @@ def test_weights_are_on_the_grid_they_are_stored_on(quantized, calibration_image
     assert torch.equal(layer.encode_weight().decode(), layer.weight)
 
 
-def test_a_time_budget_ends_a_reconstruction_and_is_told(quantized):
+def test_a_time_budget_ends_a_reconstruction_and_is_reported(quantized):
     began = time.monotonic()
-    result = quantized({**RECONSTRUCT, "steps": 100_000}, clock=Clock(2.0))
+    result = quantized({**RECONSTRUCT, "iterations": 100_000}, clock=Clock(2.0))
     assert time.monotonic() - began < 30
     assert any("time budget" in note for note in result.task.notes)
 
 
-@pytest.mark.parametrize("step", [ERQ, EVOLVE, RECONSTRUCT], ids=lambda step: step["step"])
-def test_a_time_budget_that_is_over_leaves_the_calibrated_model(quantized, step):
-    result = quantized(step, clock=Clock(1e-9))
+@pytest.mark.parametrize("stage", [ERQ, EVOLVE, RECONSTRUCT], ids=lambda stage: stage["stage"])
+def test_a_time_budget_that_is_over_leaves_the_calibrated_model(quantized, stage):
+    result = quantized(stage, clock=Clock(1e-9))
     assert result.error == pytest.approx(quantized().error)
     assert any("time budget" in note for note in result.task.notes)
 
@@ -121,16 +121,16 @@ def test_evolution_finds_the_same_with_every_block_computed_anew(quantized, monk
 
 def test_the_divergence_is_that_of_predictions_at_the_temperature():
     ours, theirs = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
-    step = EvolQ(loss="kl", temperature=2.0)
+    settings = EvolQ(loss="kl", temperature=2.0)
     p, q = ((logits / 2.0).softmax(1) for logits in (theirs, ours))
     wanted = 4.0 * float((p * (p / q).log()).sum(1).mean())
-    assert float(distance(ours, theirs, step)) == pytest.approx(wanted, rel=1e-5)
+    assert float(distance(ours, theirs, settings)) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("base", ["ptq/mse", "lsq", "statsq", "ofq/vit_w4a4"])
 def test_evolution_holds_every_code_and_scales_all_steps_of_a_weight_alike(quantized, base):
     before, after = (
-        dict(weight_sites(quantized(*steps, base=base).model)) for steps in ((), ({**EVOLVE, "passes": 3},))
+        dict(weight_sites(quantized(*stages, base=base).model)) for stages in ((), ({**EVOLVE, "passes": 3},))
     )
     factors = []
     for name, site in after.items():
@@ -144,18 +144,18 @@ def test_evolution_holds_every_code_and_scales_all_steps_of_a_weight_alike(quant
 
 def test_evolution_can_search_each_step_by_itself(quantized):
     before, after = (
-        quantized(*steps).model.blocks[1].mlp.fc1.encode_weight().step
-        for steps in ((), ({**EVOLVE, "passes": 3, "granularity": "channel", "held_out": 0.5},))
+        quantized(*stages).model.blocks[1].mlp.fc1.encode_weight().step
+        for stages in ((), ({**EVOLVE, "passes": 3, "granularity": "channel", "held_out": 0.5},))
     )
     assert len((after / before).unique()) > 10
 
 
 @pytest.mark.slow
-def test_evolution_searches_images_that_nothing_was_fitted_to_and_tells_if_there_are_none(quantized):
-    some = quantized({**RECONSTRUCT, "steps": 10, "share": 1 / 3}, EVOLVE)
+def test_evolution_searches_images_that_nothing_was_fitted_to_and_reports_if_there_are_none(quantized):
+    some = quantized({**RECONSTRUCT, "iterations": 10, "share": 1 / 3}, EVOLVE)
     assert some.task.fitted == 8
     assert not some.task.notes
-    none = quantized({**RECONSTRUCT, "steps": 10}, EVOLVE)
+    none = quantized({**RECONSTRUCT, "iterations": 10}, EVOLVE)
     assert any("fitted to 24 of the 24 calibration images" in note for note in none.task.notes)
 
 

@@ -1,4 +1,4 @@
-"""A recipe's post-training quantization from beginning to end: prepare, convert, calibrate, then stage by stage."""
+"""Post-training quantization by a recipe, from start to end: prepare, convert, calibrate, then run the stages."""
 
 import copy
 
@@ -23,36 +23,36 @@ def quantize_post_training(
     clock: Clock | None = None,
     seed: int = 0,
 ) -> Task:
-    """Quantize a float model in place, as far as can be done without labels.
+    """Quantize a float model in place; no labels are needed.
 
     Args:
         model: A timm model in float, on the device to compute on; in evaluation mode afterwards.
-        recipe: What to do.
-        input_size: (3, H, W).
+        recipe: The recipe to follow.
+        input_size: Size of one image, (3, H, W).
         images: Normalized calibration images, (B, 3, H, W) each.
-        progress: Told what goes on.
-        clock: When to stop; calibration itself is always finished.
-        seed: Decides every draw.
+        progress: Called to report progress.
+        clock: Time budget; no new work starts once it is used up, but calibration is always finished.
+        seed: Seed of everything random.
 
     Returns:
-        What was done: the plan with everything settled, notes and figures.
+        The task: the plan with all its values settled, notes and figures.
 
     Raises:
         ModelError: Weights or activations that are not finite.
     """
     model.eval()
-    stages = [(PTQ_STAGES[settings.step], settings) for settings in recipe.ptq]
-    ahead = [(stage, settings) for stage, settings in stages if "prepares" in stage.traits]
-    behind = [(stage, settings) for stage, settings in stages if "prepares" not in stage.traits]
-    plan = make_plan(model, recipe, input_size) if ahead else Plan(modules={})
+    stages = [(PTQ_STAGES[settings.stage], settings) for settings in recipe.ptq]
+    preparing = [(stage, settings) for stage, settings in stages if "prepares" in stage.traits]
+    after_calibration = [(stage, settings) for stage, settings in stages if "prepares" not in stage.traits]
+    plan = make_plan(model, recipe, input_size) if preparing else Plan(modules={})
     task = Task(model, model, plan, images, progress, clock or Clock(), seed)
-    for stage, settings in ahead:
+    for stage, settings in preparing:
         stage.target(task, settings)
-    task.original = copy.deepcopy(model) if behind else model
+    task.original = copy.deepcopy(model) if after_calibration else model
     plan = convert(model, recipe, input_size)
     progress("calibrate", 0, images.images)
     calibrate(model, plan, images, on_batch=lambda done: progress("calibrate", done, images.images))
     task.plan = describe(model, plan)
-    for stage, settings in behind:
+    for stage, settings in after_calibration:
         stage.target(task, settings)
     return task
