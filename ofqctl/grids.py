@@ -105,6 +105,11 @@ class Grid(ABC):
         """Codes of the points nearest to ``values`` (in grid steps), as floats; ties go to the even code."""
         return self.position(values).round().clamp_(self.range.low, self.range.high)
 
+    def within(self, values: Tensor) -> Tensor:
+        """Whether ``values`` (in steps) lie between the outermost points: bool, their shape."""
+        position = self.position(values)
+        return (position >= self.range.low) & (position <= self.range.high)
+
     @abstractmethod
     def on_integers(self) -> Integers | None:
         """The points as integers; None if no small multiplier makes them integers."""
@@ -175,6 +180,12 @@ class AffineGrid(Grid):
         if not self.whole:
             return super().nearest(values)
         return values.round().sub_(self.offset).clamp_(self.range.low, self.range.high)
+
+    def within(self, values: Tensor) -> Tensor:
+        """As for any grid; where offsets are whole, without the rounding of a difference."""
+        if not self.whole:
+            return super().within(values)
+        return (values >= self.range.low + self.offset) & (values <= self.range.high + self.offset)
 
     def on_integers(self) -> Integers:
         """Integer and half offsets are exact; any other leaves a rest."""

@@ -36,9 +36,7 @@ def fake_quantize(
     shared = passes * x.numel() / max(1, step.numel())
     step = _scale_gradient(step, (max(1, grid.range.high) * shared) ** -0.5)
     in_steps = (x / step).detach()
-    place = grid.position(in_steps)
-    inside = (place >= grid.range.low) & (place <= grid.range.high)
-    passed = torch.where(inside, x, 0.0) / step
+    passed = torch.where(grid.within(in_steps), x, 0.0) / step
     value = (passed - passed.detach() + grid.points(grid.nearest(in_steps))) * step
     return value if after is None else value + after
 
