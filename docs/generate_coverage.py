@@ -44,7 +44,8 @@ INTRODUCTION = """# Coverage
 What is quantized in the smallest model of every timm family that holds attention (timm {timm}).
 Of {families} families, the attention products are quantized in {products}; query and key can be merged (QKR) in {qkr}.
 Written by `docs/generate_coverage.py`; `tests/convert/test_coverage.py` converts each of these models with `{ptq}` at
-4 bits and with `{ofq}`, runs it, sends gradients through it, saves it and reloads it with equal outputs.
+4 bits and with `{ofq}`, runs it, sends gradients through it, saves it and reloads it with equal outputs (the largest
+models with 2 of their blocks, which are all alike).
 
 A family is one module of `timm.models`. It holds attention if a module of one of its models calls
 `scaled_dot_product_attention`, or multiplies two activations as matrices at least twice, or is an attention class that
@@ -65,17 +66,19 @@ class Subject:
         family: Module of ``timm.models``.
         architecture: Its smallest model that holds attention, by the number of parameters.
         img_size: Height and width of the images, in pixels; None is the model's own.
+        depth: Number of blocks; None is the model's own.
     """
 
     family: str
     architecture: str
     img_size: int | None = None
+    depth: int | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
         """The model with random weights, none of them left at a constant start value such as 0."""
         torch.manual_seed(seed)
         cfg = get_pretrained_cfg(self.architecture)
-        kwargs = {} if self.img_size is None else {"img_size": self.img_size}
+        kwargs = {name: value for name in ("img_size", "depth") if (value := getattr(self, name)) is not None}
         classes = 0 if cfg is not None and cfg.num_classes == 0 else 10
         model = build_architecture(self.architecture, num_classes=classes, model_kwargs=kwargs, pretrained_cfg=None)
         with torch.no_grad():
