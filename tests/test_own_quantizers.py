@@ -240,7 +240,7 @@ def write(directory, style="integer"):
     return run.model, graph, graph.serialize()
 
 
-@pytest.mark.parametrize("style", ["integer", pytest.param("qdq", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("style", ["integer", *(pytest.param(s, marks=pytest.mark.slow) for s in ("standard", "qdq"))])
 @pytest.mark.parametrize("name", CASES)
 def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are(tmp_path, images, name, style):
     saved(tmp_path / "run", *CASES[name])
@@ -249,7 +249,7 @@ def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are
     assert found.faults() == []
     assert (found.different, found.wrong_weights) == (0, [])
     assert found.weights == len(list(weight_sites(model)))
-    if style == "integer":
+    if style != "qdq":
         assert {p.obstacle for p in graph.products.values()} - {None} == ({FLOAT[name]} if name in FLOAT else set())
 
 

@@ -28,10 +28,11 @@ def export(
         typer.Option("--safetensors", help="Write the packed weights and their description.", rich_help_panel=_WHAT),
     ] = False,
     style: Annotated[
-        Literal["integer", "qdq"],
+        Literal["integer", "standard", "qdq"],
         typer.Option(
-            help="`integer` computes products on codes; `qdq` has float products with QuantizeLinear/DequantizeLinear.",
-            metavar="integer|qdq",
+            help="`integer` computes products on codes, with operators of ONNX Runtime; `standard` does so "
+            "with standard operators alone; `qdq` has float products with QuantizeLinear/DequantizeLinear.",
+            metavar="integer|standard|qdq",
             rich_help_panel=_WHAT,
         ),
     ] = "integer",

@@ -29,6 +29,7 @@ from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
 from ofqctl.export.sites import Product
 
+MICROSOFT = "com.microsoft"  # domain of the operators that ONNX Runtime adds to the standard's
 _INT8_MAX, _INT16_MAX = 127, 32767
 
 
@@ -65,10 +66,11 @@ class IntegerProducts:
     Args:
         graph: Graph to write to.
         weights: Writes the weights.
+        fused: Whether to use ONNX Runtime's own operator for a product with its grid steps and bias, where it fits.
     """
 
-    def __init__(self, graph: Writer, weights: WeightWriter) -> None:
-        self._graph, self._weights = graph, weights
+    def __init__(self, graph: Writer, weights: WeightWriter, *, fused: bool = False) -> None:
+        self._graph, self._weights, self._fused = graph, weights, fused
 
     def linear(self, product: Product, codes: ActivationCodes, out: str) -> None:
         """(..., in) -> (..., out)."""
@@ -79,21 +81,20 @@ class IntegerProducts:
         if operand.after is not None:
             shift = np.broadcast_to(operand.after.astype(np.float64).reshape(-1), weight.shape[:1])
             constant = constant + shift @ weight.values()
-        summed = self.multiply_weight(product.name, codes, weight)
-        by_column, added = weight.step.size > 1, bool(constant.any())
-        scaled = self._scale(summed, codes, self._weights.units(weight), by_column, out=None if added else out)
-        if added:
-            graph.op("Add", scaled, graph.floats(constant), out=out)
-
-    def multiply_weight(self, name: str, codes: ActivationCodes, weight: ExportedWeight) -> str:
-        """``sum(code * integer)``, int32, of activations (..., in) and the integers of a weight (in, out)."""
-        graph, depth = self._graph, weight.shape[0]
-        summed = self._multiply(name, codes, self.integers(weight, codes.operand.bits), depth)
-        if not weight.widened:
-            return summed
-        # 2 * code + 1 does not fit into 8 bits: add twice the sum over codes and the sum over the input
-        twice = graph.op("Mul", summed, graph.constant(np.int32(2)))
-        return graph.op("Add", twice, self._sum_of_rows(codes, depth))
+        by_column, bias = weight.step.size > 1, graph.floats(constant) if constant.any() else None
+        right, units = self.integers(weight, operand.bits), self._weights.units(weight)
+        if self._fused and not weight.widened and codes.zero.ndim == 0:
+            self._scaled(product.name, codes, right, units, bias, out)
+            return
+        summed = self._multiply(product.name, codes, right, weight.shape[0])
+        if (
+            weight.widened
+        ):  # 2 * code + 1 does not fit into 8 bits: add twice the sum over codes and that over the input
+            twice = graph.op("Mul", summed, graph.constant(np.int32(2)))
+            summed = graph.op("Add", twice, self._sum_of_rows(codes, weight.shape[0]))
+        scaled = self._scale(summed, codes, units, by_column, out=None if bias else out)
+        if bias is not None:
+            graph.op("Add", scaled, bias, out=out)
 
     def integers(self, weight: ExportedWeight, left_bits: int) -> Right:
         """The integers of a weight, in a type that no kernel saturates on; if it is ``widened``, its codes."""
@@ -114,11 +115,16 @@ class IntegerProducts:
         if right.zero.ndim:
             zeros = self._along_columns(zero_of(graph, right, TensorProto.INT32), right.zero, product)
         zero = np.asarray(0) if right.zero.ndim else right.zero
-        summed = self._multiply(product.name, left, Right(tensor, zero, right.signed, zeros), place.depth)
+        factors = Right(tensor, zero, right.signed, zeros)
         columns = self._steps_of_columns(operand, product)
         columns = self._times(columns, place.factor)
         terms = self._terms_of_shifts(product, left, right, place, tensor, columns)
-        scaled = self._scale(summed, left, columns, operand.step.ndim > 0, out=None if terms else out)
+        end = None if terms else out
+        if self._fused and left.zero.ndim == 0 and zeros is None and operand.step.ndim == 0:
+            scaled = self._scaled(product.name, left, factors, columns, None, end)
+        else:
+            summed = self._multiply(product.name, left, factors, place.depth)
+            scaled = self._scale(summed, left, columns, operand.step.ndim > 0, out=end)
         for index, term in enumerate(terms, 1):
             scaled = graph.op("Add", scaled, term, out=out if index == len(terms) else None)
 
@@ -136,6 +142,34 @@ class IntegerProducts:
 
     def _times(self, tensor: str, factor: float) -> str:
         return tensor if factor == 1.0 else self._graph.op("Mul", tensor, self._graph.floats(factor))
+
+    def _scaled(
+        self, name: str, left: ActivationCodes, right: Right, columns: str, bias: str | None, out: str | None
+    ) -> str:
+        """A product with one zero point on its left, its grid steps and its bias, by one operator of ONNX Runtime.
+
+        Args:
+            name: Name of the node.
+            left: Left operand; grid steps of its rows are multiplied behind the operator.
+            right: Right operand.
+            columns: Name of the grid steps of the columns, one or a vector.
+            bias: Name of what is added to each row, or None.
+            out: Name of the result.
+        """
+        graph, rows = self._graph, left.operand.step.ndim > 0
+        step = graph.floats(1.0) if rows else step_of(graph, left.operand)
+        zeros = (
+            graph.constant(zero_point(left.zero, signed=left.signed)),
+            graph.constant(zero_point(right.zero, signed=right.signed)),
+        )
+        inputs = (left.tensor, right.tensor, step, columns, *zeros)
+        inside = () if bias is None or rows else (bias,)
+        last = None if rows else out
+        product = graph.op("MatMulIntegerToFloat", *inputs, *inside, out=last, name=name, domain=MICROSOFT)
+        if not rows:
+            return product
+        scaled = graph.op("Mul", product, steps_like(graph, left.operand), out=None if bias else out)
+        return scaled if bias is None else graph.op("Add", scaled, bias, out=out)
 
     def _multiply(self, name: str, left: ActivationCodes, right: Right, depth: int) -> str:
         """``sum((left + zero) * (right + zero))`` over ``depth`` terms, int32.

@@ -94,7 +94,7 @@ class _Lowering:
         self._alias = compact(self._graph, list(traced.graph.initializer))
         self._pairs = sites.style == "qdq"
         self._weights = WeightWriter(self._graph, streamed=UNKNOWN_TO_COMPILERS if self._pairs else ())
-        self._integer = IntegerProducts(self._graph, self._weights)
+        self._integer = IntegerProducts(self._graph, self._weights, fused=sites.style == "integer")
         self._convolutions = IntegerConvolutions(self._graph, self._weights, self._integer)
         self._signed = _signed_operands(sites)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
@@ -211,10 +211,15 @@ class _Lowering:
         opset = self._weights.opset
         self.done.model = helper.make_model(
             helper.make_graph(nodes, "model", graph.input, graph.output, list(kept.values()), value_info=values),
-            opset_imports=[helper.make_opsetid("", opset)],
+            opset_imports=[helper.make_opsetid("", opset), *_more_domains(nodes)],
             ir_version=IR_OF_OPSET[opset],
         )
         return self.done
+
+
+def _more_domains(nodes: list[onnx.NodeProto]) -> list[onnx.OperatorSetIdProto]:
+    """Operator sets beside the standard's."""
+    return [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})]
 
 
 def _signed_operands(sites: Sites) -> set[str]:

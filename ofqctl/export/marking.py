@@ -35,7 +35,7 @@ def marked(model: nn.Module, style: Style) -> Iterator[Sites]:
 
     Args:
         model: The quantized model, in evaluation mode.
-        style: ``integer`` computes products on codes wherever possible, ``qdq`` nowhere.
+        style: ``integer`` and ``standard`` compute products on codes wherever possible, ``qdq`` nowhere.
 
     Yields:
         The quantizers and products that the markers name; products are added while they are traced.

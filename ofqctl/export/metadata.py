@@ -42,7 +42,7 @@ class Description(BaseModel):
     data_config: dict[str, Any]
     label_names: list[str] | None
     recipe: str | None
-    style: Literal["integer", "qdq"] | None
+    style: Literal["integer", "standard", "qdq"] | None
     input: Literal["normalized", "pixels"]
     source: str
 

@@ -6,7 +6,9 @@ from typing import Literal
 
 from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 
-Style = Literal["integer", "qdq"]
+Style = Literal["integer", "standard", "qdq"]
+"""``integer`` computes products on codes with operators of ONNX Runtime, ``standard`` with those of the standard alone,
+``qdq`` in float between QuantizeLinear and DequantizeLinear."""
 """Products on integers wherever that is exact; or ordinary products between QuantizeLinear and DequantizeLinear."""
 ProductKind = Literal["linear", "conv2d", "matmul"]
 

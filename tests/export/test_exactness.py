@@ -1,5 +1,7 @@
 """Every quantization, written and run product by product on torch's own numbers."""
 
+from typing import get_args
+
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ofqctl.artifact import load_run
 from ofqctl.evaluation import of_run
-from ofqctl.export import OnnxModel, check_exactness, write_graph
+from ofqctl.export import OnnxModel, Style, check_exactness, write_graph
 from ofqctl.jobs.export import describe
 
 from .conftest import images_of
@@ -43,7 +45,7 @@ def write(directory, style="integer", batch=None):
     return run, graph, graph.serialize()
 
 
-@pytest.mark.parametrize("style", ["integer", pytest.param("qdq", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("style", ["integer", *(pytest.param(s, marks=pytest.mark.slow) for s in ("standard", "qdq"))])
 @pytest.mark.parametrize("name", RUNS)
 def test_every_product_gives_torchs_codes_and_torchs_values(run, name, style):
     directory = run(*RUNS[name])
@@ -52,8 +54,22 @@ def test_every_product_gives_torchs_codes_and_torchs_values(run, name, style):
     assert found.faults() == []
     assert found.different == 0
     assert found.products == len(graph.products) == (9 if name.endswith("merged query and key") else 8)
-    if style == "integer":
+    if style != "qdq":
         assert [p.obstacle for p in graph.products.values() if p.obstacle] == []
+
+
+def test_only_one_style_needs_operators_of_one_runtime(w2a2):
+    domains = {s: {n.domain for n in onnx.load_from_string(write(w2a2, s)[2]).graph.node} for s in get_args(Style)}
+    assert domains == {"integer": {"", "com.microsoft"}, "standard": {""}, "qdq": {""}}
+
+
+def test_a_product_with_one_step_takes_one_operator_with_its_steps_and_bias(run):
+    _, graph, content = write(run("ptq/minmax", "activations.symmetric=false"))
+    model = onnx.load_from_string(content)
+    fused = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert {node.name for node in fused} == set(graph.products) - {"patch_embed.proj"}
+    readers = {name for node in model.graph.node if node.op_type in ("Mul", "Cast") for name in node.input}
+    assert not readers & {node.output[0] for node in fused}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +176,7 @@ def test_a_wrong_code_is_found_out(w2a2):
 
 
 def test_the_graph_is_valid_and_all_its_shapes_can_be_inferred(w2a2):
-    _, _, content = write(w2a2)
+    _, _, content = write(w2a2, "standard")
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -169,7 +185,7 @@ def test_the_graph_is_valid_and_all_its_shapes_can_be_inferred(w2a2):
     assert {node.domain for node in model.graph.node} == {""}
 
 
-@pytest.mark.parametrize("style", ["integer", "qdq"])
+@pytest.mark.parametrize("style", ["standard", "qdq"])
 def test_the_reference_evaluator_of_onnx_agrees(w2a2, tmp_path, style):
     _, _, content = write(w2a2, style)
     (tmp_path / "x.onnx").write_bytes(content)
