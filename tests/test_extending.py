@@ -90,6 +90,7 @@ def test_a_foreign_quantizer_remedy_and_term_train(ofqctl, tmp_path):
     ofqctl("train", "run", "--data", "digits", "--output", "next", "--set", *ONE_STEP)
 
 
+@pytest.mark.slow
 def test_without_the_package_its_run_is_refused_by_the_name_of_the_method(site, ofqctl, tmp_path):
     quick = ["--set", "weights.method=powers", "weights.bits=3", "calibration.images=8"]
     ofqctl("quantize", "vit_tiny", *TINY, "--recipe", "ptq/minmax", "--calib-data", "digits", *quick, "--output", "run")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from ofqctl.diagnosis.tracked import TrackerState, paths_of
 from ofqctl.diagnosis.weights import weights_of_state
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import of_run
-from ofqctl.export import OnnxModel, arithmetic, check_exactness, write_graph
+from ofqctl.export import OnnxModel, Style, arithmetic, check_exactness, write_graph
 from ofqctl.grids import IntegerGrid, TableGrid
 from ofqctl.jobs.analyze import AnalyzeRequest, analyze
 from ofqctl.jobs.export import ExportRequest, export_onnx
@@ -169,6 +170,7 @@ CASES = {
     "activations on integers": ("lsq", "powers_of_two", "powers_of_two"),
     "activations on none": ("lsq", "statsq", "normal_float"),
 }
+FEW = ("powers of two", "a table", "1 bit", "activations on integers")
 
 
 @pytest.fixture
@@ -240,8 +242,14 @@ def write(directory, style="integer"):
     return run.model, graph, graph.serialize()
 
 
-@pytest.mark.parametrize("style", ["integer", *(pytest.param(s, marks=pytest.mark.slow) for s in ("standard", "qdq"))])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        pytest.param(name, style, marks=() if style == "integer" and name in FEW else pytest.mark.slow)
+        for name in CASES
+        for style in get_args(Style)
+    ],
+)
 def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are(tmp_path, images, name, style):
     saved(tmp_path / "run", *CASES[name])
     model, graph, content = write(tmp_path / "run", style)

@@ -68,6 +68,7 @@ def test_mixed_precision_keeps_to_a_size(ofqctl):
     assert Path("a/model.safetensors").stat().st_size == result["size"]["total"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_to_a_time_measured_in_the_runtime(ofqctl):
     result = ofqctl(
         *quantize_tiny(

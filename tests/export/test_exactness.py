@@ -39,14 +39,30 @@ RUNS = {
 }
 
 
+FEW = (
+    "2 bits, shifts, merged query and key",
+    "4 and 5 bits, zero points",
+    "6 and 7 bits",
+    "8 bits of half steps",
+    "zero points of weights",
+    "2 bits, shifts, such rows",
+)
+
+
 def write(directory, style="integer", batch=None):
     run = load_run(directory)
     graph = write_graph(run.model, describe(of_run(run), style, pixels=False), style, batch)
     return run, graph, graph.serialize()
 
 
-@pytest.mark.parametrize("style", ["integer", *(pytest.param(s, marks=pytest.mark.slow) for s in ("standard", "qdq"))])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        pytest.param(name, style, marks=() if style == "integer" and name in FEW else pytest.mark.slow)
+        for name in RUNS
+        for style in get_args(Style)
+    ],
+)
 def test_every_product_gives_torchs_codes_and_torchs_values(run, name, style):
     directory = run(*RUNS[name])
     quantized, graph, content = write(directory, style)
@@ -64,7 +80,7 @@ def test_only_one_style_needs_operators_of_one_runtime(w2a2):
 
 
 def test_a_product_with_one_step_takes_one_operator_with_its_steps_and_bias(run):
-    _, graph, content = write(run("ptq/minmax", "activations.symmetric=false"))
+    _, graph, content = write(run("ptq/minmax", "activations.granularity=tensor"))
     model = onnx.load_from_string(content)
     fused = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
     assert {node.name for node in fused} == set(graph.products) - {"patch_embed.proj"}

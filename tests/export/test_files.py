@@ -120,7 +120,7 @@ def test_the_file_says_all_that_evaluation_needs(w2a2, tmp_path):
     assert contents.verification == result["verification"]
     assert contents.weights["blocks.0.mlp.fc1.weight"]["bits"] == 2
     assert contents.weights["blocks.0.mlp.fc1.weight"]["bytes"] == 48 * 192 * 2 // 8
-    assert contents.products["blocks.0.mlp.fc1"]["kernel"] == "MatMulInteger"
+    assert contents.products["blocks.0.mlp.fc1"]["kernel"] == "MatMulIntegerToFloat"
     assert sum(contents.bytes[key] for key in ("codes", "constants", "graph")) == contents.bytes["total"]
 
 

@@ -27,7 +27,9 @@ STEPS = (
 )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [n if n != "mobilevit_xxs" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
 def test_every_step_runs_and_the_model_computes(name):
     torch.manual_seed(0)
     kwargs = dict(MODELS[name])

@@ -76,6 +76,7 @@ def test_every_stage_runs_with_every_quantizer(quantized, base):
     assert not any(t.requires_grad for n, t in result.model.named_buffers())
 
 
+@pytest.mark.slow
 def test_the_same_images_and_seed_give_the_same_bytes(quantized):
     assert serialize(quantized(*EVERY).model) == serialize(quantized(*EVERY).model)
 
