@@ -11,13 +11,13 @@ from ofqctl.recipe.catalogue import load
 from ofqctl.recipe.reading import build
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 32, "patch_size": 8}
-MODELS = {
+TRANSFORMERS = {
     "deit_small_distilled_patch16_224": SMALL,
     "beit_base_patch16_224": SMALL,
     "eva02_tiny_patch14_224": SMALL,
     "swin_tiny_patch4_window7_224": {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
-    "mobilevit_xxs": {"img_size": 64},
 }
+MODELS = TRANSFORMERS | {"mobilevit_xxs": {"img_size": 64}}
 STEPS = (
     {"stage": "layer_norm"},
     {"stage": "softmax"},
