@@ -24,10 +24,10 @@ demo: $(INSTALLED)
 	$(BIN)/ofqctl bench infer runs/demo/digits-w2a2/model.onnx --against runs/demo/digits-float --data digits
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -rs tests/devices

@@ -61,3 +61,10 @@ def torchrun():
         )
 
     return run
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of folders that share trained runs on one worker, which trains them once."""
+    for item in items:
+        if item.path.parent.name in ("diagnosis", "reports"):
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
