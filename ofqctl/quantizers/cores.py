@@ -58,19 +58,25 @@ def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     return x / largest, largest
 
 
-def placed(in_steps: Tensor, offset: Offset, layout: Layout) -> tuple[Tensor, Tensor]:
-    """What is rounded of values in steps (used up), and the same held between the outermost points.
-
-    Whole offsets come in behind the rounding: what is rounded are the values themselves, and gives points. Other
-    offsets come in ahead of it: what is rounded are positions among the codes, and gives codes.
-    """
+def nearest_codes(in_steps: Tensor, offset: Offset, layout: Layout) -> Tensor:
+    """The codes of the points nearest to values in steps: a fresh tensor of floats."""
     low, high = layout.range.low, layout.range.high
     if offset is None:
-        return in_steps, in_steps.clamp(low, high)
+        return in_steps.clamp(low, high).round_()
     if layout.whole:
-        return in_steps, in_steps.clamp(low + offset, high + offset)
-    position = in_steps.sub_(offset)
-    return position, position.clamp(low, high)
+        return in_steps.round().sub_(offset).clamp_(low, high)
+    return (in_steps - offset).clamp_(low, high).round_()
+
+
+def _beside_codes(in_steps: Tensor, codes: Tensor, offset: Offset, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Distances from values in steps to the points of their codes, and which values lie beyond the outermost points."""
+    low, high = layout.range.low, layout.range.high
+    if offset is None:
+        return codes - in_steps, (in_steps < low) | (in_steps > high)
+    if layout.whole:
+        return (codes + offset).sub_(in_steps), (in_steps < low + offset) | (in_steps > high + offset)
+    position = in_steps - offset
+    return codes - position, (position < low) | (position > high)
 
 
 def value_of(codes: Tensor, step: Tensor, offset: Offset, after: Tensor | None) -> Tensor:
@@ -97,19 +103,17 @@ def snap_and_keep(
     moved = x.float() if before is None else x + before
     if x.stride()[-1:] == (1,):
         moved = moved.contiguous()
-    position, inside = placed(moved / step.clamp(min=SMALLEST_STEP), offset, layout)
-    nearest = inside.round()
-    kept = torch.sub(nearest, inside).mul_(layout.per_step).round_().add_(layout.zero)
-    kept = kept.masked_fill_(inside != position, 0.0)
-    codes = nearest - offset if offset is not None and layout.whole else nearest
+    in_steps = moved / step.clamp(min=SMALLEST_STEP)
+    codes = nearest_codes(in_steps, offset, layout)
+    distance, beyond = _beside_codes(in_steps, codes, offset, layout)
+    kept = distance.mul_(layout.per_step).round_().add_(layout.zero).masked_fill_(beyond, 0.0)
     kept = kept.add_(codes - layout.range.low, alpha=1 << layout.low_bits)
     planes = []
     for _ in range(layout.planes - 1):
         rest = (kept * 2.0**-8).floor_()
         planes.append(kept.sub_(rest, alpha=1 << 8).to(torch.uint8))
         kept = rest
-    ahead = None if layout.whole else offset
-    return value_of(nearest, step.clamp(min=SMALLEST_STEP), ahead, after).to(dtype), *planes, kept.to(torch.uint8)
+    return value_of(codes, step.clamp(min=SMALLEST_STEP), offset, after).to(dtype), *planes, kept.to(torch.uint8)
 
 
 def decode_kept(

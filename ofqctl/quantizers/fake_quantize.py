@@ -16,7 +16,7 @@ from ofqctl.quantizers.cores import (
     Offset,
     decode_kept,
     gradients,
-    placed,
+    nearest_codes,
     snap_and_keep,
     value_of,
 )
@@ -64,8 +64,7 @@ def fake_quantize(
         return value
     moved = x.float() if before is None else x + before
     step = step.clamp(min=SMALLEST_STEP)
-    nearest = placed(moved / step, offset, layout)[1].round_()
-    return value_of(nearest, step, None if layout.whole else offset, after).to(dtype)
+    return value_of(nearest_codes(moved / step, offset, layout), step, offset, after).to(dtype)
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
