@@ -59,13 +59,13 @@ def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_codes(in_steps: Tensor, offset: Offset, layout: Layout) -> Tensor:
-    """The codes of the points nearest to values in steps: a fresh tensor of floats."""
+    """The codes of the points nearest to values in steps, as floats, in place of the values."""
     low, high = layout.range.low, layout.range.high
     if offset is None:
-        return in_steps.clamp(low, high).round_()
+        return in_steps.clamp_(low, high).round_()
     if layout.whole:
-        return in_steps.round().sub_(offset).clamp_(low, high)
-    return (in_steps - offset).clamp_(low, high).round_()
+        return in_steps.round_().sub_(offset).clamp_(low, high)
+    return in_steps.sub_(offset).clamp_(low, high).round_()
 
 
 def _beside_codes(in_steps: Tensor, codes: Tensor, offset: Offset, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ def snap_and_keep(
     if x.stride()[-1:] == (1,):
         moved = moved.contiguous()
     in_steps = moved / step.clamp(min=SMALLEST_STEP)
-    codes = nearest_codes(in_steps, offset, layout)
+    codes = nearest_codes(in_steps.clone(), offset, layout)
     distance, beyond = _beside_codes(in_steps, codes, offset, layout)
     kept = distance.mul_(layout.per_step).round_().add_(layout.zero).masked_fill_(beyond, 0.0)
     kept = kept.add_(codes - layout.range.low, alpha=1 << layout.low_bits)
