@@ -1,5 +1,7 @@
-"""Choose the device to compute on."""
+"""Choose the device to compute on, and how the CPU treats numbers and memory."""
 
+import ctypes
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -35,3 +37,29 @@ def denormals_flushed(device: torch.device) -> Iterator[None]:
     finally:
         if flushed:
             torch.set_flush_denormal(False)
+
+
+_TRIM, _MAP = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+_LARGEST_MAP = 32 << 20  # bytes; what glibc raises M_MMAP_THRESHOLD to by itself, at most
+_KEPT = 1 << 30  # bytes
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Within the block, freed memory of the CPU is kept for the next tensors; at its end it is given back.
+
+    Otherwise each large tensor gets new pages from the system, which clears them first: a quarter of the time of
+    evaluation. It affects Linux with glibc, and nothing elsewhere.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MAP, _KEPT)
+    libc.mallopt(_TRIM, _KEPT)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MAP, _LARGEST_MAP)
+        libc.mallopt(_TRIM, 2 * _LARGEST_MAP)
+        libc.malloc_trim(0)

@@ -1,6 +1,7 @@
 """A pretrained ViT-Tiny on real images: accuracy, exactness, size and speed of the whole chain."""
 
 import copy
+import statistics
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import torch
 from ofqctl.artifact import make_ledger, save_run, serialize
 from ofqctl.convert import convert, describe
 from ofqctl.data import DataSpec, LabelSpace, image_loader, open_data
+from ofqctl.devices import memory_kept
 from ofqctl.jobs.quantize import QuantizeRequest, quantize
 from ofqctl.layers import values_kept
 from ofqctl.models import ModelRequest, load_model
@@ -107,14 +109,14 @@ def test_a_new_process_computes_bit_identical_logits(loaded, images, tmp_path):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantized_evaluation_reaches_0_7_of_the_float_throughput(loaded, images, bits):
     model, _ = at_bits(loaded, images, bits, bits)
-    seconds: dict[str, list[float]] = {"float": [], "quantized": []}
-    with torch.inference_mode(), values_kept(model):  # as `evaluate` computes
-        for _ in range(8):
-            for name, subject in (("float", loaded.model), ("quantized", model)):
+    ratios = []
+    with torch.inference_mode(), values_kept(model), memory_kept():  # as `evaluate` computes
+        for _ in range(9):
+            seconds = []
+            for subject in (loaded.model, model):
                 start = time.process_time()
                 subject(images)
-                seconds[name].append(time.process_time() - start)
-    # the fastest of each: what else runs on a shared machine only ever adds time
-    # without AVX-512, 0.69-0.72 was measured at 4 bits
-    bar = 0.7 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 0.6
-    assert min(seconds["float"]) / min(seconds["quantized"]) >= bar
+                seconds.append(time.process_time() - start)
+            ratios.append(seconds[0] / seconds[1])
+    # turns lie side by side, so that what else runs on a shared machine slows both
+    assert statistics.median(ratios[1:]) >= 0.7, ratios

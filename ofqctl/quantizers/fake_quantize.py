@@ -22,6 +22,8 @@ from ofqctl.quantizers.cores import (
 )
 from ofqctl.quantizers.fusing import run
 
+_PART = 1 << 17  # elements
+
 
 def fake_quantize(
     x: Tensor,
@@ -62,9 +64,28 @@ def fake_quantize(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, layout, dtype, passes)
         return value
-    moved = x.float() if before is None else x + before
-    step = step.clamp(min=SMALLEST_STEP)
-    return value_of(nearest_codes(moved / step, offset, layout), step, offset, after).to(dtype)
+    return _without_graph(x, step.clamp(min=SMALLEST_STEP), before, after, offset, layout).to(dtype)
+
+
+def _without_graph(
+    x: Tensor, step: Tensor, before: Tensor | None, after: Tensor | None, offset: Offset, layout: Layout
+) -> Tensor:
+    """The value in float32, contiguous; on the CPU one part of a batch after the other, which stays in the cache."""
+    value = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    on_cpu = x.device.type == "cpu"
+    shared = all(t is None or t.dim() < x.dim() or t.shape[0] == 1 for t in (step, before, after, offset))
+    rows = max(1, _PART * len(x) // x.numel()) if on_cpu and shared and x.dim() and x.numel() else 0
+    # a device would have to be waited for to know the number
+    whole = float(offset) if on_cpu and layout.whole and offset is not None and offset.numel() == 1 else None
+    for own, place in zip(torch.split(x, rows), torch.split(value, rows), strict=True) if rows else [(x, value)]:
+        moved = own.float() if before is None else torch.add(own.float(), before, out=place)
+        in_steps = torch.div(moved, step, out=place)
+        if whole is None:
+            value_of(nearest_codes(in_steps, offset, layout), step, offset, after)
+        else:  # the same in two passes less
+            points = in_steps.round_().clamp_(layout.range.low + whole, layout.range.high + whole)
+            value_of(points, step, None, after)
+    return value
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
