@@ -21,7 +21,7 @@ from ofqctl.diagnosis.tracked import TrackerState, paths_of
 from ofqctl.diagnosis.weights import weights_of_state
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import of_run
-from ofqctl.export import OnnxModel, Style, arithmetic, check_exactness, write_graph
+from ofqctl.export import OnnxModel, Target, arithmetic, check_exactness, write_graph
 from ofqctl.grids import IntegerGrid, TableGrid
 from ofqctl.jobs.analyze import AnalyzeRequest, analyze
 from ofqctl.jobs.export import ExportRequest, export_onnx
@@ -236,29 +236,28 @@ FLOAT = {
 }
 
 
-def write(directory, style="integer"):
+def write(directory, target="onnxruntime"):
     run = load_run(directory)
-    graph = write_graph(run.model, describe_file(of_run(run), style, pixels=False), style, None)
+    graph = write_graph(run.model, describe_file(of_run(run), target, pixels=False), target, None)
     return run.model, graph, graph.serialize()
 
 
 @pytest.mark.parametrize(
-    ("name", "style"),
+    ("name", "target"),
     [
-        pytest.param(name, style, marks=() if style == "integer" and name in FEW else pytest.mark.slow)
+        pytest.param(name, target, marks=() if target == "onnxruntime" and name in FEW else pytest.mark.slow)
         for name in CASES
-        for style in get_args(Style)
+        for target in get_args(Target)
     ],
 )
-def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are(tmp_path, images, name, style):
+def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are(tmp_path, images, name, target):
     saved(tmp_path / "run", *CASES[name])
-    model, graph, content = write(tmp_path / "run", style)
+    model, graph, content = write(tmp_path / "run", target)
     found = check_exactness(content, graph.lowered, model, images)
     assert found.faults() == []
     assert (found.different, found.wrong_weights) == (0, [])
     assert found.weights == len(list(weight_sites(model)))
-    if style != "qdq":
-        assert {p.obstacle for p in graph.products.values()} - {None} == ({FLOAT[name]} if name in FLOAT else set())
+    assert {p.obstacle for p in graph.products.values()} - {None} == ({FLOAT[name]} if name in FLOAT else set())
 
 
 @pytest.mark.parametrize("name", ["powers of two", pytest.param("a table", marks=pytest.mark.slow)])

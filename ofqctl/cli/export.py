@@ -12,11 +12,13 @@ from ofqctl.errors import ArtifactError
 
 EXAMPLES = (
     "ofqctl export runs/deit_small_patch16_224-w2a2 --onnx --verify-data imagenet/val",
-    "ofqctl export runs/vit-w8a8 --onnx --style qdq --batch 1 --with-preprocess --output vit.onnx",
+    "ofqctl export runs/vit-w8a8 --onnx --target portable --batch 1 --with-preprocess --output vit.onnx",
     "ofqctl export deit_small --onnx --output float.onnx",
     "ofqctl export runs/deit_small_patch16_224-w2a2 --safetensors --output deit_small.safetensors",
 )
 
+Target = Literal["onnxruntime", "openvino", "portable"]
+_FORMER: dict[str, Target] = {"integer": "onnxruntime", "qdq": "portable"}
 _WHAT, _CHECK = "What to write", "Verification"
 
 
@@ -27,15 +29,24 @@ def export(
         bool,
         typer.Option("--safetensors", help="Write the packed weights and their description.", rich_help_panel=_WHAT),
     ] = False,
-    style: Annotated[
-        Literal["integer", "standard", "qdq"],
+    target: Annotated[
+        Target | None,
         typer.Option(
-            help="`integer` computes products on codes, with operators of ONNX Runtime; `standard` does so "
-            "with standard operators alone; `qdq` has float products with QuantizeLinear/DequantizeLinear.",
-            metavar="integer|standard|qdq",
+            help="What runs the file: `onnxruntime` (default) has its operators; `portable` has those of the standard "
+            "alone, which compilers recognize; `openvino` is verified there, and may be its IR (--output FILE.xml).",
+            metavar="onnxruntime|openvino|portable",
+            show_default=False,
             rich_help_panel=_WHAT,
         ),
-    ] = "integer",
+    ] = None,
+    style: Annotated[
+        Literal["integer", "qdq"] | None,
+        typer.Option(
+            help="Former names: `integer` is --target onnxruntime, `qdq` is --target portable.",
+            metavar="integer|qdq",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     layout: Annotated[
         Literal["ofqctl", "compressed-tensors"],
         typer.Option(
@@ -84,6 +95,10 @@ def export(
         typer.Option(help="File to write; by default in the run directory.", metavar="FILE", rich_help_panel="Output"),
     ] = None,
     overwrite: options.Overwrite = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Fail if a runtime computes a layer in float.", rich_help_panel=_CHECK),
+    ] = False,
     as_json: options.Json = False,
     workers: options.Workers = 0,
 ) -> None:
@@ -108,7 +123,7 @@ def export(
             img_size=img_size,
             model_kwargs=model_kwargs,
         ),
-        style=style,
+        target=_target(target, style),
         output=output,
         batch=_batch(batch),
         pixels=with_preprocess,
@@ -120,6 +135,7 @@ def export(
         images=verify_images,
         overwrite=overwrite,
         workers=workers,
+        strict=strict,
     )
     with Sink(as_json=as_json) as sink:
         sink.show(export_onnx(request, sink.progress), _render)
@@ -131,6 +147,13 @@ def _export_safetensors(run: Path, layout: str, output: Path | None, *, overwrit
     request = SafetensorsRequest(run, layout, output, overwrite)  # type: ignore[arg-type]
     with Sink(as_json=as_json) as sink:
         sink.show(export_safetensors(request, sink.progress), _render_safetensors)
+
+
+def _target(target: Target | None, style: Literal["integer", "qdq"] | None) -> Target:
+    former: Target | None = None if style is None else _FORMER[style]
+    if target and former and target != former:
+        raise ArtifactError(f"export: --style {style} is --target {former}, not {target}", hint="leave --style out")
+    return target or former or "onnxruntime"
 
 
 def _batch(text: str) -> int | None:
@@ -145,7 +168,7 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     exact, ends = result["verification"]["exactness"], result["verification"]["end_to_end"]
     products = result["products"]
     if exact["products"]:
-        table = Table(["product by product", ">"], title=f"{result['output']}, {result['style']}")
+        table = Table(["product by product", ">"], title=f"{result['output']}, for {result['target']}")
         table.add("products compared", exact["products"])
         table.add("largest difference of a product, relative to its largest value", f"{exact['worst']:.1e}")
         table.add("codes compared", exact["codes"])
@@ -153,17 +176,22 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
         table.add("largest difference between the products", f"{exact['between']:.1e}")
         yield table
         yield ""
-    table = Table(["end to end", ">this file", ">noise floor"], title="" if exact["products"] else result["output"])
-    agreement, difference = ends["agreement"], ends["difference"]
-    table.add("top-1 as torch", f"{agreement['graph']:.1f} %", f"{agreement['floor']:.1f} %")
-    table.add("median difference of logits", f"{difference['graph']:.1e}", f"{difference['floor']:.1e}")
-    if ends["top1"]:
-        table.add("top-1 accuracy", f"{ends['top1']['graph']:.2f} %", f"torch {ends['top1']['torch']:.2f} %")
+    agreement, difference, top1 = ends["agreement"], ends["difference"], ends["top1"]
+    others = [name for name in agreement if name not in ("graph", "floor")]
+    names = ["graph", *others, "floor"]
+    columns = [">this file", *(f">in {name}" for name in others), ">noise floor"]
+    table = Table(["end to end", *columns], title="" if exact["products"] else result["output"])
+    table.add("top-1 as torch", *(f"{agreement[name]:.1f} %" for name in names))
+    table.add("median difference of logits", *(f"{difference[name]:.1e}" for name in names))
+    if top1:
+        table.add("top-1 accuracy", *(f"{top1[name]:.2f} %" for name in names[:-1]), f"torch {top1['torch']:.2f} %")
     yield table
     yield ""
     yield f"verified  on {ends['images']} images of {result['verification']['data']}"
     yield f"products  {products['integer']} on integers, {products['float']} in float"
     yield from (f"          {count} x {reason}" for reason, count in products["reasons"].items())
+    if result["target"]:
+        yield from (_kernels(name, about) for name, about in result["runtimes"].items())
     if result["run"]:
         run = result["run"]
         yield (
@@ -173,6 +201,14 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     else:
         yield f"size      {megabytes(result['bytes'])}"
     yield f"written   to {result['output']}, opset {result['opset']}"
+
+
+def _kernels(runtime: str, about: dict[str, Any]) -> str:
+    """One line about what a runtime makes of the products."""
+    counted = [f"{count} x {kernel}" for kernel, count in about["kernels"].items()]
+    counted += [f"{len(about['float'])} in float"] if about["float"] else []
+    oldest = f", {about['oldest']} and newer load it" if "oldest" in about else ""
+    return f"runs in   {runtime} {about['version']}: {', '.join(counted)}{oldest}"
 
 
 def _render_safetensors(result: dict[str, Any]) -> Iterator[str]:

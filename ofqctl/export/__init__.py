@@ -5,13 +5,14 @@ the graph), ``lowering`` (markers become standard operators), ``verification`` (
 to end).
 """
 
+from ofqctl.export.kernels import about_runtimes, has_vnni
 from ofqctl.export.latency import product_seconds
 from ofqctl.export.looking import OnnxContents, look_into
 from ofqctl.export.metadata import Description, set_metadata
 from ofqctl.export.noise import EndToEnd, compare_end_to_end
 from ofqctl.export.pixels import normalize, to_pixels
-from ofqctl.export.runtime import OnnxModel, open_session
-from ofqctl.export.sites import Style
+from ofqctl.export.runtime import OnnxModel, Runtime, open_session
+from ofqctl.export.sites import Target
 from ofqctl.export.verification import Exactness, check_exactness
 from ofqctl.export.writing import OnnxGraph, write_graph
 
@@ -22,9 +23,12 @@ __all__ = [
     "OnnxContents",
     "OnnxGraph",
     "OnnxModel",
-    "Style",
+    "Runtime",
+    "Target",
+    "about_runtimes",
     "check_exactness",
     "compare_end_to_end",
+    "has_vnni",
     "look_into",
     "normalize",
     "open_session",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from ofqctl.export.arithmetic import Array, LookupTable, Operand
 from ofqctl.export.graph import Writer
@@ -55,16 +55,6 @@ def after_of(graph: Writer, operand: Operand) -> str:
     return graph.floats(operand.after)
 
 
-def zero_of(graph: Writer, codes: ActivationCodes, to: int) -> str:
-    """The zeros, as type ``to``."""
-    kind = helper.tensor_dtype_to_np_dtype(to)
-    if codes.zero.ndim == 0:
-        return graph.constant(codes.zero.astype(kind))
-    offset = graph.op("Cast", offset_of(graph, codes.operand), to=to)
-    low = np.asarray(codes.operand.range.low, kind)
-    return graph.op("Add", offset, graph.constant(low)) if low else offset
-
-
 def steps_like(graph: Writer, operand: Operand) -> str:
     """The grid steps, in a shape that broadcasts to the tensor."""
     step = step_of(graph, operand)
@@ -92,7 +82,7 @@ def can_be_signed(operand: Operand) -> bool:
     return operand.range.signed and operand.table is None and not operand.offset.any()
 
 
-def write_codes(graph: Writer, x: str, codes: ActivationCodes) -> None:
+def write_codes(graph: Writer, x: str, codes: ActivationCodes, *, plain: bool) -> None:
     """Write ``clamp(round((x + before) / step) - offset)``.
 
     That is QuantizeLinear, which divides, rounds halves to even, adds the zero point and saturates. It takes steps and
@@ -102,6 +92,8 @@ def write_codes(graph: Writer, x: str, codes: ActivationCodes) -> None:
         graph: Graph to write to.
         x: Name of the activation.
         codes: Description of the codes.
+        plain: Whether QuantizeLinear must have one step, and nothing behind it, as compilers expect: steps are then
+            divided by and values outside of the grid are clipped ahead of it.
     """
     operand, signed, out = codes.operand, codes.signed, codes.tensor
     if operand.before is not None:
@@ -109,27 +101,29 @@ def write_codes(graph: Writer, x: str, codes: ActivationCodes) -> None:
     if operand.table is not None:
         _write_search(graph, graph.op("Div", x, steps_like(graph, operand)), operand.table.thresholds, out)
         return
-    dtype = codes.dtype
     step: NDArray[Any] = operand.step
-    zeros: NDArray[Any] = -codes.zero
+    zeros: NDArray[Any] = codes.zero
     varying = np.broadcast_shapes(step.shape, zeros.shape)
     axis = axis_of(varying)
-    if varying and axis is None:
+    if varying and (axis is None or plain):
         x = graph.op("Div", x, steps_like(graph, operand))
         if zeros.ndim:
             x = graph.op("Sub", graph.op("Round", x), offset_of(graph, operand))
-            zeros = np.asarray(-operand.range.low)
-        step = np.ones((), np.float32)
-    else:
-        step, zeros = (np.broadcast_to(array, varying).reshape(-1 if varying else ()) for array in (step, zeros))
-    attributes: dict[str, Any] = {} if axis is None else {"axis": codes.rank + axis}
-    scale, zero = graph.floats(step), graph.constant(zeros.astype(dtype))
+            zeros = np.asarray(operand.range.low)
+        step, varying = np.ones((), np.float32), ()
+    attributes: dict[str, Any] = {"axis": codes.rank + axis} if varying and axis is not None else {}
+    step, zeros = (np.broadcast_to(array, varying).reshape(-1 if varying else ()) for array in (step, zeros))
+    scale, zero = graph.floats(step), graph.constant((-zeros).astype(codes.dtype))
     if operand.range.bits == 8:
         graph.op("QuantizeLinear", x, scale, zero, out=out, **attributes)
         return
-    ends = (operand.range.low, operand.range.high) if signed else (0, operand.range.count - 1)
+    low, high = (operand.range.low, operand.range.high) if signed else (0, operand.range.count - 1)
+    if plain:
+        ends = (graph.floats(step * (zeros + end)) for end in (low, high))
+        graph.op("QuantizeLinear", graph.op("Clip", x, *ends), scale, zero, out=out)
+        return
     rounded = graph.op("QuantizeLinear", x, scale, zero, **attributes)
-    graph.op("Clip", rounded, *(graph.constant(dtype(end)) for end in ends), out=out)
+    graph.op("Clip", rounded, *(graph.constant(codes.dtype(end)) for end in (low, high)), out=out)
 
 
 def _write_search(graph: Writer, x: str, thresholds: Array, out: str) -> None:
@@ -158,7 +152,8 @@ def write_values(graph: Writer, codes: ActivationCodes, *, shifted: bool = True,
     unshifted = None if shifted else out
     if (operand.step.ndim and not attributes) or codes.zero.ndim or operand.table is not None:
         moved = graph.op("Cast", codes.tensor, to=TensorProto.FLOAT)
-        moved = graph.op("Add", moved, zero_of(graph, codes, TensorProto.FLOAT)) if codes.zero.any() else moved
+        if codes.zero.any():
+            moved = graph.op("Add", moved, graph.floats(codes.zero))
         value = graph.op("Mul", moved, steps_like(graph, operand), out=unshifted)
     else:
         zero = graph.constant(np.full(_flat(operand.step).shape, -codes.zero, codes.dtype))

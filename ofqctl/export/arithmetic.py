@@ -16,7 +16,7 @@ from ofqctl.packing import pack
 from ofqctl.quantizers import Quantizer
 
 Array = NDArray[np.float32]
-_UINT8_MAX = 255
+_UINT8_MAX, _INT8_MAX = 255, 127
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,21 @@ class ExportedWeight:
         return int(self.levels[-1] + self.zero.max())
 
     @property
+    def centre(self) -> int:
+        """Number that makes int8 of its levels, and nothing else of its integers where that is possible.
+
+        A ``widened`` weight is halved: its codes are int8.
+        """
+        if self.widened or self.zero.ndim or self.smallest < -_INT8_MAX - 1 or self.largest > _INT8_MAX:
+            return 0 if self.levels[-1] <= _INT8_MAX and self.zero.min() > -_INT8_MAX else -_INT8_MAX - 1
+        return int(self.zero)
+
+    @property
     def magnitude(self) -> int:
-        """Largest magnitude of an integer."""
-        return max(-self.smallest, self.largest)
+        """Largest magnitude of the int8 in a product."""
+        if self.widened:
+            return _INT8_MAX + 1
+        return int(max(-(self.levels[0] + self.centre), self.levels[-1] + self.centre))
 
     @property
     def _half(self) -> int:

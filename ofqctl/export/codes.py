@@ -6,7 +6,7 @@ initializers, so that a runtime computes them once.
 """
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.graph import Writer
@@ -17,7 +17,6 @@ _OPSET_OF_BITS = {2: 25, 4: 21}
 
 
 _TYPES = {2: TensorProto.UINT2, 4: TensorProto.UINT4, 8: TensorProto.UINT8}
-_NEW = (TensorProto.UINT2,)  # runtimes that know these also add 8-bit integers
 
 
 class WeightWriter:
@@ -47,30 +46,23 @@ class WeightWriter:
         graph = self._graph
         if not weight.even:
             return graph.op("Mul", self._points(weight), self.units(weight))
-        codes = self._codes(weight, TensorProto.FLOAT, weight.multiplier)
-        moved = graph.op("Add", codes, graph.floats(weight.zero))
+        levels = self._codes(weight, TensorProto.FLOAT)
+        if weight.multiplier != 1:
+            levels = graph.op("Mul", levels, graph.floats(weight.multiplier))
+        moved = graph.op("Add", levels, graph.floats(weight.zero))
         if weight.rest.any():
             moved = graph.op("Add", moved, graph.floats(weight.rest, f"{weight.name}.rest"))
         return graph.op("Mul", moved, self.units(weight))
 
-    def codes(self, weight: ExportedWeight) -> str:
-        """The codes minus the lowest code, uint8."""
-        return self._codes(weight, TensorProto.UINT8)
-
-    def levels(self, weight: ExportedWeight, *, signed: bool = False) -> str:
-        """The integers of the codes, without the zero; uint8 or int8."""
-        graph, kind = self._graph, TensorProto.INT8 if signed else TensorProto.UINT8
-        if weight.even:
-            return self._codes(weight, kind, weight.multiplier)
-        return graph.op("Cast", graph.op("Sub", self._points(weight), graph.floats(weight.zero)), to=kind)
-
-    def centred(self, weight: ExportedWeight) -> str:
-        """The integers of the codes, int8."""
-        graph = self._graph
+    def integers(self, weight: ExportedWeight) -> str:
+        """The levels plus the weight's centre, int8; of a ``widened`` weight the codes. A new tensor at every call."""
+        graph, centre, out = self._graph, weight.centre, self._graph.fresh()
         if not weight.even:
-            return graph.op("Cast", self._points(weight), to=TensorProto.INT8)
-        codes, zero = self._codes(weight, TensorProto.FLOAT), graph.constant(np.asarray(weight.zero, np.int8))
-        return graph.op("QuantizeLinear", codes, graph.floats(1.0 / weight.multiplier), zero)
+            points = graph.op("Sub", self._points(weight), graph.floats(weight.zero - centre))
+            return graph.op("Cast", points, to=TensorProto.INT8, out=out)
+        codes = self._codes(weight, TensorProto.FLOAT)
+        units = graph.floats(1.0 if weight.widened else 1.0 / weight.multiplier)
+        return graph.op("QuantizeLinear", codes, units, graph.constant(np.int8(centre)), out=out)
 
     def units(self, weight: ExportedWeight) -> str:
         """Value of the integer 1, in the shape of the grid steps."""
@@ -81,35 +73,37 @@ class WeightWriter:
         points = self._graph.floats(weight.levels + weight.zero, f"{weight.name}.points")
         return self._graph.op("Gather", points, self._codes(weight, TensorProto.INT32))
 
-    def _codes(self, weight: ExportedWeight, to: int, multiplier: int = 1) -> str:
-        """The codes minus the lowest code, times ``multiplier`` (1 or 2), as type ``to``."""
+    def _codes(self, weight: ExportedWeight, to: int) -> str:
+        """The codes minus the lowest code, as type ``to``."""
         graph, name, kind = self._graph, f"{weight.name}.codes", self._types.get(weight.range.bits)
         self.written[weight.name] = weight
         if kind is None:
-            return self._unpack(weight, to, multiplier)
-        stored = graph.raw(name, kind, weight.shape, weight.packed)
-        if multiplier == 1:
-            return stored if kind == to else graph.op("Cast", stored, to=to)
-        between = to if kind in _NEW else TensorProto.FLOAT
-        codes = graph.op("Cast", stored, to=between)
-        doubled = graph.op("Add", codes, codes)
-        return doubled if between == to else graph.op("Cast", doubled, to=to)
+            return self._unpack(weight, to)
+        return graph.op("Cast", graph.raw(name, kind, weight.shape, weight.packed), to=to)
 
-    def _unpack(self, weight: ExportedWeight, to: int, multiplier: int) -> str:
-        """Unpack a stream: the bytes of eight codes form an integer, which is shifted for each code and masked."""
+    def _unpack(self, weight: ExportedWeight, to: int) -> str:
+        """Unpack a stream: each of eight codes lies in two bytes, which form a number that is shifted and masked.
+
+        These numbers are exact in float32, in which some compilers compute every product.
+        """
         graph, bits, count, packed = self._graph, weight.range.bits, weight.codes.size, weight.packed
-        kind = np.uint32 if bits * _GROUP < np.iinfo(np.uint32).bits else np.uint64
         stream = graph.raw(f"{weight.name}.codes", TensorProto.UINT8, [len(packed)], packed)
         groups = -(-count // _GROUP)
         missing = groups * bits - len(packed)
         if missing:
             stream = graph.op("Pad", stream, graph.shape([0, missing]))
-        stream = graph.op("Cast", stream, to=helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
-        places = np.array([[multiplier << 8 * place] for place in range(bits)], kind)
-        words = graph.op("MatMul", graph.op("Reshape", stream, graph.shape([groups, bits])), graph.constant(places))
-        shifts = np.array([bits * place for place in range(_GROUP)], kind)
+        stream = graph.op("Cast", stream, to=TensorProto.FLOAT)
+        places = np.zeros((bits + 1, _GROUP))
+        for code in range(_GROUP):
+            first = code * bits // 8
+            places[first : first + 2, code] = 1, 256
+        words = graph.op(
+            "MatMul", graph.op("Reshape", stream, graph.shape([groups, bits])), graph.floats(places[:bits])
+        )
+        shifts = np.array([code * bits % 8 for code in range(_GROUP)], np.uint32)
+        words = graph.op("Cast", words, to=TensorProto.UINT32)
         shifted = graph.op("BitShift", words, graph.constant(shifts), direction="RIGHT")
-        codes = graph.op("BitwiseAnd", shifted, graph.constant(kind(multiplier * (2**bits - 1))))
+        codes = graph.op("BitwiseAnd", shifted, graph.constant(np.uint32(2**bits - 1)))
         codes = graph.op("Cast", codes, to=to)
         if groups * _GROUP > count:
             codes = graph.op("Slice", graph.vector(codes), graph.shape([0]), graph.shape([count]))

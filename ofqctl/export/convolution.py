@@ -1,16 +1,14 @@
 """Convolutions computed on integer codes."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
-from ofqctl.export.activations import ActivationCodes
+from ofqctl.export.activations import ActivationCodes, step_of, write_values
 from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
-from ofqctl.export.codes import WeightWriter
-from ofqctl.export.graph import Writer
-from ofqctl.export.integer import IntegerProducts, zero_point
+from ofqctl.export.multiply import Left, Multiply, common_zero
 from ofqctl.export.sites import Product, Window
 
 
@@ -21,31 +19,29 @@ class IntegerConvolutions:
     added in float. Differences of zero points from their mean become part of the shift after rounding.
 
     Args:
-        graph: Graph to write to.
-        weights: Writes the weights.
-        products: Writes matrix products.
+        multiply: Writes the operator of each product.
     """
 
-    def __init__(self, graph: Writer, weights: WeightWriter, products: IntegerProducts) -> None:
-        self._graph, self._weights, self._products = graph, weights, products
+    def __init__(self, multiply: Multiply) -> None:
+        self._graph, self._weights, self._multiply = multiply.graph, multiply.weights, multiply
 
     def write(self, product: Product, codes: ActivationCodes, out: str) -> None:
         """(batch, in, height, width) -> (batch, out, height, width)."""
         weight, window, operand = product.weight, product.window, codes.operand
         assert weight is not None and window is not None
-        mean = np.rint(codes.zero.mean()).astype(np.int64)
-        shift = _shift(operand, codes.zero - mean)
+        zero, beyond = common_zero(codes)
+        shift = _shift(operand, beyond)
         if _cuts_patches(weight, window):
-            self._patches(product, weight, codes, mean, shift, out)
+            self._patches(product, weight, codes, zero, shift, out)
         else:
-            self._slide(product, weight, codes, mean, shift, out)
+            self._slide(product, weight, codes, zero, shift, out)
 
     def _patches(
         self,
         product: Product,
         weight: ExportedWeight,
         codes: ActivationCodes,
-        zero: NDArray[np.int64],
+        zero: int,
         shift: Array | None,
         out: str,
     ) -> None:
@@ -53,27 +49,25 @@ class IntegerConvolutions:
         graph, window, operand = self._graph, product.window, codes.operand
         assert window is not None
         channels, (height, width) = window.size[0], window.moves(weight.shape[2:])
-        matrix = weight.as_matrix()
-        right = self._products.integers(matrix, operand.bits)
-        each, tensor = operand.step.ndim > 0, right.tensor
-        if each:
-            tensor = graph.op("Reshape", tensor, graph.shape([channels, -1, weight.shape[0]]))
-        zeros = (zero_point(zero, signed=False), zero_point(right.zero, signed=right.signed))
+        right, each = self._multiply.weight(product.name, weight.as_matrix()), operand.step.ndim > 0
         rows = self._cut(codes.tensor, weight, window, each=each)
-        names = (graph.constant(z) for z in zeros)
-        summed = graph.op(
-            "Cast", graph.op("MatMulInteger", rows, tensor, *names, name=product.name), to=TensorProto.FLOAT
-        )
-        units = graph.op("Mul", self._weights.units(matrix), graph.floats(operand.step))
-        scaled = graph.op("Mul", summed, units)
-        if each:
-            scaled = graph.op("ReduceSum", scaled, graph.shape([1]), keepdims=0)
-        constant = None if product.bias is None else graph.floats(product.bias)
+        term = None if product.bias is None else graph.floats(product.bias)
         if shift is not None:
             mapped = self._map_shift(shift, weight, window)
-            constant = mapped if constant is None else graph.op("Add", mapped, constant)
-        added = scaled if constant is None else graph.op("Add", scaled, constant)
-        turned = graph.op("Transpose", added, perm=[0, 2, 1])
+            term = mapped if term is None else graph.op("Add", mapped, term)
+        if each:
+            one, units = graph.floats(1.0), graph.op("Mul", right.step, graph.floats(operand.step))  # (in, 1, out)
+            apart = graph.op("Reshape", right.tensor, graph.shape([channels, -1, weight.shape[0]]))
+            products = self._multiply(
+                product.name, Left(rows, zero, one, 4), replace(right, tensor=apart, step=one, columns=1)
+            )
+            y = graph.op("ReduceSum", graph.op("Mul", products, units), graph.shape([1]), keepdims=0)
+        else:
+            left = Left(rows, zero, step_of(graph, operand), 3)
+            y = self._multiply(product.name, left, right, term if shift is None else None)
+        if term is not None and (each or shift is not None):
+            y = graph.op("Add", y, term)
+        turned = graph.op("Transpose", y, perm=[0, 2, 1])
         graph.op("Reshape", turned, graph.shape([-1, weight.shape[0], height, width]), out=out)
 
     def _map_shift(self, shift: Array, weight: ExportedWeight, window: Window) -> str:
@@ -104,26 +98,31 @@ class IntegerConvolutions:
         product: Product,
         weight: ExportedWeight,
         codes: ActivationCodes,
-        zero: NDArray[np.int64],
+        zero: int,
         shift: Array | None,
         out: str,
     ) -> None:
         """Write ConvInteger; if channels have grid steps of their own, with a group of outputs for each channel."""
         graph, window, operand = self._graph, product.window, codes.operand
         assert window is not None
+        moves: dict[str, Any] = {"strides": window.strides, "pads": window.pads, "dilations": window.dilations}
+        if not self._multiply.fused:
+            values = write_values(graph, codes), self._weights.values(weight)
+            bias = [] if product.bias is None else [graph.floats(product.bias)]
+            graph.op("Conv", *values, *bias, out=out, name=product.name, group=window.groups, **moves)
+            return
         outputs, channels = weight.shape[0], window.size[0]
-        kernel = self._products.integers(weight, operand.bits)
+        kernel = self._multiply.weight(product.name, weight)
         each, tensor = window.groups == 1 and operand.step.ndim > 0, kernel.tensor
         if each:
             turned = graph.op("Transpose", tensor, perm=[1, 0, 2, 3])
             tensor = graph.op("Reshape", turned, graph.shape([channels * outputs, 1, *weight.shape[2:]]))
-        moves: dict[str, Any] = {"strides": window.strides, "pads": window.pads, "dilations": window.dilations}
-        zeros = (zero_point(zero, signed=False), zero_point(kernel.zero, signed=kernel.signed))
         summed = graph.op(
             "ConvInteger",
             codes.tensor,
             tensor,
-            *(graph.constant(z) for z in zeros),
+            graph.constant(np.uint8(-zero)),
+            graph.constant(kernel.zero_point),
             name=product.name,
             group=channels if each else window.groups,
             **moves,

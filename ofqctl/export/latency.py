@@ -28,7 +28,7 @@ def product_seconds(model: nn.Module, size: tuple[int, int, int], *, passes: int
     Returns:
         Median seconds of each product, by name.
     """
-    with marked(model, "integer") as sites:
+    with marked(model, "onnxruntime") as sites:
         traced = trace(model, size, batch=1, pixels=False, sites=sites)
     content = lower(traced, sites).model.SerializeToString()
     noise = np.random.default_rng(0).standard_normal((1, *size), dtype=np.float32)

@@ -1,6 +1,5 @@
 """Inspect an ONNX file, and how ONNX Runtime optimizes it on this machine."""
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ofqctl.errors import ArtifactError
+from ofqctl.export.kernels import in_onnxruntime, optimized
 from ofqctl.export.metadata import Description, read_description, read_entry
 from ofqctl.export.runtime import open_session
 
@@ -25,6 +25,7 @@ class OnnxContents:
         outputs: Name, type and shape of each output.
         weights: How each quantized weight is stored, with its ``bytes``; empty for a foreign file.
         products: How each product is computed, with its ``kernel`` in the runtime.
+        runtimes: How runtimes compute the products, as found at export; empty for a foreign file.
         verification: Results of the verification at export; empty for a foreign file.
         operators: Number of operators of each type in the file.
         run_operators: Number of operators of each type after the runtime's optimization.
@@ -37,6 +38,7 @@ class OnnxContents:
     outputs: list[dict[str, Any]]
     weights: dict[str, dict[str, Any]]
     products: dict[str, dict[str, Any]]
+    runtimes: dict[str, Any]
     verification: dict[str, Any]
     operators: dict[str, int]
     run_operators: dict[str, int]
@@ -55,12 +57,9 @@ def look_into(path: Path) -> OnnxContents:
     except (DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: truncated or not an ONNX file: {error}") from error
     properties = {prop.key: prop.value for prop in model.metadata_props}
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        session = open_session(path, None, optimized)
-        run = onnx.load(optimized)
-    kernels = {node.name: node.op_type for node in run.graph.node}
+    session, run = open_session(path, None), optimized(path)
     products = read_entry(properties, "products", where)
+    kernels = in_onnxruntime(run, set(products))
     weights = read_entry(properties, "weights", where)
     sizes = {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}
     return OnnxContents(
@@ -69,7 +68,8 @@ def look_into(path: Path) -> OnnxContents:
         inputs=[_port(value) for value in session.get_inputs()],
         outputs=[_port(value) for value in session.get_outputs()],
         weights={name: entry | {"bytes": sizes.get(f"{name}.codes", 0)} for name, entry in weights.items()},
-        products={name: entry | {"kernel": kernels.get(name, "float operators")} for name, entry in products.items()},
+        products={name: entry | {"kernel": kernels[name]} for name, entry in products.items()},
+        runtimes=read_entry(properties, "runtimes", where),
         verification=read_entry(properties, "verification", where),
         operators=_counted(model),
         run_operators=_counted(run),

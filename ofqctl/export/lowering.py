@@ -11,9 +11,9 @@ from ofqctl.export.codes import WeightWriter
 from ofqctl.export.constants import compact
 from ofqctl.export.convolution import IntegerConvolutions
 from ofqctl.export.graph import OWN, Writer
-from ofqctl.export.integer import IntegerProducts, Place, saturates
+from ofqctl.export.integer import IntegerProducts, Place
 from ofqctl.export.marking import DOMAIN
-from ofqctl.export.pairs import write_dequantized, write_quantized, write_weight
+from ofqctl.export.multiply import Multiply, saturates
 from ofqctl.export.sites import Product, Sites
 
 IR_OF_OPSET = {20: 9, 21: 10, 25: 13}  # the oldest file format versions with these opsets
@@ -92,10 +92,10 @@ class _Lowering:
         self._traced, self._sites = traced, sites
         self._graph = Writer()
         self._alias = compact(self._graph, list(traced.graph.initializer))
-        self._pairs = sites.style == "qdq"
-        self._weights = WeightWriter(self._graph, streamed=UNKNOWN_TO_COMPILERS if self._pairs else ())
-        self._integer = IntegerProducts(self._graph, self._weights, fused=sites.style == "integer")
-        self._convolutions = IntegerConvolutions(self._graph, self._weights, self._integer)
+        self._fused = sites.target == "onnxruntime"
+        self._weights = WeightWriter(self._graph, streamed=() if self._fused else UNKNOWN_TO_COMPILERS)
+        multiply = Multiply(self._graph, self._weights, fused=self._fused)
+        self._integer, self._convolutions = IntegerProducts(multiply), IntegerConvolutions(multiply)
         self._signed = _signed_operands(sites)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in traced.graph.node:
@@ -122,25 +122,14 @@ class _Lowering:
     def _write_quantize(self, site: str, inputs: list[str], out: str) -> None:
         operand = self._sites.operands[site]
         codes = ActivationCodes(out, operand, operand.name in self._signed, len(self._shapes[out]))
-        if self._pairs and operand.table is None:
-            write_quantized(self._graph, inputs[0], codes)
-        else:
-            write_codes(self._graph, inputs[0], codes)
+        write_codes(self._graph, inputs[0], codes, plain=not self._fused)
         self.done.quantizations.append(Quantization(site, inputs[-1], out, codes.signed))
 
     def _write_dequantize(self, site: str, inputs: list[str], out: str) -> None:
-        codes = self._codes(inputs[0], self._sites.operands[site])
-        if self._pairs and codes.operand.table is None:
-            write_dequantized(self._graph, codes, out)
-        else:
-            write_values(self._graph, codes, out=out)
+        write_values(self._graph, self._codes(inputs[0], self._sites.operands[site]), out=out)
 
     def _write_weight(self, site: str, _inputs: list[str], out: str) -> None:
-        weight = self._sites.weights[site]
-        if self._pairs:
-            write_weight(self._graph, self._weights, weight, out)
-        else:
-            self._alias[out] = self._weights.values(weight)
+        self._alias[out] = self._weights.values(self._sites.weights[site])
 
     def _write_linear(self, site: str, inputs: list[str], out: str) -> None:
         product = self._sites.products[site]

@@ -19,7 +19,7 @@ from torch.onnx import ops
 
 from ofqctl.export.arithmetic import Array, ExportedWeight, Operand, operand_of, weight_of
 from ofqctl.export.recording import activation_quantizers
-from ofqctl.export.sites import Product, Sites, Style, Window, obstacle_of
+from ofqctl.export.sites import Product, Sites, Target, Window, obstacle_of
 from ofqctl.hooks import shadowed
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite, weight_sites
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
@@ -30,25 +30,25 @@ DOMAIN = "ofqctl"
 
 
 @contextmanager
-def marked(model: nn.Module, style: Style) -> Iterator[Sites]:
+def marked(model: nn.Module, target: Target) -> Iterator[Sites]:
     """Mark ``model`` within the block, where it can be traced but not computed.
 
     Args:
         model: The quantized model, in evaluation mode.
-        style: ``integer`` and ``standard`` compute products on codes wherever possible, ``qdq`` nowhere.
+        target: What the graph is for.
 
     Yields:
         The quantizers and products that the markers name; products are added while they are traced.
     """
     with ExitStack() as undo:
-        yield _Marking(model, style, undo).sites
+        yield _Marking(model, target, undo).sites
 
 
 class _Marking:
     """Replaces the forward of every quantizer and product until ``undo`` is closed."""
 
-    def __init__(self, model: nn.Module, style: Style, undo: ExitStack) -> None:
-        self.sites, self._undo = Sites(style), undo
+    def __init__(self, model: nn.Module, target: Target, undo: ExitStack) -> None:
+        self.sites, self._undo = Sites(target), undo
         self._names = {module: name for name, module in model.named_modules()}
         for name, site in weight_sites(model):
             encoded = site.encode_weight()
@@ -112,8 +112,7 @@ class _Marking:
         """Record a call of a product."""
         call = sum(known.partition("@")[0] == product.name for known in self.sites.products)
         product.name = f"{product.name}@{call + 1}" if call else product.name
-        obstacle = obstacle_of(product)
-        product.obstacle = "the style keeps every product in float" if self.sites.style == "qdq" else obstacle
+        product.obstacle = obstacle_of(product)
         self.sites.products[product.name] = product
         return product
 

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
 from ofqctl.export.arithmetic import ExportedWeight
-from ofqctl.export.sites import Product
+from ofqctl.export.sites import Product, Target
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_TARGETS = {"integer": "onnxruntime", "qdq": "portable"}  # what a file of version 1 calls them
 PREFIX = "ofqctl."
 
 
@@ -28,7 +29,7 @@ class Description(BaseModel):
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
         label_names: Class ids in label order, or None if they are not known.
         recipe: Name of the recipe; None for a float model.
-        style: How the products are written; None for a float model.
+        target: What the graph is for; None for a float model.
         input: ``normalized`` float values, or ``pixels``, uint8.
         source: Where the float weights came from.
     """
@@ -42,7 +43,7 @@ class Description(BaseModel):
     data_config: dict[str, Any]
     label_names: list[str] | None
     recipe: str | None
-    style: Literal["integer", "standard", "qdq"] | None
+    target: Target | None
     input: Literal["normalized", "pixels"]
     source: str
 
@@ -70,6 +71,8 @@ def read_description(properties: Mapping[str, str], where: str) -> Description |
     if f"{PREFIX}model" not in properties:
         return None
     values = read_entry(properties, "model", where)
+    if values.get("format_version") == 1:
+        values |= {"format_version": FORMAT_VERSION, "target": _TARGETS.get(str(values.pop("style", None)))}
     if values.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{where}: version {values.get('format_version')!r}, this program reads version {FORMAT_VERSION}",

@@ -3,7 +3,7 @@
 That noise is the difference between the model's logits in float32 and in float64, with the same codes and grid steps.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,11 +28,11 @@ class EndToEnd:
 
     Attributes:
         images: Number of images.
-        agreement: Share of the images with the same predicted label as torch, for the ``graph`` and for the noise
-            ``floor``.
+        agreement: Share of the images with the same predicted label as torch, for the ``graph``, for the noise
+            ``floor``, and for each further program that runs the graph.
         difference: Median over the images of the largest difference of a logit, relative to torch's largest logit; for
-            both.
-        correct: Number of images that ``torch`` and the ``graph`` classify correctly; empty without labels.
+            the same.
+        correct: Number of images that ``torch`` and all but the floor classify correctly; empty without labels.
     """
 
     images: int = 0
@@ -42,12 +42,15 @@ class EndToEnd:
 
     def faults(self) -> list[str]:
         """In what respects the graph is clearly worse than the noise floor."""
-        graph, floor = self.agreement["graph"], self.agreement["floor"]
-        variance = sum(max(share * (1.0 - share), 1.0 / self.images) for share in (graph, floor))
-        spread = 3.0 * (variance / self.images) ** 0.5  # both are estimates from a sample
-        faults = []
-        if graph < floor - max(_POINTS / 100, spread):
-            faults.append(f"top-1 agrees with torch on {graph:.1%} of {self.images} images, noise floor {floor:.1%}")
+        faults, floor = [], self.agreement["floor"]
+        for name, share in self.agreement.items():
+            variance = sum(max(each * (1.0 - each), 1.0 / self.images) for each in (share, floor))
+            spread = 3.0 * (variance / self.images) ** 0.5  # both are estimates from a sample
+            if share < floor - max(_POINTS / 100, spread):
+                where = "" if name == "graph" else f" in {name}"
+                faults.append(
+                    f"top-1{where} agrees with torch on {share:.1%} of {self.images} images, noise floor {floor:.1%}"
+                )
         if not self.difference["graph"] <= _TIMES * self.difference["floor"] + 1e-4:
             seen, allowed = self.difference["graph"], self.difference["floor"]
             faults.append(f"logits differ by {seen:.1e} of the largest, noise floor {allowed:.1e}")
@@ -66,7 +69,7 @@ class EndToEnd:
 
 def compare_end_to_end(
     model: nn.Module,
-    graph: nn.Module,
+    graphs: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, Tensor | None]],
     total: int | None,
     progress: Progress,
@@ -75,18 +78,19 @@ def compare_end_to_end(
 
     Args:
         model: The torch model, in evaluation mode.
-        graph: The graph in a runtime.
+        graphs: The graph as ONNX Runtime runs it, called ``graph``; and as other programs do, which compute the
+            quantizers in an arithmetic of their own, so that more codes change there.
         batches: Images (B, 3, H, W) with labels (B,) or None.
         total: Number of images, if known.
         progress: Called after every batch to report progress.
     """
-    same: dict[str, list[Tensor]] = {"graph": [], "floor": []}
-    differences: dict[str, list[Tensor]] = {"graph": [], "floor": []}
+    same: dict[str, list[Tensor]] = {name: [] for name in (*graphs, "floor")}
+    differences: dict[str, list[Tensor]] = {name: [] for name in same}
     found = EndToEnd()
     for images, labels in batches:
         with torch.inference_mode():
             reference = model(images).float()
-            others = {"graph": graph(images).float()}
+            others = {name: graph(images).float() for name, graph in graphs.items()}
             with in_float64(model):
                 others["floor"] = model(images.double()).float()
         first = reference.argmax(dim=1)
@@ -95,7 +99,7 @@ def compare_end_to_end(
             same[name].append(logits.argmax(dim=1) == first)
             differences[name].append((logits - reference).abs().amax(dim=1) / scale)
         if labels is not None:
-            for name, logits in (("torch", reference), ("graph", others["graph"])):
+            for name, logits in {"torch": reference, **{name: others[name] for name in graphs}}.items():
                 found.correct[name] = found.correct.get(name, 0) + int((logits.argmax(dim=1) == labels).sum())
         found.images += len(images)
         progress("compare end to end", found.images, total)

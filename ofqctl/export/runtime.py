@@ -1,18 +1,25 @@
-"""Open and run ONNX files in ONNX Runtime."""
+"""Open and run ONNX files in ONNX Runtime or OpenVINO."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ofqctl.errors import ArtifactError, DataError
+from ofqctl.export import openvino
 from ofqctl.export.metadata import Description, read_description
 from ofqctl.export.pixels import to_pixels
+
+Runtime = Literal["onnxruntime", "openvino"]
 
 
 def open_session(
@@ -20,7 +27,8 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Open a session on the CPU.
 
-    DequantizeLinear before MatMul is not fused, because the runtime would round the other factor to 8 bits.
+    DequantizeLinear before MatMul is not fused, because the runtime would round the other factor to 8 bits. On CPUs
+    without VNNI, weights of 8 bits are multiplied as uint8, because the kernels for int8 saturate there.
 
     Args:
         model: Path of the file, or its content.
@@ -35,6 +43,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as exceptions
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if optimized is not None:
@@ -50,7 +59,7 @@ def open_session(
         where = "the graph" if isinstance(model, bytes) else str(model)
         raise ArtifactError(
             f"{where}: onnxruntime {onnxruntime.__version__} cannot load it: {_reason(error)}",
-            hint="truncated and foreign files cannot be loaded; 2-bit weights need onnxruntime 1.31 or newer",
+            hint="truncated and foreign files cannot be loaded; 4-bit weights need version 1.23, 2-bit weights 1.24",
         ) from error
 
 
@@ -60,12 +69,87 @@ def _reason(error: Exception) -> str:
     return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : )?([A-Z_]+ : )?(\S+:\d+ .*?\) )?", "", text)[:300]
 
 
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a file.
+
+    Attributes:
+        name: Its name.
+        shape: Its lengths; None for a dimension of any length.
+        type: Its type, as ONNX Runtime names it.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    type: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A file that a runtime has loaded.
+
+    Attributes:
+        inputs: Its inputs.
+        outputs: Its outputs.
+        metadata: Entries of its metadata.
+        run: Computes its first output from its first input.
+    """
+
+    inputs: list[Port]
+    outputs: list[Port]
+    metadata: dict[str, str]
+    run: Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+def load(path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime") -> Engine:
+    """Load an ONNX file into a runtime.
+
+    Raises:
+        ArtifactError: The runtime cannot load it.
+        PackageError: The runtime is not installed.
+    """
+    if runtime == "openvino":
+        return _in_openvino(path, threads)
+    session = open_session(path, threads)
+    inputs, outputs = (
+        [Port(v.name, tuple(n if isinstance(n, int) else None for n in v.shape), v.type) for v in values]
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    run = partial(_run_session, session, [outputs[0].name], inputs[0].name)
+    return Engine(inputs, outputs, session.get_modelmeta().custom_metadata_map, run)
+
+
+def _run_session(
+    session: onnxruntime.InferenceSession, outputs: list[str], taken: str, images: NDArray[Any]
+) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = session.run(outputs, {taken: images})[0]
+    return logits
+
+
+def _in_openvino(path: Path, threads: int | None) -> Engine:
+    compiled = openvino.compiled(path, threads)
+    inputs, outputs = (
+        [
+            Port(
+                value.any_name,
+                tuple(n.get_length() if n.is_static else None for n in value.partial_shape),
+                {"u8": "tensor(uint8)", "f32": "tensor(float)"}.get(value.element_type.to_string(), "other"),
+            )
+            for value in values
+        ]
+        for values in (compiled.inputs, compiled.outputs)
+    )
+    metadata = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
+    return Engine(inputs, outputs, metadata, lambda images: np.array(compiled([images])[0]))
+
+
 class OnnxModel(nn.Module):
     """A classifier in an ONNX file that takes normalized images and returns logits, like any other model.
 
     Args:
         path: Path of the file.
         threads: Number of threads that one operator may use; None leaves it to the runtime.
+        runtime: What runs it.
 
     Attributes:
         description: Description in the file, or None if this program did not write it.
@@ -79,23 +163,19 @@ class OnnxModel(nn.Module):
         ArtifactError: It cannot be loaded, or is not a classifier of images.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime") -> None:
         super().__init__()
-        self.session = open_session(path, threads)
-        self.description: Description | None = read_description(
-            self.session.get_modelmeta().custom_metadata_map, str(path)
-        )
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        self._engine = load(path, threads, runtime)
+        self.description: Description | None = read_description(self._engine.metadata, str(path))
+        inputs, outputs = self._engine.inputs, self._engine.outputs
         kinds = ("tensor(float)", "tensor(uint8)")
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:
             seen = ", ".join(f"{value.name} {value.shape} {value.type}" for value in (*inputs, *outputs))
             raise ArtifactError(f"{path}: not a classifier of images (B, 3, H, W): its inputs and outputs are {seen}")
-        self._input, self._output = inputs[0].name, outputs[0].name
-        batch, *size = (length if isinstance(length, int) else 0 for length in inputs[0].shape)
-        self.batch: int | None = batch or None
-        self.size = tuple(size)
+        self.batch, *size = inputs[0].shape
+        self.size = tuple(length or 0 for length in size)
         self.pixels = inputs[0].type == "tensor(uint8)"
-        self.classes = outputs[0].shape[1] if isinstance(outputs[0].shape[1], int) else 0
+        self.classes = outputs[0].shape[1] or 0
         self.data_config = {} if self.description is None else self.description.data_config
 
     def forward(self, images: Tensor) -> Tensor:
@@ -120,5 +200,4 @@ class OnnxModel(nn.Module):
 
     def infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits of a batch in exactly the form that the file takes."""
-        logits: NDArray[np.float32] = self.session.run([self._output], {self._input: images})[0]
-        return logits
+        return self._engine.run(images)

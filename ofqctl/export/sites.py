@@ -6,10 +6,9 @@ from typing import Literal
 
 from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
 
-Style = Literal["integer", "standard", "qdq"]
-"""``integer`` computes products on codes with operators of ONNX Runtime, ``standard`` with those of the standard alone,
-``qdq`` in float between QuantizeLinear and DequantizeLinear."""
-"""Products on integers wherever that is exact; or ordinary products between QuantizeLinear and DequantizeLinear."""
+Target = Literal["onnxruntime", "openvino", "portable"]
+"""What a graph is for: ``onnxruntime`` has operators that only ONNX Runtime knows, the others those of the standard, as
+compilers recognize products of integers."""
 ProductKind = Literal["linear", "conv2d", "matmul"]
 
 
@@ -82,13 +81,13 @@ class Sites:
     """All quantizers, weights and products in a model that its markers name.
 
     Attributes:
-        style: How products are written.
+        target: What the graph is for.
         operands: Quantized activations by name.
         weights: Quantized weights by name.
         products: Products by name, in the order of their calls; a second call of a module has its own name.
     """
 
-    style: Style
+    target: Target
     operands: dict[str, Operand] = field(default_factory=dict)
     weights: dict[str, ExportedWeight] = field(default_factory=dict)
     products: dict[str, Product] = field(default_factory=dict)

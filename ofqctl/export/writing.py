@@ -10,7 +10,7 @@ from ofqctl.export.lowering import Lowered, lower
 from ofqctl.export.marking import marked
 from ofqctl.export.metadata import Description, about_products, about_weights, set_metadata
 from ofqctl.export.pixels import taking_pixels
-from ofqctl.export.sites import Product, Sites, Style
+from ofqctl.export.sites import Product, Sites, Target
 from ofqctl.export.tracing import trace
 
 _LARGEST = 2**31 - 1  # bytes; largest size of a protobuf message
@@ -49,13 +49,13 @@ class OnnxGraph:
         return content
 
 
-def write_graph(model: nn.Module, description: Description, style: Style, batch: int | None) -> OnnxGraph:
+def write_graph(model: nn.Module, description: Description, target: Target, batch: int | None) -> OnnxGraph:
     """Trace ``model`` and lower it.
 
     Args:
         model: A float or quantized model, in evaluation mode, on the CPU.
         description: Description to write to the file.
-        style: How products are written.
+        target: What the graph is for.
         batch: Number of images in one pass; None for any number.
 
     Raises:
@@ -63,7 +63,7 @@ def write_graph(model: nn.Module, description: Description, style: Style, batch:
     """
     channels, height, width = description.data_config["input_size"]
     size = (int(channels), int(height), int(width))
-    with marked(model, style) as sites:
+    with marked(model, target) as sites:
         if description.input == "pixels":
             with taking_pixels(model, description.data_config):
                 traced = trace(model, size, batch=batch, pixels=True, sites=sites)

@@ -115,7 +115,7 @@ def _file(model: Path, folder: Path, progress: Progress) -> Path:
         return model
     subject = of_run(open_run(model))
     progress(f"write {model} as ONNX", 0, None)
-    description = describe(subject, "integer", pixels=False)
+    description = describe(subject, "onnxruntime", pixels=False)
     return _written(subject.model, description, folder / f"{model.name}.onnx")
 
 
@@ -132,12 +132,12 @@ def _other(against: str, model: Path, folder: Path, progress: Progress) -> Path:
     with torch.no_grad():
         for parameter in built.parameters():  # equal constants would be stored once for all layers
             parameter.normal_(std=0.02)
-    description = said.model_copy(update={"recipe": None, "style": None})
+    description = said.model_copy(update={"recipe": None, "target": None})
     return _written(built, description, folder / "float.onnx")
 
 
 def _written(model: torch.nn.Module, description: Description, path: Path) -> Path:
-    path.write_bytes(write_graph(model, description, "integer", None).serialize())
+    path.write_bytes(write_graph(model, description, "onnxruntime", None).serialize())
     return path
 
 

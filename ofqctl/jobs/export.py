@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,10 +22,14 @@ from ofqctl.export import (
     Description,
     OnnxGraph,
     OnnxModel,
-    Style,
+    Runtime,
+    Target,
+    about_runtimes,
     check_exactness,
     compare_end_to_end,
+    has_vnni,
     normalize,
+    openvino,
     set_metadata,
     to_pixels,
     write_graph,
@@ -42,7 +46,7 @@ class ExportRequest:
 
     Attributes:
         model: The path of a run directory or of the weights file in one, or a float model.
-        style: How products are written.
+        target: What the graph is for.
         output: Path of the file; None derives it from the run or the model.
         batch: Number of images in one pass; None for any number.
         pixels: Whether normalization is part of the graph, which then takes uint8 pixels.
@@ -50,10 +54,11 @@ class ExportRequest:
         images: Number of images for the end-to-end comparison, >= 1.
         overwrite: Whether to replace an existing file.
         workers: Number of processes that decode images.
+        strict: Whether a product that a runtime computes in float is an error.
     """
 
     model: ModelRequest
-    style: Style = "integer"
+    target: Target = "onnxruntime"
     output: Path | None = None
     batch: int | None = None
     pixels: bool = False
@@ -61,6 +66,7 @@ class ExportRequest:
     images: int = 64
     overwrite: bool = False
     workers: int = 0
+    strict: bool = False
 
 
 def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str, Any]:
@@ -77,37 +83,52 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str
         raise ArtifactError(
             f"{subject.name}: is already an ONNX file", hint="export starts from a run or a float model"
         )
-    output = request.output or default_file(subject, request.style)
+    if request.target == "openvino":
+        openvino.package()
+    output = request.output or default_file(subject, request.target)
+    if (output.suffix == ".xml") and request.target != "openvino":
+        raise ArtifactError(f"{output}: OpenVINO's IR", hint="--target openvino")
     check_file(output, overwrite=request.overwrite)
     batches, total, about = _images(request, subject)
     progress("write the graph", 0, None)
-    description = describe(subject, request.style, pixels=request.pixels)
-    graph = write_graph(subject.model, description, request.style, request.batch)
+    description = describe(subject, request.target, pixels=request.pixels)
+    graph = write_graph(subject.model, description, request.target, request.batch)
+    progress("ask the runtimes", 0, None)
+    runtimes = about_runtimes(graph.serialize(), request.target, graph.products)
+    notes = _notes(graph, request, runtimes)
+    others: list[Runtime] = []
+    if request.target == "openvino" and (has_vnni() or not runtimes["openvino"]["vnni"]):
+        others = ["openvino"]
+    verification = _verify(graph, subject, request, others, batches, total, progress) | about
+    set_metadata(graph.model, verification=verification, runtimes=runtimes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(output) as fresh:
-        verification = _verify(graph, subject, request, batches, total, progress) | about
-        set_metadata(graph.model, verification=verification)
-        fresh.write_bytes(graph.serialize())
+    if output.suffix == ".xml":
+        openvino.write_ir(graph.serialize(), output)
+    else:
+        with replaced_file(output) as fresh:
+            fresh.write_bytes(graph.serialize())
+    written = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
     return {
         "output": str(output),
         "model": subject.name,
         "kind": subject.kind,
-        "style": request.style if graph.products else None,
+        "target": request.target if graph.products else None,
         "opset": graph.model.opset_import[0].version,
         "batch": request.batch,
         "input": "pixels" if request.pixels else "normalized",
-        "bytes": output.stat().st_size,
+        "bytes": sum(path.stat().st_size for path in written),
         "run": _about_run(subject),
         "products": _about_products(graph),
+        "runtimes": runtimes,
         "verification": verification,
-        "notes": [*subject.notes, *_notes(graph, request)],
+        "notes": [*subject.notes, *notes],
         "seconds": round(time.perf_counter() - started, 2),
     }
 
 
-def default_file(subject: Subject, style: Style) -> Path:
+def default_file(subject: Subject, target: Target) -> Path:
     """``RUN/model.onnx`` for a run, ``MODEL.onnx`` for a float model."""
-    name = "model.onnx" if style == "integer" else f"model-{style}.onnx"
+    name = "model.onnx" if target == "onnxruntime" else f"model-{target}.onnx"
     return Path(subject.name) / name if subject.kind == "run" else Path(f"{subject.name}.onnx")
 
 
@@ -126,7 +147,7 @@ def check_file(path: Path, *, overwrite: bool) -> None:
         raise ArtifactError(f"{path}: cannot be written: {parent} is not a writable folder")
 
 
-def describe(subject: Subject, style: Style, *, pixels: bool) -> Description:
+def describe(subject: Subject, target: Target, *, pixels: bool) -> Description:
     """The description of this model for a file."""
     about = subject.about
     return Description(
@@ -136,7 +157,7 @@ def describe(subject: Subject, style: Style, *, pixels: bool) -> Description:
         data_config=subject.data_config,
         label_names=None if subject.labels.names is None else list(subject.labels.names),
         recipe=about.get("recipe"),
-        style=style if subject.kind == "run" else None,
+        target=target if subject.kind == "run" else None,
         input="pixels" if pixels else "normalized",
         source=about["source"],
     )
@@ -161,6 +182,7 @@ def _verify(
     graph: OnnxGraph,
     subject: Subject,
     request: ExportRequest,
+    others: Sequence[Runtime],
     batches: Iterable[tuple[Tensor, Tensor | None]],
     total: int | None,
     progress: Progress,
@@ -181,7 +203,9 @@ def _verify(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(content)
-        end_to_end = compare_end_to_end(subject.model, OnnxModel(path), chain([first], seen), total, progress)
+        graphs = {"graph": OnnxModel(path)}
+        graphs |= {str(runtime): OnnxModel(path, runtime=runtime) for runtime in others}
+        end_to_end = compare_end_to_end(subject.model, graphs, chain([first], seen), total, progress)
     faults = [*exactness.faults(), *end_to_end.faults()]
     if faults:
         raise ArtifactError(
@@ -215,8 +239,27 @@ def _about_products(graph: OnnxGraph) -> dict[str, Any]:
     }
 
 
-def _notes(graph: OnnxGraph, request: ExportRequest) -> list[str]:
-    notes = []
+def _notes(graph: OnnxGraph, request: ExportRequest, runtimes: dict[str, Any]) -> list[str]:
+    """Notes about the file.
+
+    Raises:
+        ArtifactError: ``strict`` is set, and a runtime computes a layer in float.
+    """
+    notes, in_float, dense = [], [], {name for name, product in graph.products.items() if product.kind != "matmul"}
+    for name, about in runtimes.items():
+        own = [product for product in about["float"] if product in dense]
+        in_float += own
+        if own:
+            notes.append(
+                f"{name} computes {len(own)} of {len(dense)} layers in float, the first is {own[0]}; one "
+                "step for each activation (`activations.granularity=tensor`, `activations.dynamic=false`) suits it best"
+            )
+    if runtimes.get("openvino", {}).get("vnni") and request.target == "openvino":
+        saturates = "OpenVINO's kernels saturate on x86 CPUs without VNNI with weights of 8 bits; 7 bits are exact"
+        checked = "" if has_vnni() else "; this is one, so it was verified in ONNX Runtime alone"
+        notes.append(f"{saturates}{checked}")
+    if in_float and request.strict:
+        raise ArtifactError("\n  ".join(["--strict: not every layer is computed on integers:", *notes]))
     if not graph.products:
         notes.append("nothing in the model is quantized, so a float model was written")
     if request.data is None:

@@ -66,7 +66,7 @@ def test_inspect_tells_the_kernel_of_every_product(ofqctl, file):
     assert "MatMulInteger" in ended.out
     result = ofqctl("inspect", file, "--json").json
     assert result["products"]["blocks.0.attn.query_key"]["activations"] == [4, 4]
-    assert result["operators"]["MatMulInteger"] >= 14
+    assert result["operators"]["MatMulIntegerToFloat"] >= 14
 
 
 def test_bench_infer_measures_a_file_beside_its_float_model(ofqctl, file):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ofqctl.export import OnnxModel, look_into, normalize, to_pixels
 from ofqctl.export.arithmetic import weight_of
 from ofqctl.export.codes import WeightWriter
 from ofqctl.export.graph import Writer
-from ofqctl.export.integer import saturates
+from ofqctl.export.multiply import saturates
 from ofqctl.grids import AffineGrid, CodeRange, Encoded, IntegerGrid, TableGrid
 from ofqctl.jobs.export import ExportRequest, export_onnx
 from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors
@@ -75,13 +76,16 @@ def test_weights_of_every_width_and_grid_are_stored_at_it_and_decoded_at_load(
     writer = WeightWriter(graph, streamed)
     wanted = {writer.values(weight): (TensorProto.FLOAT, encoded.decode().numpy())}
     assert (weight.obstacle is None) == (kind not in ("zero points between", "table"))
-    if weight.obstacle is None and not weight.widened:
+    if weight.widened:
+        wanted[writer.integers(weight)] = (TensorProto.INT8, codes.numpy())
+    elif weight.obstacle is None:
         integers = weight.multiplier * grid.points(codes).double().numpy()
-        wanted[writer.levels(weight)] = (TensorProto.UINT8, integers - weight.zero)
-        if weight.levels[-1] < 128:
-            wanted[writer.levels(weight, signed=True)] = (TensorProto.INT8, integers - weight.zero)
+        expected = integers - weight.zero + weight.centre
+        assert expected.min() >= -128
+        assert expected.max() <= 127
+        wanted[writer.integers(weight)] = (TensorProto.INT8, expected)
         if -128 <= weight.smallest <= weight.largest < 128 and not weight.zero.ndim:
-            wanted[writer.centred(weight)] = (TensorProto.INT8, integers)
+            assert weight.centre == weight.zero
     outputs = [helper.make_tensor_value_info(name, t, [rows, columns]) for name, (t, _) in wanted.items()]
     model = helper.make_model(
         helper.make_graph(graph.nodes, "g", [], outputs, list(graph.initializers.values())),
@@ -100,9 +104,9 @@ def test_pairs_of_products_that_do_not_saturate_fit_16_bits(bits, largest):
     assert saturates(bits, largest) == (2 * (2**bits - 1) * largest > np.iinfo(np.int16).max)
 
 
-@pytest.mark.parametrize("style", ["integer", "qdq"])
-def test_a_program_written_from_the_documentation_decodes_the_same_weights(w2a2, tmp_path, style):
-    exported(w2a2, tmp_path / "x.onnx", style=style)
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+def test_a_program_written_from_the_documentation_decodes_the_same_weights(w2a2, tmp_path, target):
+    exported(w2a2, tmp_path / "x.onnx", target=target)
     done = subprocess.run(
         [sys.executable, DECODER, w2a2, tmp_path / "x.onnx"], capture_output=True, text=True, check=False
     )
@@ -149,8 +153,11 @@ def test_a_file_that_normalizes_takes_pixels(w2a2, tmp_path):
 def test_a_graph_that_computes_something_else_leaves_no_file(w2a2, tmp_path, monkeypatch):
     from ofqctl.export.integer import IntegerProducts
 
-    times = IntegerProducts._times
-    monkeypatch.setattr(IntegerProducts, "_times", lambda self, tensor, factor: times(self, tensor, factor * 1.001))
+    def wrong(self, product, left, right, place, out):
+        matmul(self, product, left, right, replace(place, factor=1.001 * place.factor), out)
+
+    matmul = IntegerProducts.matmul
+    monkeypatch.setattr(IntegerProducts, "matmul", wrong)
     with pytest.raises(ArtifactError, match="does not compute the same as the model") as caught:
         exported(w2a2, tmp_path / "x.onnx")
     assert "differs by 1.0e-03" in str(caught.value)

@@ -1,0 +1,87 @@
+"""What each target's file is, and what runtimes make of it."""
+
+import openvino
+import pytest
+import torch
+
+from ofqctl.artifact import load_run
+from ofqctl.errors import ArtifactError, PackageError
+from ofqctl.export import has_vnni, look_into
+from ofqctl.export import openvino as in_openvino
+from ofqctl.jobs.export import ExportRequest, export_onnx
+from ofqctl.models import ModelRequest
+
+from .conftest import images_of
+
+has_vnni_itself = has_vnni()
+ONE_STEP = ("ptq/minmax", "activations.granularity=tensor", "first.activations.granularity=tensor")
+
+
+def exported(directory, path, target, **settings):
+    return export_onnx(ExportRequest(ModelRequest(str(directory)), target, path, images=8, **settings))
+
+
+@pytest.mark.parametrize("bits", [8, 4, pytest.param(2, marks=pytest.mark.slow)])
+def test_one_portable_file_has_integer_kernels_in_both_runtimes(run, tmp_path, bits):
+    directory = run(*ONE_STEP, f"weights.bits={bits}", f"activations.bits={bits}")
+    result = exported(directory, tmp_path / "x.onnx", "portable", strict=True)
+    dense = set(load_run(directory).config.quantization_config.plan.modules) - {"blocks.0.attn"}
+    assert len(dense) == 6
+    kernels = in_openvino.kernels((tmp_path / "x.onnx").read_bytes(), dense)
+    assert all(in_openvino.is_integer(kernel) for kernel in kernels.values()), kernels
+    assert result["runtimes"]["onnxruntime"]["float"] == []
+
+
+@pytest.mark.parametrize(
+    ("bits", "oldest"), [(8, "1.20"), (4, "1.23"), pytest.param(2, "1.24", marks=pytest.mark.slow)]
+)
+def test_every_product_is_one_operator_of_onnx_runtime(run, tmp_path, bits, oldest):
+    directory = run(*ONE_STEP, f"weights.bits={bits}", f"activations.bits={bits}")
+    result = exported(directory, tmp_path / "x.onnx", "onnxruntime", strict=True)
+    about = result["runtimes"]["onnxruntime"]
+    assert (about["kernels"], about["float"], about["oldest"]) == ({"MatMulIntegerToFloat": 8}, [], oldest)
+    assert look_into(tmp_path / "x.onnx").runtimes == result["runtimes"]
+
+
+def test_a_file_for_openvino_may_be_its_ir(run, tmp_path):
+    directory = run(*ONE_STEP, "weights.bits=7", "first.weights.bits=7", "last.weights.bits=7")
+    result = exported(directory, tmp_path / "x.xml", "openvino")
+    assert result["verification"]["end_to_end"]["agreement"]["openvino"] == 100.0
+    assert result["bytes"] == sum((tmp_path / name).stat().st_size for name in ("x.xml", "x.bin"))
+    images = images_of(directory)
+    with torch.inference_mode():
+        expected = load_run(directory).model(images)
+    logits = torch.from_numpy(openvino.Core().compile_model(tmp_path / "x.xml", "CPU")([images.numpy()])[0])
+    assert torch.allclose(logits, expected, atol=2e-2 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_what_saturates_on_a_cpu_without_vnni_is_told(run, tmp_path, vnni, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "x86_64", "avx512_vnni": vnni})
+    if vnni and not has_vnni_itself:
+        pytest.skip("this CPU saturates")
+    result = exported(run(*ONE_STEP), tmp_path / "x.onnx", "openvino")
+    assert result["runtimes"]["openvino"]["vnni"]
+    assert ("openvino" in result["verification"]["end_to_end"]["agreement"]) == vnni
+    assert any("7 bits are exact" in note for note in result["notes"])
+
+
+def test_an_ir_for_another_target_is_refused(run, tmp_path):
+    with pytest.raises(ArtifactError, match="IR"):
+        exported(run("ptq/minmax"), tmp_path / "x.xml", "portable")
+
+
+def test_a_missing_package_is_told_before_anything_is_computed(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(PackageError) as caught:
+        exported(run("ptq/minmax"), tmp_path / "x.onnx", "openvino")
+    assert caught.value.hint == "pip install openvino"
+
+
+def test_layers_in_float_are_told_and_an_error_if_strict(run, tmp_path):
+    directory = run("ptq/minmax", "activations.granularity=channel")
+    result = exported(directory, tmp_path / "x.onnx", "onnxruntime")
+    assert any("onnxruntime computes" in note and "granularity=tensor" in note for note in result["notes"])
+    with pytest.raises(ArtifactError, match="--strict"):
+        exported(directory, tmp_path / "y.onnx", "onnxruntime", strict=True)
+    assert not (tmp_path / "y.onnx").exists()
