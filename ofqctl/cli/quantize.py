@@ -16,7 +16,7 @@ from ofqctl.errors import RecipeError
 if TYPE_CHECKING:
     from ofqctl.jobs.mixing import Target
 
-WITH_IMAGES, WITHOUT_IMAGES = "ptq/best", "ptq/minmax"
+AT_8_BITS, WITH_IMAGES, WITHOUT_IMAGES = "deploy/w8a8", "ptq/best", "ptq/minmax"
 _MIXED = "Mixed precision"
 Cost = Literal["bits", "latency"]
 
@@ -43,7 +43,7 @@ def quantize(
         str | None,
         typer.Option(
             help="Name of a recipe (see `ofqctl recipe ls`), or a YAML file; "
-            f"by default {WITH_IMAGES} with --calib-data, else {WITHOUT_IMAGES}.",
+            f"by default {AT_8_BITS} at 8 bits with --calib-data, {WITH_IMAGES} at others, {WITHOUT_IMAGES} without.",
             metavar="NAME|FILE",
             rich_help_panel="Recipe",
         ),
@@ -127,7 +127,10 @@ def quantize(
 
     shorthand = (("weights.bits", wbits), ("activations.bits", abits), ("calibration.images", calib_images))
     changes = [f"{path}={value}" for path, value in shorthand if value is not None]
-    name = recipe or (WITH_IMAGES if calib_data else WITHOUT_IMAGES)
+    mixed = target_bits is not None or target_size is not None
+    at_8_bits = wbits in (None, "8") and abits in (None, "8") and not mixed
+    default = (AT_8_BITS if at_8_bits else WITH_IMAGES) if calib_data else WITHOUT_IMAGES
+    name = recipe or default
     resolved = catalogue.load(name, [*changes, *(assignments or [])])
 
     from ofqctl.data import DataSpec
@@ -151,7 +154,7 @@ def quantize(
         compiled=compiled,
     )
     with Sink(as_json=as_json) as sink:
-        sink.show(run(request, sink.progress), lambda result: _render(result, data))
+        sink.show(run(request, sink.progress), lambda result: _render(result, data, chosen=recipe is not None))
 
 
 def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -> "Target | None":
@@ -168,8 +171,13 @@ def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -
     return Target(bits, size_bytes, parse_widths("--candidates", candidates, least=2), cost)
 
 
-def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
+def _render(result: dict[str, Any], data: str | None, *, chosen: bool) -> Iterator[Any]:
     yield from run_summary(result)
+    if result["recipe"] == AT_8_BITS and not chosen:
+        yield f"recipe    {AT_8_BITS} makes the fastest files; --recipe {WITH_IMAGES} takes minutes for more accuracy"
+    rows = result["ptq"].get("rows")
+    if rows:
+        yield f"rows      the inputs of {len(rows['chosen'])} of {len(rows['errors'])} layers are quantized row by row"
     mixed = result["mixed_precision"]
     if mixed is not None:
         counts = Counter(mixed["bits"].values())

@@ -11,7 +11,7 @@ from ofqctl.convert.survey import Seen, Shape, Survey, survey
 from ofqctl.convert.tensors import Kind, plan_operand
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.layers.attention.forms import form_of, why_no_form, why_no_qkr
-from ofqctl.recipe import FLOAT_BITS, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
+from ofqctl.recipe import FLOAT_BITS, Activations, LeftFloat, ModulePlan, Plan, QuantizerPlan, Recipe, Weights
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer, plan_for
 
@@ -86,15 +86,26 @@ class _Planner:
     ) -> dict[str, QuantizerPlan]:
         """Quantizers of those of ``q``, ``k``, ``softmax`` and ``v`` that were seen in the dry run."""
         activations = self._spec(name, "activations").activations
+        right = self._right_factor(activations)
         kinds: dict[str, Kind] = {"q": "heads", "k": "heads", "softmax": "softmax", "v": "values"}
         signs = {"softmax": None if signed_weights else False}
         return _present(
             {
-                operand: plan_operand(activations, kind, seen[operand], signed=signs.get(operand, True))
+                operand: plan_operand(
+                    right if operand in ("k", "v") else activations,
+                    kind,
+                    seen[operand],
+                    signed=signs.get(operand, True),
+                )
                 for operand, kind in kinds.items()
                 if operand in seen
             }
         )
+
+    def _right_factor(self, activations: Activations) -> Activations:
+        """The settings of keys and values."""
+        bits = self.recipe.attention.kv_bits
+        return activations if bits is None else activations.model_copy(update={"bits": bits})
 
     def _plan_merged(self, name: str, module: Any, seen: dict[str, Seen]) -> None:
         spec = self._spec(name, "weights", "activations")
@@ -103,7 +114,7 @@ class _Planner:
         x, qkx = (tokens, width), (heads, tokens, width)
         operands = {
             "x": plan_operand(spec.activations, "features", Seen([(1, *x)], [(2, *x)])),
-            "qkx": plan_operand(spec.activations, "head_features", Seen([(1, *qkx)], [(2, *qkx)])),
+            "qkx": plan_operand(self._right_factor(spec.activations), "head_features", Seen([(1, *qkx)], [(2, *qkx)])),
         }
         operands |= self._plan_operands(name, {operand: seen[operand] for operand in ("softmax", "v")})
         merged = _plan_weight(spec.weights, (heads, width, width))

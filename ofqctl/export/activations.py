@@ -18,8 +18,8 @@ class ActivationCodes:
     Attributes:
         tensor: Name of the tensor.
         operand: The activation that is encoded.
-        signed: Whether the tensor is int8, the codes themselves; else it is uint8: codes minus the lowest code, or
-            levels of a table.
+        signed: Whether the tensor is int8, centred on 0; else it is uint8: codes minus the lowest code, or levels of a
+            table.
         rank: Number of dimensions of the tensor.
     """
 
@@ -31,7 +31,12 @@ class ActivationCodes:
     @property
     def zero(self) -> NDArray[np.int64]:
         """The number to add to the tensor to get points; a scalar if all are equal."""
-        return np.zeros((), np.int64) if self.signed else self.operand.zero
+        return self.operand.zero - self.lowest
+
+    @property
+    def lowest(self) -> int:
+        """What the tensor has for the lowest code."""
+        return -(self.operand.range.count // 2) if self.signed else 0
 
     @property
     def dtype(self) -> type[np.integer]:
@@ -78,8 +83,8 @@ def axis_attribute(array: Array, rank: int) -> dict[str, Any]:
 
 
 def can_be_signed(operand: Operand) -> bool:
-    """Whether the codes fit int8 with real 0 at code 0."""
-    return operand.range.signed and operand.table is None and not operand.offset.any()
+    """Whether the codes can be int8."""
+    return operand.table is None
 
 
 def write_codes(graph: Writer, x: str, codes: ActivationCodes, *, plain: bool) -> None:
@@ -95,7 +100,7 @@ def write_codes(graph: Writer, x: str, codes: ActivationCodes, *, plain: bool) -
         plain: Whether QuantizeLinear must have one step, and nothing behind it, as compilers expect: steps are then
             divided by and values outside of the grid are clipped ahead of it.
     """
-    operand, signed, out = codes.operand, codes.signed, codes.tensor
+    operand, out = codes.operand, codes.tensor
     if operand.before is not None:
         x = graph.op("Add", x, graph.floats(operand.before))
     if operand.table is not None:
@@ -109,7 +114,7 @@ def write_codes(graph: Writer, x: str, codes: ActivationCodes, *, plain: bool) -
         x = graph.op("Div", x, steps_like(graph, operand))
         if zeros.ndim:
             x = graph.op("Sub", graph.op("Round", x), offset_of(graph, operand))
-            zeros = np.asarray(operand.range.low)
+            zeros = np.asarray(operand.range.low - codes.lowest)
         step, varying = np.ones((), np.float32), ()
     attributes: dict[str, Any] = {"axis": codes.rank + axis} if varying and axis is not None else {}
     step, zeros = (np.broadcast_to(array, varying).reshape(-1 if varying else ()) for array in (step, zeros))
@@ -117,7 +122,7 @@ def write_codes(graph: Writer, x: str, codes: ActivationCodes, *, plain: bool) -
     if operand.range.bits == 8:
         graph.op("QuantizeLinear", x, scale, zero, out=out, **attributes)
         return
-    low, high = (operand.range.low, operand.range.high) if signed else (0, operand.range.count - 1)
+    low, high = codes.lowest, codes.lowest + operand.range.count - 1
     if plain:
         ends = (graph.floats(step * (zeros + end)) for end in (low, high))
         graph.op("QuantizeLinear", graph.op("Clip", x, *ends), scale, zero, out=out)

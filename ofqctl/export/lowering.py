@@ -46,13 +46,13 @@ class Quantization:
         operand: Name of the quantizer.
         input: Name of the activation's tensor.
         codes: Name of the codes' tensor.
-        signed: Whether the tensor has the codes themselves; else codes minus the lowest code.
+        lowest: What the tensor has for the lowest code.
     """
 
     operand: str
     input: str
     codes: str
-    signed: bool
+    lowest: int
 
 
 @dataclass
@@ -123,7 +123,7 @@ class _Lowering:
         operand = self._sites.operands[site]
         codes = ActivationCodes(out, operand, operand.name in self._signed, len(self._shapes[out]))
         write_codes(self._graph, inputs[0], codes, plain=not self._fused)
-        self.done.quantizations.append(Quantization(site, inputs[-1], out, codes.signed))
+        self.done.quantizations.append(Quantization(site, inputs[-1], out, codes.lowest))
 
     def _write_dequantize(self, site: str, inputs: list[str], out: str) -> None:
         write_values(self._graph, self._codes(inputs[0], self._sites.operands[site]), out=out)
@@ -216,7 +216,7 @@ def _signed_operands(sites: Sites) -> set[str]:
     products = [product for product in sites.products.values() if product.obstacle is None]
     pairs = [product.operands for product in products if product.kind == "matmul"]
     left = {product.operands[0].name for product in products}
-    saturating = {right.name for one, right in pairs if saturates(one.bits, -right.range.low)}
+    saturating = {right.name for one, right in pairs if saturates(one.bits, right.range.count // 2)}
     return {right.name for _, right in pairs if can_be_signed(right)} - left - saturating
 
 

@@ -120,7 +120,7 @@ def _check_products(
     quantizers = activation_quantizers(model)
     for quantization, name in zip(lowered.quantizations, names, strict=True):
         quantizer = quantizers[quantization.operand]
-        lowest = 0 if quantization.signed else quantizer.range.low
+        lowest = quantizer.range.low - quantization.lowest
         codes, expected = got[quantization.codes].astype(np.int64) + lowest, kept.codes[name].numpy()
         coded[quantization.codes] = (expected - lowest).astype(got[quantization.codes].dtype)
         found.codes += expected.size

@@ -4,12 +4,12 @@ import copy
 
 from torch import nn
 
-from ofqctl.convert import convert, describe, make_plan
+from ofqctl.convert import apply_plan, describe, make_plan
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq.calibration import calibrate
 from ofqctl.ptq.task import Clock, Task
 from ofqctl.ptq.units import Batches
-from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe import Recipe
 from ofqctl.recipe.methods import PTQ_STAGES
 
 
@@ -44,15 +44,14 @@ def quantize_post_training(
     stages = [(PTQ_STAGES[settings.stage], settings) for settings in recipe.ptq]
     preparing = [(stage, settings) for stage, settings in stages if "prepares" in stage.traits]
     after_calibration = [(stage, settings) for stage, settings in stages if "prepares" not in stage.traits]
-    plan = make_plan(model, recipe, input_size) if preparing else Plan(modules={})
-    task = Task(model, model, plan, images, progress, clock or Clock(), seed)
+    task = Task(model, model, make_plan(model, recipe, input_size), images, progress, clock or Clock(), seed)
     for stage, settings in preparing:
         stage.target(task, settings)
     task.original = copy.deepcopy(model) if after_calibration else model
-    plan = convert(model, recipe, input_size)
+    apply_plan(model, task.plan)
     progress("calibrate", 0, images.images)
-    calibrate(model, plan, images, on_batch=lambda done: progress("calibrate", done, images.images))
-    task.plan = describe(model, plan)
+    calibrate(model, task.plan, images, on_batch=lambda done: progress("calibrate", done, images.images))
+    task.plan = describe(model, task.plan)
     for stage, settings in after_calibration:
         stage.target(task, settings)
     return task

@@ -30,6 +30,14 @@ def test_calibration_images_are_reconstructed_on_unless_a_recipe_is_named(ofqctl
     assert ofqctl(*arguments, "--output", "without").json["recipe"] == "ptq/minmax"
 
 
+def test_at_8_bits_the_recipe_of_the_fastest_files_is_the_default(ofqctl):
+    ended = ofqctl("quantize", "vit_tiny_patch16_224", *TINY, "--wbits", 8, *FEW, *DIGITS, "--output", "run")
+    assert ended.code == 0, ended.err
+    assert "deploy/w8a8 makes the fastest files" in ended.out
+    assert "layers are quantized row by row" in ended.out
+    assert ofqctl("export", "run", "--onnx", "--strict", "--verify-images", 8).code == 0
+
+
 def test_fewer_calibration_images_than_asked_for_are_told(ofqctl):
     few = ("--recipe", "ptq/minmax", *DIGITS, "--calib-images", 5000)
     ended = ofqctl("quantize", "vit_tiny_patch16_224", *TINY, *few, "--output", "a")

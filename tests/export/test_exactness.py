@@ -36,6 +36,8 @@ RUNS = {
     "2 bits, shifts, such rows, merged query and key": ("ofq/vit_w2a2", "activations.dynamic=true"),
     "one step for each tensor, such rows": ("ptq/minmax", "activations.dynamic=true", "activations.granularity=tensor"),
     "one step for the image, with a zero point": ("ptq/minmax", "first.activations.granularity=tensor"),
+    "8 bits, keys and values of 7": ("ptq/minmax", "activations.granularity=tensor", "attention.kv_bits=7"),
+    "8 bits, keys and values of 7, steps of tokens and heads": ("ptq/minmax", "attention.kv_bits=7"),
 }
 
 

@@ -1,0 +1,95 @@
+"""Quantize the inputs of a few layers row by row: those in which massive tokens leave the others nothing of the grid.
+
+One grid step for a whole tensor is what runtimes multiply fastest. In a few layers of many vision transformers single
+tokens are a hundred times as large as the others (Sun et al., Massive Activations in Large Language Models, 2024),
+which then all fall on a handful of codes. There each row is quantized relative to its largest magnitude instead.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ofqctl.hooks import attached
+from ofqctl.ptq.task import Task
+from ofqctl.quantizers import build_quantizer
+from ofqctl.recipe import Plan, QuantizerPlan
+from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.registry import Frozen
+
+
+class Rows(Frozen):
+    """Quantize the inputs of a few Linear layers row by row; runs before calibration, wherever it stands in the list.
+
+    Attributes:
+        gain: How many times smaller the mean relative error of a row has to become.
+        images: Number of calibration images to measure on.
+    """
+
+    gain: float = Field(default=10.0, gt=1.0)
+    images: int = Field(default=32, ge=1)
+
+
+@PTQ_STAGES.register("rows", Rows, traits=["prepares"])
+def choose_rows(task: Task, settings: Rows) -> None:
+    """Find the layers, and change the plan for them."""
+    task.progress("choose rows", 0, None)
+    one_step = {name: plan for name, plan in _inputs(task.plan).items() if _has_one_step(plan)}
+    by_row = {name: plan.model_copy(update={"dynamic": True}) for name, plan in one_step.items()}
+    images = list(islice(task.images, -(-settings.images // len(task.images[0]))))
+    errors, relative = (_errors(task.model, plans, images) for plans in (one_step, by_row))
+    chosen = [name for name in errors if errors[name] > settings.gain * relative[name]]
+    modules = dict(task.plan.modules)
+    for name in chosen:
+        modules[name] = modules[name].model_copy(update={"operands": {"input": by_row[name]}})
+    task.plan = task.plan.model_copy(update={"modules": modules})
+    task.figures["rows"] = {
+        "chosen": chosen,
+        "errors": {name: {"one_step": errors[name], "rows": relative[name]} for name in errors},
+    }
+
+
+def _inputs(plan: Plan) -> dict[str, QuantizerPlan]:
+    return {n: m.operands["input"] for n, m in plan.modules.items() if m.kind == "linear" and "input" in m.operands}
+
+
+def _has_one_step(plan: QuantizerPlan) -> bool:
+    return not plan.dynamic and plan.shift_shape is None and all(length == 1 for length in plan.step_shape)
+
+
+def _errors(model: nn.Module, plans: dict[str, QuantizerPlan], images: list[Tensor]) -> dict[str, float]:
+    """The mean over all rows of the squared error of a layer's input, relative to the row's square."""
+    device = next(model.parameters()).device
+    quantizers = {name: build_quantizer(plan).to(device) for name, plan in plans.items()}
+    found: dict[str, list[Tensor]] = {name: [] for name in plans}
+
+    def observe(name: str, x: Tensor) -> None:
+        quantizers[name].observe(x)
+
+    def measure(name: str, x: Tensor) -> None:
+        square = x.square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny)
+        found[name].append((quantizers[name](x) - x).square().sum(-1).div(square).mean())
+
+    for use in (observe, measure):
+        with _watched(model, plans, use), torch.no_grad():
+            for batch in images:
+                model(batch.to(device))
+        if use is observe:
+            for quantizer in quantizers.values():
+                quantizer.finish()
+    return {name: float(torch.stack(parts).mean()) for name, parts in found.items() if parts}
+
+
+@contextmanager
+def _watched(model: nn.Module, names: Iterable[str], use: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Within the block, ``use`` gets the input of each layer with its name."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _module, args: use(name, args[0].detach())
+
+    with attached(model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names):
+        yield

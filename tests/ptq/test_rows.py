@@ -1,0 +1,51 @@
+"""Which layers get rows of their own, and what that gains."""
+
+import pytest
+import torch
+
+from ofqctl.errors import RecipeError
+from ofqctl.recipe.catalogue import load
+
+ONE_STEP = ("activations.granularity=tensor", "activations.range=minmax", "activations.bits=8", "weights.bits=8")
+MASSIVE = "blocks.1.mlp.fc2"
+
+
+@pytest.fixture
+def lively_vit(lively_vit):
+    """With a massive activation of one token, which is not the class token, in one layer."""
+    with torch.no_grad():
+        lively_vit.pos_embed[0, 3, 5] = 100.0
+        lively_vit.blocks[1].mlp.fc1.weight[0, 5] = 50.0
+    return lively_vit
+
+
+def test_rows_are_chosen_where_one_token_is_massive_and_bring_the_model_nearer(quantized):
+    without, chosen = quantized(assignments=ONE_STEP), quantized({"stage": "rows"}, assignments=ONE_STEP)
+    assert MASSIVE in chosen.task.figures["rows"]["chosen"]
+    plans = {name: m.operands["input"] for name, m in chosen.task.plan.modules.items() if m.kind == "linear"}
+    assert {name for name, plan in plans.items() if plan.dynamic} == set(chosen.task.figures["rows"]["chosen"])
+    assert chosen.error < 0.5 * without.error
+
+
+def test_both_errors_of_every_layer_are_listed(quantized):
+    figures = quantized({"stage": "rows", "gain": 1e9}, assignments=ONE_STEP).task.figures["rows"]
+    assert figures["chosen"] == []
+    massive = figures["errors"].pop(MASSIVE)
+    assert massive["one_step"] > 10 * massive["rows"]
+    assert all(error["one_step"] < 10 * error["rows"] for error in figures["errors"].values())
+
+
+def test_layers_that_have_rows_are_left_alone(quantized):
+    figures = quantized({"stage": "rows"}, assignments=("activations.dynamic=true",)).task.figures["rows"]
+    assert set(figures["errors"]) == {"head"}  # the last layer has settings of its own
+
+
+def test_keys_and_values_have_bits_of_their_own(quantized):
+    plan = quantized(base="deploy/w8a8", assignments=("activations.bits=8",)).task.plan
+    operands = plan.modules["blocks.0.attn"].operands
+    assert {name: operand.bits for name, operand in operands.items()} == {"q": 8, "k": 7, "softmax": 8, "v": 7}
+
+
+def test_bits_of_keys_without_quantized_products_are_refused():
+    with pytest.raises(RecipeError, match="kv_bits"):
+        load("deploy/w8a8", ["attention.products=false"])
