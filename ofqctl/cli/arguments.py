@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ofqctl.errors import ModelError, RecipeError
+from ofqctl.errors import ArtifactError, ModelError, RecipeError
 
 SEVERAL_VALUES = ("--set", "--model-kwargs")
 
@@ -98,6 +98,18 @@ def parse_widths(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
             f"{option}: {seen}; expected at least {least} widths from 1 to 8, separated by commas, such as 2,3,4,8"
         )
     return widths
+
+
+def parse_counts(option: str, text: str) -> tuple[int, ...]:
+    """Parse numbers >= 1 such as ``1,8``, in their order.
+
+    Raises:
+        ArtifactError: The text is not a list of such numbers.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() and int(word) for word in words):
+        raise ArtifactError(f"{option}: '{text}'; expected numbers >= 1, separated by commas, such as 1,8")
+    return tuple(int(word) for word in words)
 
 
 def _value(text: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ofqctl.cli import options
+from ofqctl.cli.arguments import parse_counts
 from ofqctl.cli.examples import examples
 from ofqctl.cli.output import Sink, Table, megabytes
 
@@ -115,7 +116,9 @@ def _seconds(value: float) -> str:
 
 INFER_EXAMPLES = (
     "ofqctl bench infer runs/deit_small_patch16_224-w2a2/model.onnx --against float",
-    "ofqctl bench infer a.onnx --against b.onnx --threads 4 --batch-size 8 --json",
+    "ofqctl bench infer runs/vit-w8a8 --against float --against ort-dynamic --data imagenet/val",
+    "ofqctl bench infer runs/vit-w8a8 --against float --against nncf --runtime openvino --batch-size 1,8",
+    "ofqctl bench infer a.onnx --against b.onnx --threads 4 --profile --json",
 )
 
 
@@ -126,53 +129,100 @@ def infer(
         typer.Argument(metavar="FILE|RUN", help="ONNX file, or a run directory.", show_default=False),
     ],
     against: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Another ONNX file or run, or `float` for the float model of the same architecture.",
-            metavar="FILE|RUN|float",
-            rich_help_panel="Execution",
+            help="Another file or run; `float`, the float model of the same architecture; or what another program "
+            "makes of it: `ort-dynamic`, `ort-static` (percentiles), `nncf` (transformer preset). May be repeated.",
+            metavar="FILE|RUN|float|PEER",
+            rich_help_panel="Comparison",
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"],
+        typer.Option(help="What runs the files.", metavar="onnxruntime|openvino", rich_help_panel="Execution"),
+    ] = "onnxruntime",
     threads: Annotated[
         int, typer.Option(help="Number of threads of the runtime.", metavar="N", min=1, rich_help_panel="Execution")
     ] = 1,
     batch_size: Annotated[
-        int, typer.Option(help="Images in one pass.", metavar="N", min=1, rich_help_panel="Execution")
-    ] = 1,
+        str,
+        typer.Option(help="Images in one pass, or several numbers.", metavar="N,N", rich_help_panel="Execution"),
+    ] = "1",
     runs: Annotated[int, typer.Option(help="Timed passes.", metavar="N", min=1, rich_help_panel="Execution")] = 30,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also show the time by kind of operator.", rich_help_panel="Execution"),
+    ] = False,
     data: options.Data = None,
     split: options.Split = None,
     class_map: options.ClassMap = None,
+    calib_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibration images for `ort-static` and `nncf`, 128 of them; by default synthetic images.",
+            metavar="DATA",
+            rich_help_panel="Comparison",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare latency, load time, memory, size and accuracy of ONNX files in ONNX Runtime on the CPU."""
+    """Compare latency, load time, memory, size and accuracy of files on the CPU, in turns in one process."""
+    from ofqctl.data import DataSpec
     from ofqctl.jobs.bench_infer import BenchInferRequest, bench_infer
 
     columns: dict[str, Any] = {"image_column": None, "label_column": None, "class_map": class_map, "streaming": False}
-    labelled = None if data is None else options.data_spec(data, split=split, **columns)
-    request = BenchInferRequest(model, against, threads, batch_size, runs, labelled)
+    request = BenchInferRequest(
+        model,
+        tuple(against or ()),
+        runtime,
+        threads,
+        parse_counts("--batch-size", batch_size),
+        runs,
+        None if data is None else options.data_spec(data, split=split, **columns),
+        None if calib_data is None else DataSpec(calib_data),
+        profile,
+    )
     with Sink(as_json=as_json) as sink:
         sink.show(bench_infer(request, sink.progress), _render_infer)
 
 
 def _render_infer(result: dict[str, Any]) -> Iterator[Table | str]:
-    ours, other, ratio = result["model"], result.get("against"), result["ratio"]
-    title = f"{result['runtime']}, {result['threads']} threads, batch {result['batch_size']}"
-    columns = ["one pass", f">{ours['file']}", *([f">{other['file']}", ">ratio"] if other else [])]
-    table = Table(columns, title=title)
+    files, ratio = result["files"], result["ratio"]
+    names = list(files)
+    title = f"{result['runtime']}, {result['threads']} threads; in brackets how many times as much as the first"
+    table = Table(["one pass", *(f">{files[name]['file']}" for name in names)], title=title)
+
+    def row(heading: str, show: Any, value: Any, times: Any) -> None:
+        cells = [_cell(show, value(files[name]), times(ratio[name]) if name in ratio else None) for name in names]
+        if any(cells):
+            table.add(heading, *cells)
+
+    for size in map(str, result["batch_sizes"]):
+        for heading, key in (("CPU milliseconds", "cpu_seconds_median"), ("milliseconds", "seconds_median")):
+            path = (size, key)
+            row(
+                f"{heading}, batch {size}",
+                _milliseconds,
+                lambda f, p=path: f["batches"][p[0]][p[1]],
+                lambda r, p=path: r["batches"][p[0]][p[1]],
+            )
     for heading, key, show in (
-        ("milliseconds, median", "seconds_median", _milliseconds),
-        ("milliseconds, least", "seconds_min", _milliseconds),
-        ("milliseconds to load, median", "load_seconds_median", _milliseconds),
+        ("milliseconds to load", "load_seconds_median", _milliseconds),
         ("peak memory", "peak_bytes", megabytes),
         ("file", "file_bytes", megabytes),
+        ("CPU seconds to make", "make_cpu_seconds", lambda seconds: f"{seconds:.1f}"),
+        ("top-1 accuracy", "top1", lambda top1: f"{top1:.2f} %"),
     ):
-        cells = [show(ours[key]), *([show(other[key]), f"{ratio[key]:.2f}x"] if other else [])]
-        table.add(heading, *cells)
-    if "top1" in ours:
-        theirs = [f"{other['top1']:.2f} %" if "top1" in other else "", ""] if other else []
-        table.add("top-1 accuracy", f"{ours['top1']:.2f} %", *theirs)
+        row(heading, show, lambda f, k=key: f.get(k), lambda r, k=key: r.get(k))
+    for kind in files[names[0]].get("kinds", {}):
+        row(f"  {kind}", _milliseconds, lambda f, k=kind: f["kinds"][k], lambda _r: None)
     yield table
+
+
+def _cell(show: Any, value: Any, times: float | None) -> str:
+    if value is None:
+        return ""
+    return show(value) if times is None else f"{show(value)} ({times:.2f}x)"
 
 
 def _milliseconds(value: float) -> str:

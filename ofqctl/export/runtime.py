@@ -139,7 +139,8 @@ def _in_openvino(path: Path, threads: int | None) -> Engine:
         ]
         for values in (compiled.inputs, compiled.outputs)
     )
-    metadata = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
+    described = onnx.load(path) if path.suffix == ".onnx" else onnx.ModelProto()
+    metadata = {prop.key: prop.value for prop in described.metadata_props}
     return Engine(inputs, outputs, metadata, lambda images: np.array(compiled([images])[0]))
 
 

@@ -39,7 +39,7 @@ def trace(
     if sites is not None:
         sites.products.clear()
     try:
-        with _quietly():
+        with quietly():
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -65,8 +65,8 @@ def trace(
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Suppress torch's developer output."""
+def quietly() -> Iterator[None]:
+    """Suppress what other programs print."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

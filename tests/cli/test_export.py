@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import timm
 from onnx import TensorProto, helper
 
 from ofqctl.cli.app import main
 
-from .conftest import TINY, quantize_tiny
+from .conftest import QUICK, TINY, quantize_tiny
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +71,50 @@ def test_inspect_tells_the_kernel_of_every_product(ofqctl, file):
 
 
 def test_bench_infer_measures_a_file_beside_its_float_model(ofqctl, file):
-    result = ofqctl("bench", "infer", file, "--against", "float", "--runs", 3, "--json").json
-    assert result["model"]["file_bytes"] < result["against"]["file_bytes"]
-    assert result["ratio"]["seconds_median"] > 0
-    assert result["model"]["peak_bytes"] > 0
-    assert "milliseconds, median" in ofqctl("bench", "infer", file, "--runs", 2).out
+    against = ("--against", "float", "--batch-size", "1,3")
+    result = ofqctl("bench", "infer", file, *against, "--runs", 3, "--json").json
+    assert result["files"]["model"]["file_bytes"] < result["files"]["float"]["file_bytes"]
+    assert result["ratio"]["float"]["batches"]["3"]["cpu_seconds_median"] > 0
+    assert result["files"]["model"]["peak_bytes"] > 0
+    shown = ofqctl("bench", "infer", file, *against, "--runs", 2, "--profile", "--data", "digits").out
+    for words in ("CPU milliseconds, batch 3", "everything between", "top-1 accuracy"):
+        assert words in shown
+
+
+def test_bench_infer_measures_what_other_programs_make_of_the_float_model(ofqctl):
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **kwargs)
+    timm.models.save_for_hf(model, "folder", model_args=kwargs)
+    ended = ofqctl("quantize", "local-dir:folder", "--recipe", "ptq/minmax", *QUICK, "--output", "q")
+    assert ended.code == 0, ended.err
+    peers = ("--against", "float", "--against", "ort-dynamic", "--against", "ort-static")
+    ended = ofqctl("bench", "infer", "q", *peers, "--runs", 2, "--json")
+    assert ended.code == 0, ended.err
+    result = ended.json
+    assert set(result["files"]) == {"model", "float", "ort-dynamic", "ort-static"}
+    assert all(result["files"][name]["make_cpu_seconds"] > 0 for name in ("ort-dynamic", "ort-static"))
+    assert result["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("--against", "ort-dynamic"), "is not there for other programs"),
+        (("--against", "nncf"), "--runtime openvino"),
+        (("--runtime", "openvino", "--profile"), "measures ONNX Runtime"),
+        (("--batch-size", "1,x"), "expected numbers"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(ofqctl, file, typed, message):
+    ended = ofqctl("bench", "infer", file, *typed)
+    assert ended.code == 1
+    assert message in ended.err
+
+
+def test_bench_infer_runs_in_openvino(ofqctl, run):
+    result = ofqctl("bench", "infer", run, "--against", "float", "--runtime", "openvino", "--runs", 2, "--json").json
+    assert result["runtime"].startswith("openvino")
+    assert result["ratio"]["float"]["batches"]["1"]["seconds_median"] > 0
 
 
 def test_the_float_model_is_exported_too(ofqctl):
@@ -180,4 +220,4 @@ def test_a_file_with_a_fixed_batch_cannot_be_timed_with_another(ofqctl, run):
 
 def test_a_run_is_quantized_once_and_timed_from_its_folder(ofqctl, run):
     assert quantize_tiny()
-    assert ofqctl("bench", "infer", run, "--runs", 1, "--json").json["model"]["file"] == str(run)
+    assert ofqctl("bench", "infer", run, "--runs", 1, "--json").json["files"]["model"]["file"] == str(run)
