@@ -12,7 +12,7 @@ from torch import nn
 
 from ofqctl.artifact import check_output, save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
-from ofqctl.devices import DeviceName, denormals_flushed, pick_device
+from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device
 from ofqctl.errors import RecipeError
 from ofqctl.evaluation import Subject, evaluate, of_model, paired
 from ofqctl.jobs.calibrating import CalibrationImages, calibration_images
@@ -191,7 +191,7 @@ def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, d
 def _quantize(job: _Job, recipe: Recipe, calibration: CalibrationImages) -> Task:
     """Quantize the model in place."""
     request = job.request
-    with fused(request.compiled), denormals_flushed(job.device):
+    with fused(request.compiled), denormals_flushed(job.device), memory_kept():
         return quantize_post_training(
             job.loaded.model.to(job.device),
             recipe,

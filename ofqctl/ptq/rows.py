@@ -31,7 +31,7 @@ class Rows(Frozen):
     """
 
     gain: float = Field(default=10.0, gt=1.0)
-    images: int = Field(default=32, ge=1)
+    images: int = Field(default=16, ge=1)
 
 
 @PTQ_STAGES.register("rows", Rows, traits=["prepares"])

@@ -6,9 +6,10 @@ import torch
 
 from ofqctl.artifact import load_run
 from ofqctl.errors import ArtifactError, PackageError
-from ofqctl.export import has_vnni, look_into
+from ofqctl.evaluation import of_run
+from ofqctl.export import has_vnni, look_into, write_graph
 from ofqctl.export import openvino as in_openvino
-from ofqctl.jobs.export import ExportRequest, export_onnx
+from ofqctl.jobs.export import ExportRequest, describe, export_onnx
 from ofqctl.models import ModelRequest
 
 from .conftest import images_of
@@ -85,3 +86,36 @@ def test_layers_in_float_are_told_and_an_error_if_strict(run, tmp_path):
     with pytest.raises(ArtifactError, match="--strict"):
         exported(directory, tmp_path / "y.onnx", "onnxruntime", strict=True)
     assert not (tmp_path / "y.onnx").exists()
+
+
+SMALL = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}
+FAMILIES = {
+    "vit_tiny_patch16_224": SMALL,
+    "deit_small_distilled_patch16_224": SMALL,
+    "swin_tiny_patch4_window7_224": {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
+    "swinv2_tiny_window8_256": {
+        "img_size": 64,
+        "window_size": 4,
+        "embed_dim": 24,
+        "depths": (2, 2),
+        "num_heads": (2, 4),
+    },
+    "beit_base_patch16_224": SMALL,
+    "eva02_tiny_patch14_224": {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3},
+    "cait_xxs24_224": {"img_size": 32, "embed_dim": 48, "depth": 1, "num_heads": 3},
+    "levit_128s": {"img_size": 64},
+    "crossvit_tiny_240": {"img_size": 240},
+    "efficientvit_m0": {"img_size": 64},
+    "pit_ti_224": {"img_size": 64},
+    "mvitv2_tiny": {"img_size": 64},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["deploy/w8a8", "ptq/percentile", "ptq/erq"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_openvino_compiles_the_portable_file_of_every_family(run, model, recipe):
+    directory = run(recipe, model=model, **FAMILIES[model])
+    loaded = load_run(directory)
+    graph = write_graph(loaded.model, describe(of_run(loaded), "portable", pixels=False), "portable", 2)
+    in_openvino.compiled(graph.serialize())
