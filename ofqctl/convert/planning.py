@@ -105,7 +105,9 @@ class _Planner:
     def _right_factor(self, activations: Activations) -> Activations:
         """The settings of keys and values."""
         bits = self.recipe.attention.kv_bits
-        return activations if bits is None else activations.model_copy(update={"bits": bits})
+        if bits is None or activations.bits == FLOAT_BITS or activations.bits <= bits:
+            return activations
+        return activations.model_copy(update={"bits": bits})
 
     def _plan_merged(self, name: str, module: Any, seen: dict[str, Seen]) -> None:
         spec = self._spec(name, "weights", "activations")

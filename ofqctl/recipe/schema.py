@@ -142,8 +142,8 @@ class Attention(Frozen):
     Attributes:
         products: Quantize the operands of both matrix products (query, key, softmax output, value).
         qkr: Query-key reparameterization: quantize the product of the two projections instead of each (OFQ).
-        kv_bits: Bits of keys and values, the right factors of the products; None for those of the activations. Beside
-            8-bit queries, 7 bits are exact on CPUs without VNNI, and fast on those with it.
+        kv_bits: Largest number of bits of keys and values, the right factors of the products; None for no limit.
+            Beside 8-bit queries, 7 bits are exact on CPUs without VNNI, and fast on those with it.
         query_bias: With ``qkr``: keep the term of the query bias, which makes it exact; OFQ's authors drop it.
     """
 

@@ -40,10 +40,15 @@ def test_layers_that_have_rows_are_left_alone(quantized):
     assert set(figures["errors"]) == {"head"}  # the last layer has settings of its own
 
 
-def test_keys_and_values_have_bits_of_their_own(quantized):
-    plan = quantized(base="deploy/w8a8", assignments=("activations.bits=8",)).task.plan
-    operands = plan.modules["blocks.0.attn"].operands
-    assert {name: operand.bits for name, operand in operands.items()} == {"q": 8, "k": 7, "softmax": 8, "v": 7}
+@pytest.mark.parametrize(("bits", "of_keys"), [(8, 7), (4, 4)])
+def test_keys_and_values_have_at_most_bits_of_their_own(quantized, bits, of_keys):
+    plan = quantized(base="deploy/w8a8", assignments=(f"activations.bits={bits}",)).task.plan
+    found = {name: operand.bits for name, operand in plan.modules["blocks.0.attn"].operands.items()}
+    assert found == {"q": bits, "k": of_keys, "softmax": bits, "v": of_keys}
+
+
+def test_keys_and_values_of_float_activations_are_float(quantized):
+    assert "blocks.0.attn" not in quantized(base="deploy/w8a8", assignments=("activations.bits=32",)).task.plan.modules
 
 
 def test_bits_of_keys_without_quantized_products_are_refused():
