@@ -150,10 +150,10 @@ def look_up(graph: Writer, tensor: str, table: LookupTable) -> str:
     return graph.op("Gather", graph.constant(table.levels), index)
 
 
-def write_values(graph: Writer, codes: ActivationCodes, *, shifted: bool = True, out: str | None = None) -> str:
-    """Write ``step * (code + offset)``, plus the shift ``after`` if ``shifted``; float32."""
+def write_values(graph: Writer, codes: ActivationCodes, *, out: str | None = None) -> str:
+    """Write ``step * (code + offset)`` plus the shift ``after``, float32."""
     operand, attributes = codes.operand, axis_attribute(codes.operand.step, codes.rank)
-    shifted = shifted and operand.after is not None
+    shifted = operand.after is not None
     unshifted = None if shifted else out
     if (operand.step.ndim and not attributes) or codes.zero.ndim or operand.table is not None:
         moved = graph.op("Cast", codes.tensor, to=TensorProto.FLOAT)

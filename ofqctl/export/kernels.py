@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
 
 from ofqctl.export import openvino
@@ -19,16 +20,16 @@ _INTEGER = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "ConvInteg
 _OLDEST = {20: "1.20", 21: "1.23", 25: "1.24"}  # versions of ONNX Runtime that load an opset
 
 
-def optimized(model: bytes | Path) -> onnx.ModelProto:
-    """The graph that ONNX Runtime executes on this machine.
+def optimized(model: bytes | Path) -> tuple[onnxruntime.InferenceSession, onnx.ModelProto]:
+    """A session, and the graph that ONNX Runtime executes in it on this machine.
 
     Raises:
         ArtifactError: It cannot load the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        open_session(model, None, path)
-        return onnx.load(path)
+        session = open_session(model, None, path)
+        return session, onnx.load(path)
 
 
 def in_onnxruntime(run: onnx.ModelProto, names: set[str]) -> dict[str, str]:
@@ -70,11 +71,9 @@ def about_runtimes(content: bytes, target: Target, products: Mapping[str, Produc
         PackageError: The file is for OpenVINO, which is not installed.
         ArtifactError: A runtime cannot load the file.
     """
-    import onnxruntime
-
     names, model = set(products), onnx.load_from_string(content)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    found = {"onnxruntime": _summed(in_onnxruntime(optimized(content), names), set(_INTEGER))}
+    found = {"onnxruntime": _summed(in_onnxruntime(optimized(content)[1], names), set(_INTEGER))}
     found["onnxruntime"] |= {"version": onnxruntime.__version__, "oldest": _OLDEST[opset]}
     if target == "openvino" or (target == "portable" and openvino.is_installed()):
         kernels = openvino.kernels(content, names)

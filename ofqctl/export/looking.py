@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 from ofqctl.errors import ArtifactError
 from ofqctl.export.kernels import in_onnxruntime, optimized
 from ofqctl.export.metadata import Description, read_description, read_entry
-from ofqctl.export.runtime import open_session
 
 
 @dataclass
@@ -57,7 +56,7 @@ def look_into(path: Path) -> OnnxContents:
     except (DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: truncated or not an ONNX file: {error}") from error
     properties = {prop.key: prop.value for prop in model.metadata_props}
-    session, run = open_session(path, None), optimized(path)
+    session, run = optimized(path)
     products = read_entry(properties, "products", where)
     kernels = in_onnxruntime(run, set(products))
     weights = read_entry(properties, "weights", where)
