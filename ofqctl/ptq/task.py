@@ -39,7 +39,7 @@ class Task:
     Attributes:
         model: The quantized and calibrated model, in evaluation mode; stages change it in place.
         original: The float model, in evaluation mode.
-        plan: The plan that the model was quantized by.
+        plan: The plan that the model was quantized by, or, for a stage that prepares, is going to be.
         images: Normalized calibration images, (B, 3, H, W) each.
         progress: Called to report progress.
         clock: Time budget; a stage starts no new work once it is used up.

@@ -13,7 +13,7 @@ Traits: none. Roles: ``weights``, ``activations``.
 PTQ_STAGES: Registry[Any] = Registry("stage of post-training quantization", "ofqctl.ptq")
 """Functions that take a :class:`ofqctl.ptq.Task` and their settings.
 
-Traits: ``prepares``: works on the float model, before conversion and calibration.
+Traits: ``prepares``: works on the float model, before conversion and calibration, and may change the plan.
 """
 
 TERMS: Registry[Any] = Registry("term of the objective", "ofqctl.distill")
