@@ -64,12 +64,7 @@ def torchrun():
 
 
 def pytest_collection_modifyitems(items):
-    """Keep the tests of folders that share trained runs on one worker, which trains them once.
-
-    Tests that compile come first: late in a long run, behind hundreds of sessions of other runtimes, a worker that
-    compiled was killed twice, without a trace; alone, and behind each of the folders, they pass.
-    """
-    items.sort(key=lambda item: item.path.name != "test_fusing.py")
+    """Keep the tests of folders that share trained runs on one worker, which trains them once."""
     for item in items:
         if item.path.parent.name in ("diagnosis", "reports"):
             item.add_marker(pytest.mark.xdist_group(item.path.parent.name))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def package() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """The one core of the process, which lives as long as the process.
+
+    A core gives the thread that made it a signal stack of its own, and the former one back when it ends. Where two
+    end in the order in which they began, the thread keeps a stack that is gone, and the next signal, such as that of
+    a child that ended, kills the process.
+
+    Raises:
+        PackageError: OpenVINO is not installed.
+    """
+    return package().Core()
+
+
 def compiled(model: bytes | Path, threads: int | None = None) -> Any:
     """Compile a file for the CPU, in float32 where it is float.
 
@@ -39,12 +54,11 @@ def compiled(model: bytes | Path, threads: int | None = None) -> Any:
         PackageError: OpenVINO is not installed.
         ArtifactError: It cannot load the file.
     """
-    core = package().Core()
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # otherwise some CPUs compute floats in bfloat16
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     try:
-        return core.compile_model(core.read_model(model), "CPU", config)
+        return core().compile_model(core().read_model(model), "CPU", config)
     except RuntimeError as error:
         where = "the graph" if isinstance(model, bytes) else str(model)
         reason = " ".join(str(error).split())[-300:]
@@ -57,10 +71,9 @@ def write_ir(content: bytes, path: Path) -> None:
     Raises:
         PackageError: OpenVINO is not installed.
     """
-    openvino = package()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        openvino.save_model(openvino.Core().read_model(content), fresh, compress_to_fp16=False)
+        package().save_model(core().read_model(content), fresh, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             fresh.with_suffix(suffix).replace(path.with_suffix(suffix))
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,16 +81,15 @@ def _nncf(source: Path, target: Path, images: list[Tensor]) -> Path:
         import nncf  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise PackageError("--against nncf: NNCF is not installed", hint="pip install nncf") from error
-    package: Any = openvino.package()
     each = [image.numpy() for batch in images for image in torch.split(batch, 1)]
     model = nncf.quantize(
-        package.Core().read_model(source),
+        openvino.core().read_model(source),
         nncf.Dataset(each),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(each),
     )
     path = target.with_suffix(".xml")
-    package.save_model(model, path, compress_to_fp16=False)
+    openvino.package().save_model(model, path, compress_to_fp16=False)
     return path
 
 

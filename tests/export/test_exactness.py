@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ofqctl.artifact import load_run
 from ofqctl.evaluation import of_run
-from ofqctl.export import OnnxModel, Target, check_exactness, write_graph
+from ofqctl.export import OnnxModel, Target, check_exactness, openvino, write_graph
 from ofqctl.jobs.export import describe
 
 from .conftest import images_of
@@ -212,11 +212,8 @@ def test_the_reference_evaluator_of_onnx_agrees(w2a2, tmp_path):
 
 
 def test_openvino_agrees_on_quantize_and_dequantize_pairs(w2a2, tmp_path):
-    openvino = pytest.importorskip("openvino")
     quantized, _, content = write(w2a2, "portable")
-    (tmp_path / "x.onnx").write_bytes(content)
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(tmp_path / "x.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.compiled(content)
     images = images_of(w2a2, 4)
     with torch.inference_mode():
         expected = quantized.model(images).numpy()

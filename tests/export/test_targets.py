@@ -1,6 +1,8 @@
 """What each target's file is, and what runtimes make of it."""
 
-import openvino
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -52,7 +54,7 @@ def test_a_file_for_openvino_may_be_its_ir(run, tmp_path):
     images = images_of(directory)
     with torch.inference_mode():
         expected = load_run(directory).model(images)
-    logits = torch.from_numpy(openvino.Core().compile_model(tmp_path / "x.xml", "CPU")([images.numpy()])[0])
+    logits = torch.from_numpy(in_openvino.core().compile_model(tmp_path / "x.xml", "CPU")([images.numpy()])[0])
     assert torch.allclose(logits, expected, atol=2e-2 * float(expected.abs().max()))
 
 
@@ -119,3 +121,24 @@ def test_openvino_compiles_the_portable_file_of_every_family(run, model, recipe)
     loaded = load_run(directory)
     graph = write_graph(loaded.model, describe(of_run(loaded), "portable", pixels=False), "portable", 2)
     in_openvino.compiled(graph.serialize())
+
+
+CHILD_BEHIND_TWO = """
+import signal, subprocess, sys
+from ofqctl.export import openvino
+
+signal.signal(signal.SIGCHLD, lambda *_: None)  # as PyTorch's loader does where it has workers
+models = [openvino.compiled(open(sys.argv[1], "rb").read()) for _ in range(2)]
+del models[0]
+del models[0]
+subprocess.run([sys.executable, "-c", ""], capture_output=True, check=True)
+print("still here")
+"""
+
+
+def test_a_process_outlives_its_models_in_openvino(w2a2, tmp_path):
+    exported(w2a2, tmp_path / "x.onnx", "portable")
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD_BEHIND_TWO, tmp_path / "x.onnx"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
