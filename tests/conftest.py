@@ -16,6 +16,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real weights, images and reference outputs; the test is skipped where it is absent."""

@@ -94,7 +94,7 @@ def test_lsq_starts_from_the_mean_magnitude(signed, factor):
 
 def test_lsq_takes_a_signed_grid_as_soon_as_the_data_has_negatives():
     plan = quantizer_plan(method="lsq", bits=8, step_shape=(), signed=None)
-    for data, signed in ((torch.rand(9), False), (torch.rand(9) - 0.5, True)):
+    for data, signed in ((torch.linspace(0, 1, 9), False), (torch.linspace(-0.5, 0.5, 9), True)):
         quantizer = LSQ(plan)
         quantizer.observe(data)
         quantizer.finish()
