@@ -17,6 +17,7 @@ from ofqctl.hooks import shadowed
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.progress import Progress
 from ofqctl.quantizers import Quantizer, reference
+from ofqctl.quantizers.cores import over_largest
 
 _POINTS = 0.5  # percentage points of top-1 agreement that are always tolerated
 _TIMES = 4.0  # largest ratio of the median difference to the noise floor
@@ -128,6 +129,6 @@ def _weight(site: WeightSite) -> Tensor:
 
 
 def _value(quantizer: Quantizer, x: Tensor) -> Tensor:
-    x, largest = quantizer.relative(x)
+    x, largest = over_largest(x) if quantizer.plan.dynamic else (x, None)
     value = reference.fake_quantize(x, quantizer.step, quantizer.grid, quantizer.before, quantizer.after)
     return value if largest is None else value * largest

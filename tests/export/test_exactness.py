@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from ofqctl.artifact import load_run
 from ofqctl.evaluation import of_run
 from ofqctl.export import OnnxModel, Target, check_exactness, openvino, write_graph
+from ofqctl.export.noise import in_float64
 from ofqctl.jobs.export import describe
 
 from .conftest import images_of
@@ -73,6 +74,19 @@ def test_every_product_gives_torchs_codes_and_torchs_values(run, name, target):
     assert found.different == 0
     assert found.products == len(graph.products) == (9 if name.endswith("merged query and key") else 8)
     assert [p.obstacle for p in graph.products.values() if p.obstacle] == []
+
+
+@pytest.mark.parametrize("name", ["one step for each tensor, such rows", "8 bits, zero points"])
+def test_in_float64_a_model_has_the_same_codes_and_more_digits(run, name):
+    directory = run(*RUNS[name])
+    model, images = load_run(directory).model, images_of(directory)
+    with torch.inference_mode():
+        expected = model(images)
+        with in_float64(model):
+            logits = model(images.double())
+        assert logits.dtype == torch.float64
+        assert torch.allclose(logits.float(), expected, atol=1e-2 * float(expected.abs().max()))
+        assert torch.equal(model(images), expected)
 
 
 def test_only_one_target_needs_operators_of_one_runtime(w2a2):
