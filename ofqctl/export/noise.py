@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofqctl.devices import memory_kept
 from ofqctl.export.recording import activation_quantizers
+from ofqctl.grids import SMALLEST_STEP
 from ofqctl.hooks import shadowed
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.progress import Progress
-from ofqctl.quantizers import Quantizer, reference
+from ofqctl.quantizers import Quantizer
 from ofqctl.quantizers.cores import over_largest
 
 _POINTS = 0.5  # percentage points of top-1 agreement that are always tolerated
@@ -88,22 +90,23 @@ def compare_end_to_end(
     same: dict[str, list[Tensor]] = {name: [] for name in (*graphs, "floor")}
     differences: dict[str, list[Tensor]] = {name: [] for name in same}
     found = EndToEnd()
-    for images, labels in batches:
-        with torch.inference_mode():
-            reference = model(images).float()
-            others = {name: graph(images).float() for name, graph in graphs.items()}
-            with in_float64(model):
-                others["floor"] = model(images.double()).float()
-        first = reference.argmax(dim=1)
-        scale = reference.abs().amax(dim=1).clamp(min=1e-30)
-        for name, logits in others.items():
-            same[name].append(logits.argmax(dim=1) == first)
-            differences[name].append((logits - reference).abs().amax(dim=1) / scale)
-        if labels is not None:
-            for name, logits in {"torch": reference, **{name: others[name] for name in graphs}}.items():
-                found.correct[name] = found.correct.get(name, 0) + int((logits.argmax(dim=1) == labels).sum())
-        found.images += len(images)
-        progress("compare end to end", found.images, total)
+    with memory_kept():
+        for images, labels in batches:
+            with torch.inference_mode():
+                reference = model(images).float()
+                others = {name: graph(images).float() for name, graph in graphs.items()}
+                with in_float64(model):
+                    others["floor"] = model(images.double()).float()
+            first = reference.argmax(dim=1)
+            scale = reference.abs().amax(dim=1).clamp(min=1e-30)
+            for name, logits in others.items():
+                same[name].append(logits.argmax(dim=1) == first)
+                differences[name].append((logits - reference).abs().amax(dim=1) / scale)
+            if labels is not None:
+                for name, logits in {"torch": reference, **{name: others[name] for name in graphs}}.items():
+                    found.correct[name] = found.correct.get(name, 0) + int((logits.argmax(dim=1) == labels).sum())
+            found.images += len(images)
+            progress("compare end to end", found.images, total)
     found.agreement = {name: float(torch.cat(parts).float().mean()) for name, parts in same.items()}
     found.difference = {name: float(torch.cat(parts).median()) for name, parts in differences.items()}
     return found
@@ -129,6 +132,9 @@ def _weight(site: WeightSite) -> Tensor:
 
 
 def _value(quantizer: Quantizer, x: Tensor) -> Tensor:
-    x, largest = over_largest(x) if quantizer.plan.dynamic else (x, None)
-    value = reference.fake_quantize(x, quantizer.step, quantizer.grid, quantizer.before, quantizer.after)
-    return value if largest is None else value * largest
+    rows, largest = over_largest(x) if quantizer.plan.dynamic else (x, None)
+    step, grid = quantizer.step.clamp(min=SMALLEST_STEP), quantizer.grid
+    moved = rows if quantizer.before is None else rows + quantizer.before
+    value = grid.points(grid.nearest(moved / step)).double() * step
+    value = value if quantizer.after is None else value.add_(quantizer.after)
+    return value if largest is None else value.mul_(largest)

@@ -7,8 +7,9 @@ float32 rounding.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
 
 Edit = Callable[[Tensor], Tensor]
+Change = Callable[..., Tensor]  # of a tensor and ``other``
 
 _SMALLEST = 1e-3  # smallest range of a channel that is used, relative to the mean range
 _TOLERANCE = 1e-3  # largest rounding error of a shift and its inverse, relative to the largest output
@@ -124,8 +126,11 @@ def find_pairs(model: nn.Module, image: Tensor) -> list[Pair]:
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     with torch.no_grad():
         expected, inputs = _run(model, image, linears)
-        pairs = (_pair_of(model, image, name, norms[name], linears, expected, inputs) for name in norms)
-        return [pair for pair in pairs if pair is not None]
+        found = (_pair_of(model, image, name, norms[name], linears, inputs) for name in norms)
+        pairs = _together_or_alone([p for p in found if p], lambda pairs: _scales_alone(model, image, pairs, expected))
+        shifting = [pair for pair in pairs if pair.shifts]
+        shifting = _together_or_alone(shifting, lambda pairs: _shifts_alone(model, image, pairs, expected))
+        return [replace(pair, shifts=pair in shifting) for pair in pairs]
 
 
 def _pair_of(
@@ -134,29 +139,54 @@ def _pair_of(
     name: str,
     norm: nn.LayerNorm,
     linears: dict[str, nn.Linear],
-    expected: Tensor,
     inputs: dict[str, Tensor],
 ) -> Pair | None:
+    """The Linear layers that read a LayerNorm; None if there are none. Whatever else reads it is yet unknown."""
     channels = norm.weight.numel()
     alike = {n: m for n, m in linears.items() if m.in_features == channels and n in inputs}
-    exponents = torch.randint(1, 4, (channels,), generator=torch.Generator().manual_seed(0))
-    factor = torch.exp2(exponents.float()).to(image.device)
-    if norm.normalized_shape != (channels,):
+    if norm.normalized_shape != (channels,) or not alike:
         return None
+    factor = _factor(norm)
     with _edited(norm, lambda y: y * factor if y.shape[-1] == channels else y):
         _, moved = _run(model, image, alike)
-        readers = {n: m for n, m in alike.items() if n in moved and torch.equal(moved[n], inputs[n] * factor)}
-        if not readers:
-            return None
-        with _undone(readers, lambda x: x / factor):
-            if not torch.equal(_run(model, image, {})[0], expected):
-                return None
-    shifts = norm.bias is not None and all(m.bias is not None for m in readers.values())
-    if shifts:
-        with _edited(norm, lambda y: y + factor), _undone(readers, lambda x: x - factor):
-            difference = (_run(model, image, {})[0] - expected).abs().max()
-            shifts = bool(difference <= _TOLERANCE * expected.abs().max())
-    return Pair(name, tuple(readers), shifts)
+    readers = {n: m for n, m in alike.items() if n in moved and torch.equal(moved[n], inputs[n] * factor)}
+    biased = norm.bias is not None and all(m.bias is not None for m in readers.values())
+    return Pair(name, tuple(readers), biased) if readers else None
+
+
+def _factor(norm: nn.LayerNorm) -> Tensor:
+    """Powers of two, (C,)."""
+    exponents = torch.randint(1, 4, norm.weight.shape, generator=torch.Generator().manual_seed(0))
+    return torch.exp2(exponents.float()).to(norm.weight.device)
+
+
+def _together_or_alone(pairs: list[Pair], hold: Callable[[list[Pair]], bool]) -> list[Pair]:
+    """Those pairs that hold: tried all at once, which is one pass, and one by one if one of them does not."""
+    return pairs if not pairs or hold(pairs) else [pair for pair in pairs if hold([pair])]
+
+
+def _scales_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: Tensor) -> bool:
+    """Whether nothing but its readers sees that the output of a LayerNorm is multiplied."""
+    output = _changed_and_undone(model, image, pairs, torch.mul, torch.div)
+    return torch.equal(output, expected)
+
+
+def _shifts_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: Tensor) -> bool:
+    """Whether nothing but its readers sees that something is added to the output of a LayerNorm."""
+    output = _changed_and_undone(model, image, pairs, torch.add, torch.sub)
+    return bool((output - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+
+
+def _changed_and_undone(model: nn.Module, image: Tensor, pairs: list[Pair], change: Change, undo: Change) -> Tensor:
+    """The model's output if LayerNorms are changed, and their readers' inputs changed back."""
+    with ExitStack() as edits:
+        for pair in pairs:
+            norm = model.get_submodule(pair.norm)
+            assert isinstance(norm, nn.LayerNorm)
+            edits.enter_context(_edited(norm, partial(change, other=_factor(norm))))
+            readers = {name: model.get_submodule(name) for name in pair.readers}
+            edits.enter_context(_undone(readers, partial(undo, other=_factor(norm))))
+        return _run(model, image, {})[0]
 
 
 def _run(model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,7 +206,7 @@ def _edited(norm: nn.Module, edit: Edit) -> RemovableHandle:
     return norm.register_forward_hook(lambda _module, _args, output: edit(output))
 
 
-def _undone(readers: dict[str, nn.Linear], edit: Edit) -> AbstractContextManager[None]:
+def _undone(readers: dict[str, nn.Module], edit: Edit) -> AbstractContextManager[None]:
     """Apply ``edit`` to the inputs of ``readers`` in a ``with`` block."""
     return attached(m.register_forward_pre_hook(lambda _module, args: (edit(args[0]),)) for m in readers.values())
 

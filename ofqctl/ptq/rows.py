@@ -5,6 +5,7 @@ tokens are a hundred times as large as the others (Sun et al., Massive Activatio
 which then all fall on a handful of codes. There each row is quantized relative to its largest magnitude instead.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -40,8 +41,10 @@ def choose_rows(task: Task, settings: Rows) -> None:
     task.progress("choose rows", 0, None)
     one_step = {name: plan for name, plan in _inputs(task.plan).items() if _has_one_step(plan)}
     by_row = {name: plan.model_copy(update={"dynamic": True}) for name, plan in one_step.items()}
-    images = list(islice(task.images, -(-settings.images // len(task.images[0]))))
-    errors, relative = (_errors(task.model, plans, images) for plans in (one_step, by_row))
+    images = islice((image for batch in task.images for image in torch.split(batch, 1)), settings.images)
+    errors, relative = _errors(
+        task.model, [one_step, by_row], torch.split(torch.cat(list(images)), len(task.images[0]))
+    )
     chosen = [name for name in errors if errors[name] > settings.gain * relative[name]]
     modules = dict(task.plan.modules)
     for name in chosen:
@@ -61,27 +64,31 @@ def _has_one_step(plan: QuantizerPlan) -> bool:
     return not plan.dynamic and plan.shift_shape is None and all(length == 1 for length in plan.step_shape)
 
 
-def _errors(model: nn.Module, plans: dict[str, QuantizerPlan], images: list[Tensor]) -> dict[str, float]:
-    """The mean over all rows of the squared error of a layer's input, relative to the row's square."""
+def _errors(
+    model: nn.Module, choices: list[dict[str, QuantizerPlan]], images: Iterable[Tensor]
+) -> list[dict[str, float]]:
+    """For each choice of quantizers, by layer, the mean over all rows of the squared error relative to the square."""
     device = next(model.parameters()).device
-    quantizers = {name: build_quantizer(plan).to(device) for name, plan in plans.items()}
-    found: dict[str, list[Tensor]] = {name: [] for name in plans}
+    quantizers = [{name: build_quantizer(plan).to(device) for name, plan in plans.items()} for plans in choices]
+    found: list[dict[str, list[Tensor]]] = [defaultdict(list) for _ in choices]
 
     def observe(name: str, x: Tensor) -> None:
-        quantizers[name].observe(x)
+        for by_name in quantizers:
+            by_name[name].observe(x)
 
     def measure(name: str, x: Tensor) -> None:
         square = x.square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny)
-        found[name].append((quantizers[name](x) - x).square().sum(-1).div(square).mean())
+        for by_name, errors in zip(quantizers, found, strict=True):
+            errors[name].append((by_name[name](x) - x).square().sum(-1).div(square).mean())
 
     for use in (observe, measure):
-        with _watched(model, plans, use), torch.no_grad():
+        with _watched(model, choices[0], use), torch.no_grad():
             for batch in images:
                 model(batch.to(device))
         if use is observe:
-            for quantizer in quantizers.values():
+            for quantizer in (quantizer for by_name in quantizers for quantizer in by_name.values()):
                 quantizer.finish()
-    return {name: float(torch.stack(parts).mean()) for name, parts in found.items() if parts}
+    return [{name: float(torch.stack(parts).mean()) for name, parts in errors.items()} for errors in found]
 
 
 @contextmanager
