@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-gpu lint docs format clean
+.PHONY: demo test test-slow test-gpu test-runtimes lint docs format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,10 @@ demo: $(INSTALLED)
 	$(BIN)/ofqctl evaluate runs/demo/digits-float --data digits
 	$(BIN)/ofqctl evaluate runs/demo/digits-w2a2 --data digits
 	$(BIN)/ofqctl export runs/demo/digits-w2a2 --onnx --verify-data digits --verify-images 360 --overwrite
-	$(BIN)/ofqctl bench infer runs/demo/digits-w2a2/model.onnx --against runs/demo/digits-float --data digits
+	$(BIN)/ofqctl quantize vit_tiny --no-pretrained --recipe deploy/w8a8 --set calibration.images=8 \
+		--output runs/demo/vit-tiny-w8a8 --overwrite
+	$(BIN)/ofqctl export runs/demo/vit-tiny-w8a8 --onnx --verify-images 8 --overwrite
+	$(BIN)/ofqctl bench infer runs/demo/vit-tiny-w8a8/model.onnx --against float --against ort-dynamic --batch-size 1,8
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -31,6 +34,9 @@ test-slow: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -rs tests/devices
+
+test-runtimes: $(INSTALLED)
+	$(BIN)/python -m pytest -m runtimes -rs tests/export/runtimes
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -86,6 +86,8 @@ class _Planner:
     ) -> dict[str, QuantizerPlan]:
         """Quantizers of those of ``q``, ``k``, ``softmax`` and ``v`` that were seen in the dry run."""
         activations = self._spec(name, "activations").activations
+        if self.recipe.attention.dynamic:
+            activations = activations.model_copy(update={"dynamic": True})
         right = self._right_factor(activations)
         kinds: dict[str, Kind] = {"q": "heads", "k": "heads", "softmax": "softmax", "v": "values"}
         signs = {"softmax": None if signed_weights else False}

@@ -6,7 +6,7 @@ which then all fall on a handful of codes. There each row is quantized relative 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -22,17 +22,19 @@ from ofqctl.recipe import Plan, QuantizerPlan
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
 
+_BATCH = 16  # images in one pass
+
 
 class Rows(Frozen):
     """Quantize the inputs of a few Linear layers row by row; runs before calibration, wherever it stands in the list.
 
     Attributes:
         gain: How many times smaller the mean relative error of a row has to become.
-        images: Number of calibration images to measure on.
+        images: Number of calibration images: one half gives the ranges, the errors are those of the other.
     """
 
     gain: float = Field(default=10.0, gt=1.0)
-    images: int = Field(default=16, ge=1)
+    images: int = Field(default=32, ge=2)
 
 
 @PTQ_STAGES.register("rows", Rows, traits=["prepares"])
@@ -41,10 +43,10 @@ def choose_rows(task: Task, settings: Rows) -> None:
     task.progress("choose rows", 0, None)
     one_step = {name: plan for name, plan in _inputs(task.plan).items() if _has_one_step(plan)}
     by_row = {name: plan.model_copy(update={"dynamic": True}) for name, plan in one_step.items()}
-    images = islice((image for batch in task.images for image in torch.split(batch, 1)), settings.images)
-    errors, relative = _errors(
-        task.model, [one_step, by_row], torch.split(torch.cat(list(images)), len(task.images[0]))
-    )
+    images = list(islice((image for batch in task.images for image in torch.split(batch, 1)), settings.images))
+    half = (len(images) + 1) // 2
+    seen, held_out = images[:half], images[half:] or images  # of a single image, there is nothing to hold out
+    errors, relative = _errors(task.model, [one_step, by_row], _batches(seen), _batches(held_out))
     chosen = [name for name in errors if errors[name] > settings.gain * relative[name]]
     modules = dict(task.plan.modules)
     for name in chosen:
@@ -65,9 +67,12 @@ def _has_one_step(plan: QuantizerPlan) -> bool:
 
 
 def _errors(
-    model: nn.Module, choices: list[dict[str, QuantizerPlan]], images: Iterable[Tensor]
+    model: nn.Module, choices: list[dict[str, QuantizerPlan]], seen: Sequence[Tensor], held_out: Sequence[Tensor]
 ) -> list[dict[str, float]]:
-    """For each choice of quantizers, by layer, the mean over all rows of the squared error relative to the square."""
+    """For each choice of quantizers, by layer, the mean over all rows of the squared error relative to the square.
+
+    The quantizers get their ranges from the images ``seen``; the errors are those on the images ``held_out``.
+    """
     device = next(model.parameters()).device
     quantizers = [{name: build_quantizer(plan).to(device) for name, plan in plans.items()} for plans in choices]
     found: list[dict[str, list[Tensor]]] = [defaultdict(list) for _ in choices]
@@ -81,7 +86,7 @@ def _errors(
         for by_name, errors in zip(quantizers, found, strict=True):
             errors[name].append((by_name[name](x) - x).square().sum(-1).div(square).mean())
 
-    for use in (observe, measure):
+    for use, images in ((observe, seen), (measure, held_out)):
         with _watched(model, choices[0], use), torch.no_grad():
             for batch in images:
                 model(batch.to(device))
@@ -89,6 +94,11 @@ def _errors(
             for quantizer in (quantizer for by_name in quantizers for quantizer in by_name.values()):
                 quantizer.finish()
     return [{name: float(torch.stack(parts).mean()) for name, parts in errors.items()} for errors in found]
+
+
+def _batches(images: list[Tensor]) -> Sequence[Tensor]:
+    """Images of one each, (1, 3, H, W), in batches."""
+    return torch.split(torch.cat(images), _BATCH)
 
 
 @contextmanager

@@ -144,20 +144,23 @@ class Attention(Frozen):
         qkr: Query-key reparameterization: quantize the product of the two projections instead of each (OFQ).
         kv_bits: Largest number of bits of keys and values, the right factors of the products; None for no limit.
             Beside 8-bit queries, 7 bits are exact on CPUs without VNNI, and fast on those with it.
+        dynamic: Queries, keys and rows of the softmax output are ``dynamic``, even if other activations are not.
         query_bias: With ``qkr``: keep the term of the query bias, which makes it exact; OFQ's authors drop it.
     """
 
     products: bool = True
     qkr: bool = False
     kv_bits: Bits | None = None
+    dynamic: bool = False
     query_bias: bool = True
 
     @model_validator(mode="after")
     def _merges_what_is_quantized(self) -> Self:
         if self.qkr and not self.products:
             raise ValueError("qkr merges query and key of quantized products; products: false leaves them in float")
-        if self.kv_bits is not None and not self.products:
-            raise ValueError("kv_bits is about quantized products; products: false leaves them in float")
+        for key in ("kv_bits", "dynamic"):
+            if getattr(self, key) and not self.products:
+                raise ValueError(f"{key} is about quantized products; products: false leaves them in float")
         return self
 
 

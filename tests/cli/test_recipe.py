@@ -15,7 +15,13 @@ def test_a_shown_recipe_is_whole_and_can_be_changed(ofqctl):
     shown = ofqctl("recipe", "show", "ptq/mse", "--set", "weights.bits=3", "activations.bits=5")
     values = yaml.safe_load(shown.out)
     assert (values["weights"]["bits"], values["activations"]["bits"]) == (3, 5)
-    assert values["attention"] == {"products": True, "qkr": False, "kv_bits": None, "query_bias": True}
+    assert values["attention"] == {
+        "products": True,
+        "qkr": False,
+        "kv_bits": None,
+        "dynamic": False,
+        "query_bias": True,
+    }
     assert ofqctl("recipe", "show", "ptq/mse", "--json").json["name"] == "ptq/mse"
 
 

@@ -51,6 +51,14 @@ def test_keys_and_values_of_float_activations_are_float(quantized):
     assert "blocks.0.attn" not in quantized(base="deploy/w8a8", assignments=("activations.bits=32",)).task.plan.modules
 
 
-def test_bits_of_keys_without_quantized_products_are_refused():
-    with pytest.raises(RecipeError, match="kv_bits"):
-        load("deploy/w8a8", ["attention.products=false"])
+@pytest.mark.parametrize(("recipe", "key"), [("deploy/w8a8", "kv_bits"), ("deploy/w4a4", "dynamic")])
+def test_settings_of_products_that_are_not_quantized_are_refused(recipe, key):
+    with pytest.raises(RecipeError, match=key):
+        load(recipe, ["attention.products=false"])
+
+
+def test_attention_alone_can_have_rows_of_its_own(quantized):
+    plan = quantized(assignments=(*ONE_STEP, "attention.dynamic=true")).task.plan
+    found = {name: operand.dynamic for name, operand in plan.modules["blocks.0.attn"].operands.items()}
+    assert found == {"q": True, "k": True, "softmax": True, "v": False}
+    assert not plan.modules["blocks.0.mlp.fc1"].operands["input"].dynamic
