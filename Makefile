@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/ofqctl quantize vit_tiny --no-pretrained --recipe deploy/w8a8 --set calibration.images=8 \
 		--output runs/demo/vit-tiny-w8a8 --overwrite
 	$(BIN)/ofqctl export runs/demo/vit-tiny-w8a8 --onnx --verify-images 8 --overwrite
-	$(BIN)/ofqctl bench infer runs/demo/vit-tiny-w8a8/model.onnx --against float --against ort-dynamic --batch-size 1,8
+	$(BIN)/ofqctl bench infer runs/demo/vit-tiny-w8a8/model.onnx --against float --batch-size 1,8 --runs 10
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
