@@ -85,9 +85,7 @@ class _Planner:
         self, name: str, seen: dict[str, Seen], *, signed_weights: bool = False
     ) -> dict[str, QuantizerPlan]:
         """Quantizers of those of ``q``, ``k``, ``softmax`` and ``v`` that were seen in the dry run."""
-        activations = self._spec(name, "activations").activations
-        if self.recipe.attention.dynamic:
-            activations = activations.model_copy(update={"dynamic": True})
+        activations = self._of_products(self._spec(name, "activations").activations)
         right = self._right_factor(activations)
         kinds: dict[str, Kind] = {"q": "heads", "k": "heads", "softmax": "softmax", "v": "values"}
         signs = {"softmax": None if signed_weights else False}
@@ -104,6 +102,10 @@ class _Planner:
             }
         )
 
+    def _of_products(self, activations: Activations) -> Activations:
+        """The settings of what attention's products multiply."""
+        return activations.model_copy(update={"dynamic": activations.dynamic or self.recipe.attention.dynamic})
+
     def _right_factor(self, activations: Activations) -> Activations:
         """The settings of keys and values."""
         bits = self.recipe.attention.kv_bits
@@ -114,11 +116,12 @@ class _Planner:
     def _plan_merged(self, name: str, module: Any, seen: dict[str, Seen]) -> None:
         spec = self._spec(name, "weights", "activations")
         heads, width = module.num_heads, module.qkv.in_features
+        left = self._of_products(spec.activations)
         tokens = seen["v"].single[0][-2]
         x, qkx = (tokens, width), (heads, tokens, width)
         operands = {
-            "x": plan_operand(spec.activations, "features", Seen([(1, *x)], [(2, *x)])),
-            "qkx": plan_operand(self._right_factor(spec.activations), "head_features", Seen([(1, *qkx)], [(2, *qkx)])),
+            "x": plan_operand(left, "features", Seen([(1, *x)], [(2, *x)])),
+            "qkx": plan_operand(self._right_factor(left), "head_features", Seen([(1, *qkx)], [(2, *qkx)])),
         }
         operands |= self._plan_operands(name, {operand: seen[operand] for operand in ("softmax", "v")})
         merged = _plan_weight(spec.weights, (heads, width, width))

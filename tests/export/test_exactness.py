@@ -89,6 +89,11 @@ def test_in_float64_a_model_has_the_same_codes_and_more_digits(run, name):
         assert torch.equal(model(images), expected)
 
 
+def test_a_file_for_openvino_has_the_nodes_of_a_portable_one(w2a2):
+    portable, own = (onnx.load_from_string(write(w2a2, target)[2]).graph for target in ("portable", "openvino"))
+    assert own.SerializeToString() == portable.SerializeToString()
+
+
 def test_only_one_target_needs_operators_of_one_runtime(w2a2):
     domains = {s: {n.domain for n in onnx.load_from_string(write(w2a2, s)[2]).graph.node} for s in get_args(Target)}
     assert domains == {"onnxruntime": {"", "com.microsoft"}, "openvino": {""}, "portable": {""}}
