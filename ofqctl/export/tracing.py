@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import onnx
 import onnxscript.optimizer
 import torch
+from onnx_ir.passes.common import IdentityEliminationPass
 from torch import nn
 
 from ofqctl.errors import ModelError
@@ -58,7 +59,10 @@ def trace(
             hint=None if batch else "--batch 1 fixes the number of images",
         ) from error
     assert program is not None
-    onnxscript.optimizer.optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+    onnxscript.optimizer.optimize_ir(
+        program.model, num_iterations=1, input_size_limit=_FOLDED, output_size_limit=_FOLDED
+    )
+    IdentityEliminationPass()(program.model)  # all that a second iteration would add
     model = program.model_proto
     join_slices(model)
     return model

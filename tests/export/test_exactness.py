@@ -150,8 +150,8 @@ def test_a_product_is_fed_rows_as_they_are_ahead_of_their_division(run):
         ("eva02_tiny_patch14_224", {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3}),
         ("deit_small_distilled_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}),
         ("levit_128s", {"img_size": 64}),
-        ("crossvit_tiny_240", {"img_size": 240}),
-        ("efficientvit_m0", {"img_size": 64}),
+        ("crossvit_tiny_240", {"img_size": 240, "depth": ((1, 1, 0),)}),
+        ("efficientvit_m0", {"img_size": 64, "depth": (1, 1, 1), "num_heads": (2, 2, 2)}),
     ],
 )
 def test_families_of_timm_are_exact(run, model, kwargs, recipe):
@@ -167,7 +167,7 @@ def test_families_of_timm_are_exact(run, model, kwargs, recipe):
         ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}),
         ("beit_base_patch16_224", {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}),
         ("levit_128s", {"img_size": 64}),
-        ("crossvit_tiny_240", {"img_size": 240}),
+        ("crossvit_tiny_240", {"img_size": 240, "depth": ((1, 1, 0),)}),
     ],
 )
 def test_families_of_timm_are_exact_with_dynamic_rows(run, model, kwargs):

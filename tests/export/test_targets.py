@@ -106,8 +106,8 @@ FAMILIES = {
     "eva02_tiny_patch14_224": {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3},
     "cait_xxs24_224": {"img_size": 32, "embed_dim": 48, "depth": 1, "num_heads": 3},
     "levit_128s": {"img_size": 64},
-    "crossvit_tiny_240": {"img_size": 240},
-    "efficientvit_m0": {"img_size": 64},
+    "crossvit_tiny_240": {"img_size": 240, "depth": ((1, 1, 0),)},
+    "efficientvit_m0": {"img_size": 64, "depth": (1, 1, 1), "num_heads": (2, 2, 2)},
     "pit_ti_224": {"img_size": 64},
     "mvitv2_tiny": {"img_size": 64},
 }
