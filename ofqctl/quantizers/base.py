@@ -70,9 +70,8 @@ class Quantizer(nn.Module, ABC):
         if self.observing:
             self.observe(x)
             return x
-        rows, largest = self.relative(x)
-        value = fake_quantize(rows, self.step, self.grid, self.before, self.after, self.passes)
-        return value if largest is None else (value * largest).to(value.dtype)
+        dynamic = self.plan.dynamic
+        return fake_quantize(x, self.step, self.grid, self.before, self.after, self.passes, relative=dynamic)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and None; if ``dynamic``, ``x`` divided by the largest magnitude of each row, and these magnitudes."""

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ofqctl.grids import SMALLEST_STEP, CodeRange
 
+SMALLEST_ROW = torch.finfo(torch.float32).tiny  # lower bound of the largest magnitudes of rows
+
 Offset = Tensor | None  # None if the points are the codes, which saves two passes over memory
 
 
@@ -54,7 +56,7 @@ class Layout:
 
 def over_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (the last dimension) divided by their largest magnitudes, and these, (..., 1); a row of zeros stays zero."""
-    largest = x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    largest = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW)
     return x / largest, largest
 
 

@@ -12,11 +12,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from ofqctl.grids import SMALLEST_STEP, AffineGrid, Grid, IntegerGrid
 from ofqctl.quantizers import reference
 from ofqctl.quantizers.cores import (
+    SMALLEST_ROW,
     Layout,
     Offset,
     decode_kept,
     gradients,
     nearest_codes,
+    over_largest,
     snap_and_keep,
     value_of,
 )
@@ -32,6 +34,8 @@ def fake_quantize(
     before: Tensor | None = None,
     after: Tensor | None = None,
     passes: int = 1,
+    *,
+    relative: bool = False,
 ) -> Tensor:
     """Compute ``step * point + after``, where ``point`` is the grid point nearest to ``(x + before) / step``.
 
@@ -46,6 +50,8 @@ def fake_quantize(
         before: Learned shift added to ``x``, broadcasts to it.
         after: Learned shift added to the result, broadcasts to ``x``.
         passes: Number of forward passes in one optimizer step, each with as many elements as ``x``.
+        relative: Whether each row, the last dimension of ``x``, is divided by its largest magnitude first, and the
+            result multiplied by it.
 
     Returns:
         Tensor in the shape of ``x``, with the dtype of ``step``, or under autocast the dtype of the product that
@@ -53,38 +59,56 @@ def fake_quantize(
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else step.dtype
-    x = x.float() if x.dtype == torch.float64 else x
+    x = x.float() if relative or x.dtype == torch.float64 else x
     step = step.float()
     before, after = (None if shift is None else shift.float() for shift in (before, after))
-    if not isinstance(grid, IntegerGrid | AffineGrid):
-        return reference.fake_quantize(x, step, grid, before, after, passes).to(dtype)
+    affine = isinstance(grid, IntegerGrid | AffineGrid)
     offset = grid.offset if isinstance(grid, AffineGrid) else None
     layout = Layout(grid.range, isinstance(grid, AffineGrid) and grid.whole)
-    tensors = (x, step, before, after)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        value: Tensor = _FakeQuantize.apply(x, step, before, after, offset, layout, dtype, passes)
-        return value
-    return _without_graph(x, step.clamp(min=SMALLEST_STEP), before, after, offset, layout).to(dtype)
+    graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, step, before, after))
+    if affine and not graph:
+        clamped = step.clamp(min=SMALLEST_STEP)
+        return _without_graph(x, clamped, before, after, offset, layout, relative=relative).to(dtype)
+    rows, largest = over_largest(x) if relative else (x, None)
+    if affine:
+        between = torch.float32 if relative else dtype
+        value: Tensor = _FakeQuantize.apply(rows, step, before, after, offset, layout, between, passes)
+    else:
+        value = reference.fake_quantize(rows, step, grid, before, after, passes)
+    return (value if largest is None else value * largest).to(dtype)
 
 
 def _without_graph(
-    x: Tensor, step: Tensor, before: Tensor | None, after: Tensor | None, offset: Offset, layout: Layout
+    x: Tensor,
+    step: Tensor,
+    before: Tensor | None,
+    after: Tensor | None,
+    offset: Offset,
+    layout: Layout,
+    *,
+    relative: bool,
 ) -> Tensor:
     """The value in float32, contiguous; on the CPU one part of a batch after the other, which stays in the cache."""
     value = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     on_cpu = x.device.type == "cpu"
     shared = all(t is None or t.dim() < x.dim() or t.shape[0] == 1 for t in (step, before, after, offset))
-    rows = max(1, _PART * len(x) // x.numel()) if on_cpu and shared and x.dim() and x.numel() else 0
+    rows = max(1, _PART * len(x) // x.numel()) if on_cpu and shared and x.dim() > relative and x.numel() else 0
     # a device would have to be waited for to know the number
     whole = float(offset) if on_cpu and layout.whole and offset is not None and offset.numel() == 1 else None
     for own, place in zip(torch.split(x, rows), torch.split(value, rows), strict=True) if rows else [(x, value)]:
-        moved = own.float() if before is None else torch.add(own.float(), before, out=place)
+        moved, largest = own.float(), None
+        if relative:
+            largest = torch.abs(moved, out=place).amax(dim=-1, keepdim=True).clamp_(min=SMALLEST_ROW)
+            moved = torch.div(moved, largest, out=place)
+        moved = moved if before is None else torch.add(moved, before, out=place)
         in_steps = torch.div(moved, step, out=place)
         if whole is None:
             value_of(nearest_codes(in_steps, offset, layout), step, offset, after)
         else:  # the same in two passes less
             points = in_steps.round_().clamp_(layout.range.low + whole, layout.range.high + whole)
             value_of(points, step, None, after)
+        if largest is not None:
+            place.mul_(largest)
     return value
 
 

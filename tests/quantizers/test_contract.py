@@ -223,3 +223,12 @@ def test_learning_goes_on_as_well_with_small_tensors(name):
         gradients.append([leaf.grad, quantizer.step.grad])
     for large, small in zip(*gradients, strict=True):
         assert large is small is None or torch.equal(large, small)
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 197, 64), (300_000,)])
+def test_rows_relative_to_their_largest_give_the_same_value_whole_and_in_parts(shape):
+    plan = quantizer_plan(method="uniform", bits=4, step_shape=(), dynamic=True, symmetric=False)
+    quantizer, x = calibrated(plan, shape, 0)
+    value = quantizer(x)
+    assert torch.equal(value, quantizer.encode(x).decode())
+    assert torch.equal(quantizer(x.clone().requires_grad_()), value)
