@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
+from ofqctl.artifact.staging import located
 from ofqctl.errors import ArtifactError
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
@@ -81,7 +82,7 @@ def read_config(directory: Path) -> RunConfig:
     Raises:
         ArtifactError: Not a run directory, or the file is damaged, foreign or of a future version.
     """
-    path = directory / "config.json"
+    path = located(directory, "config.json")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

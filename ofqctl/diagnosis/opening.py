@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ofqctl.artifact import is_run, load_run, read_config
+from ofqctl.artifact import is_run, load_run, located, read_config
 from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
 from ofqctl.diagnosis.weights import AnalyzedWeight, weights_of_model, weights_of_state
 from ofqctl.errors import ArtifactError
@@ -97,8 +97,8 @@ def open_source(path: Path, wbits: int | None = None) -> Opened:
         opened = open_source(path.parent)
         opened.path = path
         return opened
-    if path.is_dir() and (path / FILE).is_file():
-        return _training_state(path, path / FILE)
+    if path.is_dir() and (state := located(path, FILE)).is_file():
+        return _training_state(path, state)
     if is_run(path):
         return _packed(path)
     if path.is_dir() or not path.exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ofqctl.artifact import Run, load_run, read_config
+from ofqctl.artifact import Run, load_run, located, read_config
 from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_site
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
@@ -179,7 +179,7 @@ def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
         run: The run, whose model is changed.
         kept: Names of the quantizers that keep their values, whose weights must be encoded as the same codes.
     """
-    if (run.directory / FILE).is_file():
+    if located(run.directory, FILE).is_file():
         checkpoint = read_checkpoint_state(run.directory)
         if checkpoint.ema is not None:
             return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}
