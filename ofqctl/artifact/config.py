@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
-from ofqctl.artifact.staging import located
 from ofqctl.errors import ArtifactError
+from ofqctl.files import located
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 

@@ -20,12 +20,11 @@ from ofqctl.artifact.config import (
     read_config,
 )
 from ofqctl.artifact.ledger import Ledger, make_ledger
-from ofqctl.artifact.output import RUN_FILES, WEIGHTS, replaced_file, replaced_files
 from ofqctl.artifact.proof import check_written
-from ofqctl.artifact.staging import located
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
 from ofqctl.errors import ArtifactError
+from ofqctl.files import RUN_FILES, WEIGHTS, located, replaced_file, replaced_files
 from ofqctl.models import build_architecture
 from ofqctl.recipe.reading import to_yaml
 

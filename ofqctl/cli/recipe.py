@@ -60,7 +60,7 @@ def copy(
 
     catalogue.load(name)
     text = catalogue.path_of(name).read_text(encoding="utf-8")
-    from ofqctl.artifact import output_file, replaced_file
+    from ofqctl.files import output_file, replaced_file
 
     with output_file(file, overwrite=overwrite), replaced_file(file) as fresh:
         fresh.write_text(text, encoding="utf-8")

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofqctl.artifact import WEIGHTS, is_run, located, read_config, read_results
+from ofqctl.artifact import is_run, read_config, read_results
 from ofqctl.diagnosis.result import FORMAT, Epoch
 from ofqctl.errors import ArtifactError
+from ofqctl.files import WEIGHTS, located
 from ofqctl.registry import Frozen
 
 

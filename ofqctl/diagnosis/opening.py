@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ofqctl.artifact import is_run, load_run, located, read_config
+from ofqctl.artifact import is_run, load_run, read_config
 from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
 from ofqctl.diagnosis.weights import AnalyzedWeight, weights_of_model, weights_of_state
 from ofqctl.errors import ArtifactError
+from ofqctl.files import located
 from ofqctl.models import read_torch_file
 from ofqctl.oscillation import CGA, TRACKER_FILE
 from ofqctl.recipe import Plan, Recipe

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ofqctl.artifact import RUN_FILES, WEIGHTS, Run, replaced_files
+from ofqctl.artifact import Run
 from ofqctl.artifact.tensors import to_tensors
 from ofqctl.convert import weight_site
 from ofqctl.errors import ArtifactError
+from ofqctl.files import RUN_FILES, WEIGHTS, replaced_files
 from ofqctl.grids import Encoded, Grid
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.recipe import ModulePlan

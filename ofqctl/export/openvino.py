@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ofqctl.artifact import replaced_file
 from ofqctl.errors import ArtifactError, PackageError
+from ofqctl.files import replaced_file
 
 _INTEGERS = ("i8", "u8")
 

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofqctl.artifact import output_file, replaced_file
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName
 from ofqctl.diagnosis.between import Snapshot, change_between
@@ -15,6 +14,7 @@ from ofqctl.diagnosis.opening import Opened, open_source
 from ofqctl.diagnosis.report import Selection, report_on
 from ofqctl.diagnosis.result import Analysis, Change, Gate, Live, Report
 from ofqctl.errors import DataError
+from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.live import LiveRequest, live_steps
 from ofqctl.progress import Progress, silent
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofqctl.artifact import output_file, replaced_file
 from ofqctl.diagnosis.comparison import Comparison, compared
+from ofqctl.files import output_file, replaced_file
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofqctl.artifact import load_run, output_file, replaced_file
+from ofqctl.artifact import load_run
 from ofqctl.data import DataSpec, image_loader, open_data, synthetic_images
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import Subject, open_subject
@@ -33,6 +33,7 @@ from ofqctl.export import (
     to_pixels,
     write_graph,
 )
+from ofqctl.files import output_file, replaced_file
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 

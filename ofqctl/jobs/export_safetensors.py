@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ofqctl.artifact import WEIGHTS, output_directory, output_file, save_single_file
+from ofqctl.artifact import save_single_file
 from ofqctl.evaluation import open_run
 from ofqctl.export.compressed import check_representable, write_compressed
+from ofqctl.files import WEIGHTS, output_directory, output_file
 from ofqctl.progress import Progress, silent
 
 Layout = Literal["ofqctl", "compressed-tensors"]

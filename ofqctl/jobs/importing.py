@@ -9,10 +9,11 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from ofqctl.artifact import output_directory, save_run, serialize
+from ofqctl.artifact import save_run, serialize
 from ofqctl.convert import describe
 from ofqctl.convert.ofq_checkpoint import load_ofq, recipe_for
 from ofqctl.errors import ArtifactError
+from ofqctl.files import output_directory
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import ModelRequest, load_model, read_torch_file
 from ofqctl.models.checkpoints import check_finite

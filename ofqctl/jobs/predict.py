@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ofqctl.artifact import output_file, replaced_file
 from ofqctl.data import ImageData, ImageLoader, LabelSpace, image_loader, label_names
 from ofqctl.data.sources.folder import is_image
 from ofqctl.data.sources.source import Record, Source
@@ -19,6 +18,7 @@ from ofqctl.devices import DeviceName, pick_device
 from ofqctl.errors import DataError
 from ofqctl.evaluation import Normalization, Subject, open_subject
 from ofqctl.evaluation import predict as logits_of
+from ofqctl.files import output_file, replaced_file
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ofqctl.artifact import output_directory, save_run, serialize
+from ofqctl.artifact import save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
 from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device
 from ofqctl.errors import RecipeError
 from ofqctl.evaluation import Subject, evaluate, of_model, paired
+from ofqctl.files import output_directory
 from ofqctl.jobs.calibrating import CalibrationImages, calibration_images
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ofqctl.artifact import output_file, replaced_file
 from ofqctl.convert import convert
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
+from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.calibrating import calibration_images
 from ofqctl.jobs.starting import open_float
 from ofqctl.models import ModelRequest

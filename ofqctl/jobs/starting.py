@@ -7,11 +7,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ofqctl.artifact import Run, load_run, located, read_config
+from ofqctl.artifact import Run, load_run, read_config
 from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_site
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import holds_run
+from ofqctl.files import located
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from timm.utils.random import random_seed
 
-from ofqctl.artifact import NEXT_STATE, is_ours, load_run, output_directory
+from ofqctl.artifact import load_run
 from ofqctl.convert import apply_plan
 from ofqctl.data import ImageData, ImageLoader, image_loader
 from ofqctl.devices import denormals_flushed, pick_device
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
+from ofqctl.files import NEXT_STATE, is_ours, output_directory
 from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun

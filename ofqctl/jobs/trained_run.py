@@ -9,18 +9,18 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from ofqctl.artifact import NEXT_STATE, RUN_FILES, TRAINING_STATE, replaced_files, serialize
+from ofqctl.artifact import serialize
 from ofqctl.artifact.run import write_files
 from ofqctl.convert import describe
 from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
+from ofqctl.files import NEXT_STATE, RUN_FILES, TRACKER_FILE, TRAINING_STATE, replaced_files
 from ofqctl.jobs.measuring import measure
 from ofqctl.jobs.starting import Start
 from ofqctl.jobs.train_request import TrainRequest
 from ofqctl.jobs.writing import about_run, float_model_bytes, run_config
 from ofqctl.models import LoadedModel
-from ofqctl.oscillation import TRACKER_FILE
 from ofqctl.progress import Progress
 from ofqctl.training import Checkpoint, Engine, Processes, Row
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ofqctl.artifact import NEXT_STATE, TRAINING_STATE, located, replaced_file
 from ofqctl.errors import ArtifactError
+from ofqctl.files import NEXT_STATE, TRAINING_STATE, located, replaced_file
 from ofqctl.models import read_torch_file
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys

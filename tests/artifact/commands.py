@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofqctl.artifact import WEIGHTS, load_run
-from ofqctl.cli.app import main
+from PIL import Image
 
-MODEL = ["vit_tiny_patch16_224", "--no-pretrained", "--num-classes", "10"]
-MODEL += ["--model-kwargs", "img_size=32", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3"]
-BITS = ["--recipe", "ptq/minmax", "--set", "calibration.images=8", "weights.bits={}"]
-TRAIN = "--recipe statsq --data digits --set training.batch_size=64 training.phases.0.epochs=2 calibration.images=8"
+from ofqctl.artifact import load_run
+from ofqctl.cli.app import main
+from ofqctl.files import WEIGHTS
+
+MODEL = ["vit_tiny_patch16_224", "--no-pretrained", "--num-classes", "2", "--model-kwargs"]
+MODEL += ["img_size=16", "patch_size=8", "embed_dim=16", "depth=1", "num_heads=1"]
+BITS = ["--recipe", "ptq/minmax", "--set", "calibration.images=2", "weights.bits={}"]
+TRAIN = ["--recipe", "statsq", "--data", "F/images", "--set", "training.batch_size=4", "training.phases.0.epochs=2"]
+TRAIN += ["calibration.images=4", "--checkpoint-every", "2"]
 OTHERS = "thesis.txt"  # somebody else's file, which every command leaves alone
 
 
@@ -58,7 +62,7 @@ def _quantize(bits: int, run: str) -> list[str]:
 
 
 _ONNX = ["--onnx", "--verify-images", "2", "--output", "F/model.onnx", "--overwrite"]
-_TRAIN = ["train", *MODEL, *TRAIN.split(), "--output", "F/run"]
+_TRAIN = ["train", *MODEL, *TRAIN, "--output", "F/run"]
 _PAGE = ["--html", "F/page.html"]
 COMMANDS = [
     Command("quantize", [_quantize(4, "run")], _quantize(2, "run"), run_state),
@@ -68,7 +72,7 @@ COMMANDS = [
         ["export", "F/source", *_ONNX],
         file_state("model.onnx"),
     ),
-    Command("train", [], [*_TRAIN, "--resume", "auto", "--checkpoint-every", "5"], run_state),
+    Command("train", [], [*_TRAIN, "--resume", "auto"], run_state),
     Command("train over a run", [_quantize(4, "run")], [*_TRAIN, "--overwrite"], run_state),
     Command(
         "html",
@@ -81,7 +85,10 @@ COMMANDS = [
 
 def prepare(command: Command, folder: Path) -> None:
     """Make the old state."""
-    folder.mkdir(parents=True)
+    for number in range(24):
+        path = folder / "images" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (10 * number, 200 * (number % 2), 90)).save(path)
     for arguments in command.old:
         assert ended(started(arguments, folder)) == 0, arguments
     (folder / "run").mkdir(exist_ok=True)
@@ -115,7 +122,7 @@ def ended(child: int) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    """Everything in a folder, but for what holds the wall-clock time."""
+    """Everything in a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 

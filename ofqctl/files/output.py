@@ -14,17 +14,18 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zipfile import BadZipFile, ZipFile
 
-from ofqctl.artifact.config import RunConfig
-from ofqctl.artifact.staging import PREFIX, Stage, located, run_stage, sweep
-from ofqctl.errors import ArtifactError, ModelError, OfqctlError, write_fault
-from ofqctl.models import read_torch_file
+from ofqctl.errors import ArtifactError, OfqctlError, write_fault
+from ofqctl.files.staging import PREFIX, Stage, located, run_stage, sweep
 
-WEIGHTS, TRAINING_STATE = "model.safetensors", "last.pt"
+WEIGHTS, TRAINING_STATE, TRACKER_FILE = "model.safetensors", "last.pt", "oscillation.safetensors"
 NEXT_STATE = "next.pt"  # of a training whose run will replace the one that lies there
-_OF_TRAINING = (TRAINING_STATE, NEXT_STATE, "oscillation.safetensors", "summary.csv")
+_OF_TRAINING = (TRAINING_STATE, NEXT_STATE, TRACKER_FILE, "summary.csv")
 RUN_FILES = frozenset(("config.json", WEIGHTS, "recipe.yaml", "results.json", *_OF_TRAINING))
 _BESIDES = ("logs", "wandb", "lost+found")  # a directory with nothing else counts as empty
+_EXPORTED = {"architecture", "model_args", "data_config", "source", "quantization_config"}  # keys of our config.json
+_TRAINED = (b"phase_step", b"total_epochs", b"plan")  # keys of our training states
 _LINKS = 40  # the system follows no more
 _NOTHING = 65536  # bytes; a disk with fewer is full
 
@@ -152,12 +153,11 @@ def is_ours(directory: Path) -> bool:
         values = json.loads(located(directory, "config.json").read_text(encoding="utf-8"))
         about = values.get("quantization_config") if isinstance(values, dict) else None
         method = about.get("quant_method") if isinstance(about, dict) else None
-        return method == "ofqctl" or (method == "compressed-tensors" and values.keys() >= RunConfig.model_fields.keys())
-    try:
-        content = read_torch_file(located(directory, TRAINING_STATE), mapped=True)
-    except ModelError:
-        return False
-    return isinstance(content, dict) and content.keys() >= {"position", "recipe", "plan"}
+        return method == "ofqctl" or (method == "compressed-tensors" and values.keys() >= _EXPORTED)
+    with suppress(OSError, BadZipFile, KeyError, StopIteration), ZipFile(located(directory, TRAINING_STATE)) as state:
+        pickled = state.read(next(name for name in state.namelist() if name.endswith("/data.pkl")))
+        return all(key in pickled for key in _TRAINED)
+    return False
 
 
 def _check_directory(directory: Path, *, overwrite: bool) -> None:

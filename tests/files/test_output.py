@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ofqctl.artifact import located, output_directory, output_file, replaced_file, replaced_files
-from ofqctl.artifact.staging import PREFIX
 from ofqctl.errors import ArtifactError, disk_fault
+from ofqctl.files import located, output_directory, output_file, replaced_file, replaced_files
+from ofqctl.files.staging import PREFIX
 
 CONFIG = json.dumps({"quantization_config": {"quant_method": "ofqctl"}})
 
@@ -347,7 +347,7 @@ def test_a_file_on_another_disk_or_on_a_mount_point_is_written_in_place(tmp_path
     with replaced_file(tmp_path / "a.html") as fresh:
         fresh.write_text("new")
         stage = fresh.parents[2]
-        monkeypatch.setattr("ofqctl.artifact.staging._renamed", busy)
+        monkeypatch.setattr("ofqctl.files.staging._renamed", busy)
     monkeypatch.undo()
     assert (tmp_path / "a.html").read_text() == "new"
     assert not stage.exists()
