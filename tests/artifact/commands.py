@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -36,12 +37,14 @@ class Command:
         old: Arguments that make the old state in the folder ``F``.
         new: Arguments that replace it; after a kill, they are given again.
         state: The state of a folder; raises if it is neither old nor new.
+        share: Its share of the moments; one that takes long has a smaller one.
     """
 
     name: str
     old: list[list[str]]
     new: list[str]
     state: Callable[[Path], object]
+    share: int = 2
 
 
 def run_state(folder: Path) -> str | None:
@@ -71,6 +74,7 @@ COMMANDS = [
         [_quantize(4, "run"), _quantize(2, "source"), ["export", "F/run", *_ONNX]],
         ["export", "F/source", *_ONNX],
         file_state("model.onnx"),
+        share=1,
     ),
     Command("train", [], [*_TRAIN, "--resume", "auto"], run_state),
     Command("train over a run", [_quantize(4, "run")], [*_TRAIN, "--overwrite"], run_state),
@@ -119,6 +123,14 @@ def started(arguments: list[str], folder: Path, before: Callable[[], object] = l
 def ended(child: int) -> int:
     """The exit code of a process, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def divided(moments: int, commands: list[Command]) -> list[range]:
+    """The numbers of the moments of each command."""
+    ends = [0]
+    for command in commands:
+        ends.append(ends[-1] + command.share)
+    return [range(moments * low // ends[-1], moments * high // ends[-1]) for low, high in pairwise(ends)]
 
 
 def names(folder: Path) -> list[str]:

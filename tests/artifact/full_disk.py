@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from .commands import COMMANDS, Command, copied, ended, names, prepare, started
+from .commands import COMMANDS, Command, copied, divided, ended, names, prepare, started
 
 _SIZE = 16 << 20  # bytes of the disk
 _PAGE = 4096
@@ -82,11 +82,12 @@ def fill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]] | Non
     if not mounted(disk):
         return None
     chosen, found = random.Random(seed), {}
-    for place, command in enumerate(COMMANDS):
-        prepare(command, folder / str(place))
+    for command, numbers in zip(COMMANDS, divided(moments, COMMANDS), strict=True):
+        own = folder / command.name.replace(" ", "-")
+        prepare(command, own)
         found[command.name] = Counter()
-        for number in range(moments * place // len(COMMANDS), moments * (place + 1) // len(COMMANDS)):
-            result = once(command, folder / str(place), disk, chosen.random(), temporary=bool(number % 2))
+        for number in numbers:
+            result = once(command, own, disk, chosen.random(), temporary=bool(number % 2))
             found[command.name][result] += 1
     return found
 

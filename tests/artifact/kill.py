@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .commands import COMMANDS, OTHERS, Command, copied, ended, names, prepare, started
+from .commands import COMMANDS, OTHERS, Command, copied, divided, ended, names, prepare, started
 
 _NEAR = 0.004  # seconds
 
@@ -94,11 +94,11 @@ def kill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]]:
     """Kill quantize, export and train at so many moments in all; gives the results by command."""
     chosen, found = random.Random(seed), {}
     commands = [command for command in COMMANDS if command.name != "html"]
-    for place, command in enumerate(commands):
-        own = folder / str(place)
+    for command, numbers in zip(commands, divided(moments, commands), strict=True):
+        own = folder / command.name.replace(" ", "-")
         known = know(command, own)
         found[command.name] = Counter()
-        for number in range(moments * place // len(commands), moments * (place + 1) // len(commands)):
+        for number in numbers:
             near = chosen.choice(known.flushes) + chosen.uniform(-_NEAR, _NEAR)
             moment = near if number % 2 else chosen.uniform(0, known.seconds)
             found[command.name][kill_once(command, known, own, moment)] += 1
