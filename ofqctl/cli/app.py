@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001
         fault = disk_fault(error)
         if fault is not None and not debug:
-            _report(ArtifactError(f"a file cannot be written: {fault}"))
+            _report(ArtifactError(f"a file cannot be read or written: {fault}"))
             return FAULT
         traceback.print_exc()
         print("\nofqctl: this is a bug; please report it with the lines above", file=sys.stderr)

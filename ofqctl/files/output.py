@@ -192,7 +192,8 @@ def _check_file(path: Path, place: Path, sources: Iterable[Path], *, overwrite: 
 def _check_sources(directory: Path, sources: Iterable[Path]) -> None:
     """Check that no model or file that a run is made from lies in ``directory``."""
     for source in sources if is_ours(directory) else ():
-        if source.exists() and (_same(directory, source) or _same(directory, source.parent)):
+        inside = source.name in RUN_FILES and _same(directory, source.parent)
+        if source.exists() and (inside or _same(directory, source)):
             raise ArtifactError(
                 f"{directory}: the command starts from this run and cannot replace it", hint="--output NEW"
             )

@@ -183,17 +183,13 @@ def _removed(ready: Path) -> list[str]:
 def _move(file: Path, target: Path) -> None:
     """Give a file its place; a target on another disk, or one that is a mount point, is written in place."""
     try:
-        _renamed(file, target)
+        file.replace(target)
     except OSError as error:
         if error.errno not in _ELSEWHERE:
             raise
         shutil.copyfile(file, target)
         _flush(target)
         file.unlink()
-
-
-def _renamed(file: Path, target: Path) -> None:
-    file.replace(target)
 
 
 def _flush(path: Path) -> None:

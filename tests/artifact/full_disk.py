@@ -40,13 +40,15 @@ def _fill(path: Path, left: int) -> None:
 def once(command: Command, old: Path, disk: Path, share: float, *, temporary: bool) -> str:
     """Run a command with so small a share of what it needs left on the disk; the result, or the fault."""
     with copied(old, disk / "whole") as whole:
-        used = shutil.disk_usage(disk).used
+        before_it = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
         assert ended(started(command.new, whole)) == 0, (disk / "whole.log").read_text()
-        need, new = shutil.disk_usage(disk).used - used, command.state(whole)
+        written = [
+            path for path in whole.rglob("*") if path.is_file() and before_it.get(path) != path.stat().st_mtime_ns
+        ]
+        need, new = sum(path.stat().st_size + _PAGE for path in written), command.state(whole)
     with copied(old, disk / "full") as full:
         before, listed = command.state(full) if command.old else None, names(full)
-        needed = max(need, (1 << 20) if "train" in command.name else (1 << 18))
-        _fill(disk / "filler", int(share * needed))
+        _fill(disk / "filler", int(share * need))
         log = disk.parent / "log"
         tempfile.tempdir = str(disk) if temporary else None
         code = ended(started(command.new, full, lambda: _logged(log)))

@@ -96,11 +96,14 @@ def test_no_output_replaces_a_file_of_a_run_or_one_that_is_read(ofqctl, run):
     assert ended.code == 1 and "a file of the run" in ended.err
 
 
-def test_an_exported_folder_is_replaced_and_one_of_another_program_is_not(ofqctl, run):
-    export = ("export", run, "--safetensors", "--layout", "compressed-tensors", "--output", "packed")
-    if ofqctl(*export).code:
-        pytest.skip("this run has no such layout")
-    assert ofqctl(*export, "--overwrite").code == 0
+def test_an_exported_folder_is_replaced_and_one_of_another_program_is_not(ofqctl):
+    float_activations = [f"{part}activations.bits=32" for part in ("", "first.", "last.")]
+    sets = ("--set", "weights.granularity=channel", *float_activations)
+    assert ofqctl(*quantize_tiny("--output", "weights", *sets)).code == 0
+    export = ("export", "weights", "--safetensors", "--layout", "compressed-tensors", "--output", "packed")
+    for arguments in (export, (*export, "--overwrite")):
+        ended = ofqctl(*arguments)
+        assert ended.code == 0, ended.err
     Path("packed/config.json").write_text('{"quantization_config": {"quant_method": "compressed-tensors"}}')
     assert ofqctl(*export, "--overwrite").code == 1
 
@@ -136,6 +139,6 @@ def test_a_full_disk_of_temporary_files_is_no_bug(ofqctl, monkeypatch, failure):
     monkeypatch.setattr("ofqctl.jobs.quantize.calibration_images", full)
     ended = ofqctl(*quantize_tiny("--output", "a"))
     assert ended.code == 1
-    assert ended.err.splitlines()[-1].startswith("error: a file cannot be written: ")
+    assert ended.err.splitlines()[-1].startswith("error: a file cannot be read or written: ")
     assert "Traceback" not in ended.err
     assert not Path("a").exists()

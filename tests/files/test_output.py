@@ -118,6 +118,8 @@ def test_a_new_disk_or_the_logs_of_a_training_that_failed_are_an_empty_directory
 
 
 def test_a_run_is_not_made_in_the_directory_of_what_it_is_made_from(run):
+    with output_directory(run, overwrite=True, sources=[run / "thesis.txt"]):  # which stays
+        pass
     for source in (run, run / "model.safetensors"):
         with (
             pytest.raises(ArtifactError, match="starts from this run"),
@@ -340,17 +342,20 @@ def test_a_linked_file_is_written_where_it_lies(tmp_path):
 
 
 def test_a_file_on_another_disk_or_on_a_mount_point_is_written_in_place(tmp_path, monkeypatch):
-    def busy(_self, _target):
-        raise OSError(16, "Device or resource busy")
+    replace, page = Path.replace, tmp_path / "a.html"
 
-    (tmp_path / "a.html").write_text("a longer old page")
-    with replaced_file(tmp_path / "a.html") as fresh:
+    def busy(self, target):
+        if target == page:
+            raise OSError(16, "Device or resource busy")
+        return replace(self, target)
+
+    page.write_text("a longer old page")
+    number = page.stat().st_ino
+    monkeypatch.setattr(Path, "replace", busy)
+    with replaced_file(page) as fresh:
         fresh.write_text("new")
-        stage = fresh.parents[2]
-        monkeypatch.setattr("ofqctl.files.staging._renamed", busy)
-    monkeypatch.undo()
-    assert (tmp_path / "a.html").read_text() == "new"
-    assert not stage.exists()
+    assert read(tmp_path) == {"a.html": "new"}
+    assert page.stat().st_ino == number
 
 
 def test_a_file_that_somebody_else_writes_meanwhile_is_left(tmp_path):
