@@ -5,6 +5,8 @@ fixes it. Any other exception is a bug and keeps its traceback.
 """
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -60,3 +62,30 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     """A hint that suggests the closest known name, or None."""
     match = closest(name, names)
     return f"did you mean '{match}'?" if match else None
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+
+
+def write_fault(error: BaseException) -> str | None:
+    """Why a file could not be written, or None if that is not what ``error`` says.
+
+    PyTorch, safetensors and NumPy do not report a failed write as the system does.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    said = str(error)
+    if "PytorchStreamWriter" in said or "inline_container" in said:
+        return said.splitlines()[0]
+    return said if type(error).__name__ == "SafetensorError" and "os error" in said else None
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Why the disk failed, with the file if it is known; None if ``error`` is of another kind."""
+    if isinstance(error, OSError):
+        missing = error.filename is None and "temporary directory" in str(error)
+        if error.errno not in _OF_THE_DISK and not missing:
+            return None
+        reason = os.strerror(error.errno) if error.errno in _OF_THE_DISK else str(error.strerror)
+        return reason if error.filename is None else f"{error.filename}: {reason}"
+    return write_fault(error)

@@ -1,10 +1,8 @@
 """Files on disk: the only reader and writer of run directories."""
 
-from ofqctl.artifact.atomic import check_output
 from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config
 from ofqctl.artifact.ledger import Ledger, make_ledger
 from ofqctl.artifact.run import (
-    WEIGHTS,
     Run,
     digest,
     is_run,
@@ -14,6 +12,7 @@ from ofqctl.artifact.run import (
     save_single_file,
     serialize,
 )
+from ofqctl.files import WEIGHTS
 
 __all__ = [
     "WEIGHTS",
@@ -21,7 +20,6 @@ __all__ = [
     "QuantizationConfig",
     "Run",
     "RunConfig",
-    "check_output",
     "digest",
     "is_run",
     "load_run",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ofqctl import __version__
 from ofqctl.errors import ArtifactError
+from ofqctl.files import located
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
@@ -81,7 +82,7 @@ def read_config(directory: Path) -> RunConfig:
     Raises:
         ArtifactError: Not a run directory, or the file is damaged, foreign or of a future version.
     """
-    path = directory / "config.json"
+    path = located(directory, "config.json")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -10,7 +10,6 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ofqctl.artifact.atomic import replaced_directory, replaced_file
 from ofqctl.artifact.config import (
     CONFIG_KEY,
     FORMAT_VERSION,
@@ -25,10 +24,9 @@ from ofqctl.artifact.proof import check_written
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
 from ofqctl.errors import ArtifactError
+from ofqctl.files import RUN_FILES, WEIGHTS, located, replaced_file, replaced_files
 from ofqctl.models import build_architecture
 from ofqctl.recipe.reading import to_yaml
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass
@@ -50,7 +48,7 @@ class Run:
     @property
     def ledger(self) -> Ledger:
         """Sizes of the parts of the run."""
-        file = self.directory if self.directory.is_file() else self.directory / WEIGHTS
+        file = self.directory if self.directory.is_file() else located(self.directory, WEIGHTS)
         size = file.stat().st_size
         return make_ledger(self.model, total=size, float_model=self.config.quantization_config.float_bytes)
 
@@ -66,10 +64,10 @@ def digest(weights: bytes) -> str:
 
 
 def save_run(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
-    """Write a run directory atomically.
+    """Write a run directory; all its files are replaced at one moment.
 
     Args:
-        directory: Path of the run directory; replaced if it exists.
+        directory: Path of the run directory; the files of an earlier run in it are replaced.
         model: The model that the written file is compared with before it is accepted.
         weights: Result of :func:`serialize`.
         config: Content of ``config.json``, with the digest of ``weights``.
@@ -78,31 +76,26 @@ def save_run(directory: Path, model: nn.Module, weights: bytes, config: RunConfi
     Raises:
         ArtifactError: The disk is full or cannot be written, or the written file does not match the model.
     """
-    with replaced_directory(directory) as fresh:
+    with replaced_files(directory, removed=RUN_FILES) as fresh:
         write_files(fresh, model, weights, config, results)
 
 
 def write_files(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
-    """Write the files of a run into an existing directory, each atomically; see :func:`save_run`.
-
-    A reader that reads between two writes notices by the digest in ``config.json``.
-    """
-    with replaced_file(directory / WEIGHTS) as fresh:
-        fresh.write_bytes(weights)
-        check_written(_read_tensors(fresh)[0], model, config.quantization_config.plan, WEIGHTS)
+    """Write the files of a run into a folder that is nobody's yet; see :func:`save_run`."""
+    (directory / WEIGHTS).write_bytes(weights)
+    check_written(_read_tensors(directory / WEIGHTS)[0], model, config.quantization_config.plan, WEIGHTS)
     texts = {
         "config.json": config.to_json(),
         "recipe.yaml": to_yaml(config.quantization_config.recipe),
         "results.json": json.dumps(results, indent=1) + "\n",
     }
     for name, text in texts.items():
-        with replaced_file(directory / name) as fresh:
-            fresh.write_bytes(text.encode())
+        (directory / name).write_bytes(text.encode())
 
 
 def is_run(path: Path) -> bool:
     """Whether ``path`` is a run directory, or the weights file of one."""
-    return (path.is_dir() and (path / "config.json").is_file()) or (path.is_file() and path.name == WEIGHTS)
+    return (path.is_dir() and located(path, "config.json").is_file()) or (path.is_file() and path.name == WEIGHTS)
 
 
 def load_run(path: Path) -> Run:
@@ -118,7 +111,7 @@ def load_run(path: Path) -> Run:
         return _load_single_file(path)
     directory = path.parent if path.is_file() else path
     config = read_config(directory)
-    tensors = _read_weights(directory / WEIGHTS, config)
+    tensors = _read_weights(located(directory, WEIGHTS), config)
     return Run(_build(config, tensors, directory / WEIGHTS), config, read_results(directory), directory)
 
 
@@ -196,7 +189,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]
 def read_results(directory: Path) -> dict[str, Any]:
     """The content of ``results.json``; empty if it cannot be read."""
     try:
-        values = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+        values = json.loads(located(directory, "results.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -31,7 +31,7 @@ from ofqctl.cli import (
 )
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
-from ofqctl.errors import OfqctlError
+from ofqctl.errors import ArtifactError, OfqctlError, disk_fault
 
 FAULT, BUG, INTERRUPTED = 1, 70, 130
 
@@ -112,7 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _report(error)
         return FAULT
-    except Exception:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001
+        fault = disk_fault(error)
+        if fault is not None and not debug:
+            _report(ArtifactError(f"a file cannot be read or written: {fault}"))
+            return FAULT
         traceback.print_exc()
         print("\nofqctl: this is a bug; please report it with the lines above", file=sys.stderr)
         return BUG

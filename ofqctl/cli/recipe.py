@@ -9,7 +9,6 @@ import typer
 from ofqctl.cli import options
 from ofqctl.cli.examples import examples
 from ofqctl.cli.output import Sink, Table
-from ofqctl.errors import RecipeError
 
 NameOrFile = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe, or a YAML file.", show_default=False)
@@ -61,13 +60,10 @@ def copy(
 
     catalogue.load(name)
     text = catalogue.path_of(name).read_text(encoding="utf-8")
-    if file.is_dir() or (file.exists() and not overwrite):
-        kind = "is a folder" if file.is_dir() else "already exists"
-        raise RecipeError(f"{file}: {kind}", hint="--overwrite replaces it; or name another FILE")
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{file}: cannot be written: {error.strerror}") from error
+    from ofqctl.files import output_file, replaced_file
+
+    with output_file(file, overwrite=overwrite), replaced_file(file) as fresh:
+        fresh.write_text(text, encoding="utf-8")
     with Sink(as_json=as_json) as sink:
         next_step = f"ofqctl quantize MODEL --recipe {file}"
         sink.show(

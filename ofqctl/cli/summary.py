@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ofqctl.cli.output import Table, megabytes
+from ofqctl.files import TRACKER_FILE
 
 _FLOAT_BITS = "32"
-_TRACKER_FILE = "oscillation.safetensors"
 _SHOWN_REASONS = 5
 
 
@@ -69,5 +69,5 @@ def next_commands(output: Path, data: str | None) -> Iterator[str]:
     yield f"  ofqctl inspect {run}"
     yield f"  ofqctl evaluate {run} --data {shlex.quote(data) if data else 'DATA'}"
     yield f"  ofqctl predict {run} IMAGE"
-    if (output / _TRACKER_FILE).is_file():
+    if (output / TRACKER_FILE).is_file():
         yield f"  ofqctl analyze-oscillation {run} --html report.html"

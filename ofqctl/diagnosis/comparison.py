@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofqctl.artifact import WEIGHTS, is_run, read_config, read_results
+from ofqctl.artifact import is_run, read_config, read_results
 from ofqctl.diagnosis.result import FORMAT, Epoch
 from ofqctl.errors import ArtifactError
+from ofqctl.files import WEIGHTS, located
 from ofqctl.registry import Frozen
 
 
@@ -90,7 +91,7 @@ def _run(path: Path) -> ComparedRun:
         recipe=recipe.name,
         weight_bits=recipe.weights.bits,
         activation_bits=recipe.activations.bits,
-        bytes=(directory / WEIGHTS).stat().st_size,
+        bytes=located(directory, WEIGHTS).stat().st_size,
         top1=top1,
         measured_on=measured_on,
         oscillating=last.get("oscillating"),

@@ -13,6 +13,7 @@ from ofqctl.artifact import is_run, load_run, read_config
 from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
 from ofqctl.diagnosis.weights import AnalyzedWeight, weights_of_model, weights_of_state
 from ofqctl.errors import ArtifactError
+from ofqctl.files import located
 from ofqctl.models import read_torch_file
 from ofqctl.oscillation import CGA, TRACKER_FILE
 from ofqctl.recipe import Plan, Recipe
@@ -97,8 +98,8 @@ def open_source(path: Path, wbits: int | None = None) -> Opened:
         opened = open_source(path.parent)
         opened.path = path
         return opened
-    if path.is_dir() and (path / FILE).is_file():
-        return _training_state(path, path / FILE)
+    if path.is_dir() and (state := located(path, FILE)).is_file():
+        return _training_state(path, state)
     if is_run(path):
         return _packed(path)
     if path.is_dir() or not path.exists():

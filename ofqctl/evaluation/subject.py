@@ -1,5 +1,6 @@
 """What can be evaluated, behind one interface: a float model by name, a run directory, or an ONNX file."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Subject:
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
         labels: Meaning of the outputs.
         about: Its ``architecture``, the ``model_args`` that build it, the ``source`` of its weights and, for a run or a
-            file exported from one, the name of the ``recipe``.
+            file exported from one, the name of the ``recipe``; for a run also the ``sha256`` of its weights.
         notes: What was guessed or changed, one sentence each.
     """
 
@@ -128,6 +129,7 @@ def of_run(run: Run) -> Subject:
         "model_args": config.model_args,
         "source": config.source,
         "recipe": config.quantization_config.recipe.name,
+        "sha256": config.quantization_config.sha256,
     }
     return Subject(run.model, str(run.directory), "run", config.data_config, labels, about)
 
@@ -146,6 +148,17 @@ def of_model(loaded: LoadedModel) -> Subject:
     return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, about, list(loaded.notes))
 
 
+def _other_weights(path: Path, model: OnnxModel) -> list[str]:
+    """A note if the file was made from other weights than those of the run that it lies in."""
+    folder = path.parent
+    if model.weights_digest is None or not holds_run(folder):
+        return []
+    if read_config(folder).quantization_config.sha256 == model.weights_digest:
+        return []
+    command = f"ofqctl export {shlex.quote(str(folder))} --onnx --overwrite"
+    return [f"{path}: is older than the run in its folder and has other weights; `{command}` writes it anew"]
+
+
 def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     """The subject for an ONNX file of a classifier; a file without a description needs ``normalization``.
 
@@ -157,7 +170,8 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     if said is not None:
         names = None if said.label_names is None else tuple(said.label_names)
         about = said.model_dump(include={"architecture", "model_args", "source", "recipe"})
-        return Subject(model, str(path), "onnx", said.data_config, LabelSpace(said.num_classes, names), about)
+        labels = LabelSpace(said.num_classes, names)
+        return Subject(model, str(path), "onnx", said.data_config, labels, about, _other_weights(path, model))
     missing = [] if all(model.size) else ["the size of its input"]
     missing += [] if model.classes else ["the number of its classes"]
     if missing:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ofqctl.artifact import WEIGHTS, Run
-from ofqctl.artifact.atomic import replaced_directory
+from ofqctl.artifact import Run
 from ofqctl.artifact.tensors import to_tensors
 from ofqctl.convert import weight_site
 from ofqctl.errors import ArtifactError
+from ofqctl.files import RUN_FILES, WEIGHTS, replaced_files
 from ofqctl.grids import Encoded, Grid
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.recipe import ModulePlan
@@ -83,7 +83,7 @@ def write_compressed(directory: Path, run: Run) -> None:
     config = json.loads(run.config.to_json())
     ignored += [left.module for left in run.config.quantization_config.plan.left_float]
     config["quantization_config"] = _quantization_config(groups, ignored)
-    with replaced_directory(directory) as fresh:
+    with replaced_files(directory, removed=RUN_FILES) as fresh:
         (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         content = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
         (fresh / WEIGHTS).write_bytes(safetensors.torch.save(content, metadata={"format": "pt"}))

@@ -1,12 +1,12 @@
 """Compile ONNX files with OpenVINO, an optional package, and read back what it runs."""
 
 import importlib.util
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ofqctl.errors import ArtifactError, PackageError
+from ofqctl.files import replaced_file
 
 _INTEGERS = ("i8", "u8")
 
@@ -71,11 +71,8 @@ def write_ir(content: bytes, path: Path) -> None:
     Raises:
         PackageError: OpenVINO is not installed.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
+    with replaced_file(path) as fresh:
         package().save_model(core().read_model(content), fresh, compress_to_fp16=False)
-        for suffix in (".bin", ".xml"):
-            fresh.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def kernels(content: bytes, names: set[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ofqctl.errors import ArtifactError, DataError
 from ofqctl.export import openvino
-from ofqctl.export.metadata import Description, read_description
+from ofqctl.export.metadata import Description, read_description, read_entry
 from ofqctl.export.pixels import to_pixels
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -158,6 +158,7 @@ class OnnxModel(nn.Module):
         pixels: Whether it takes uint8 pixels.
         batch: Fixed number of images in a batch, or None.
         classes: Number of outputs, or 0 if unknown.
+        weights_digest: SHA-256 of the weights of the run that it was made from, or None if unknown.
         data_config: Preprocessing of its images; if the file includes the normalization, it is undone first.
 
     Raises:
@@ -168,6 +169,7 @@ class OnnxModel(nn.Module):
         super().__init__()
         self._engine = load(path, threads, runtime)
         self.description: Description | None = read_description(self._engine.metadata, str(path))
+        self.weights_digest = read_entry(self._engine.metadata, "run", str(path)).get("sha256")
         inputs, outputs = self._engine.inputs, self._engine.outputs
         kinds = ("tensor(float)", "tensor(uint8)")
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:

@@ -1,10 +1,10 @@
 """Diagnose the oscillation of weights from training states, runs and the OFQ authors' checkpoints."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofqctl.artifact.atomic import replaced_file
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName
 from ofqctl.diagnosis.between import Snapshot, change_between
@@ -14,6 +14,7 @@ from ofqctl.diagnosis.opening import Opened, open_source
 from ofqctl.diagnosis.report import Selection, report_on
 from ofqctl.diagnosis.result import Analysis, Change, Gate, Live, Report
 from ofqctl.errors import DataError
+from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.live import LiveRequest, live_steps
 from ofqctl.progress import Progress, silent
 
@@ -63,6 +64,11 @@ def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
     """
     if request.steps is not None and request.data is None:
         raise DataError(f"--steps {request.steps}: live steps need training images", hint="--data DATA")
+    with nullcontext() if request.html is None else output_file(request.html, sources=request.sources):
+        return _analyze(request, progress)
+
+
+def _analyze(request: AnalyzeRequest, progress: Progress) -> Analysis:
     reports: list[Report] = []
     changes: list[Change] = []
     notes: list[str] = []

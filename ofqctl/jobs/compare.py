@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofqctl.artifact.atomic import replaced_file
 from ofqctl.diagnosis.comparison import Comparison, compared
+from ofqctl.files import output_file, replaced_file
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ def compare(request: CompareRequest) -> Comparison:
     Raises:
         ArtifactError: A path is not a run directory, or the page cannot be written.
     """
-    comparison = compared(request.runs)
-    if request.html is not None:
-        from ofqctl.reports import comparison_page
+    if request.html is None:
+        return compared(request.runs)
+    from ofqctl.reports import comparison_page
 
+    with output_file(request.html, sources=request.runs):
+        comparison = compared(request.runs)
         with replaced_file(request.html) as fresh:
             fresh.write_text(comparison_page(comparison), encoding="utf-8")
     return comparison

@@ -1,10 +1,10 @@
 """Export a run or a float model to a verified ONNX file."""
 
-import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ofqctl.artifact import load_run
-from ofqctl.artifact.atomic import replaced_file
 from ofqctl.data import DataSpec, image_loader, open_data, synthetic_images
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import Subject, open_subject
@@ -34,6 +33,7 @@ from ofqctl.export import (
     to_pixels,
     write_graph,
 )
+from ofqctl.files import output_file, replaced_file
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 
@@ -76,6 +76,11 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str
         OfqctlError: An error that the user can fix, or the graph does not compute the same as the model; nothing was
             written.
     """
+    with ExitStack() as claimed:
+        return _export_onnx(request, progress, claimed)
+
+
+def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack) -> dict[str, Any]:
     started = time.perf_counter()
     progress("load the model", 0, None)
     subject = open_subject(request.model)
@@ -88,7 +93,10 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str
     output = request.output or default_file(subject, request.target)
     if (output.suffix == ".xml") and request.target != "openvino":
         raise ArtifactError(f"{output}: OpenVINO's IR", hint="--target openvino")
-    check_file(output, overwrite=request.overwrite)
+    written = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
+    for path in written:
+        sources = request.model.paths
+        claimed.enter_context(output_file(path, overwrite=request.overwrite, make_folders=True, sources=sources))
     batches, total, about = _images(request, subject)
     progress("write the graph", 0, None)
     description = describe(subject, request.target, pixels=request.pixels)
@@ -101,13 +109,13 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str
         others = ["openvino"]
     verification = _verify(graph, subject, request, others, batches, total, progress) | about
     set_metadata(graph.model, verification=verification, runtimes=runtimes)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if "sha256" in subject.about:
+        set_metadata(graph.model, run={"sha256": subject.about["sha256"]})
     if output.suffix == ".xml":
         openvino.write_ir(graph.serialize(), output)
     else:
         with replaced_file(output) as fresh:
             fresh.write_bytes(graph.serialize())
-    written = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
     return {
         "output": str(output),
         "model": subject.name,
@@ -130,21 +138,6 @@ def default_file(subject: Subject, target: Target) -> Path:
     """``RUN/model.onnx`` for a run, ``MODEL.onnx`` for a float model."""
     name = "model.onnx" if target == "onnxruntime" else f"model-{target}.onnx"
     return Path(subject.name) / name if subject.kind == "run" else Path(f"{subject.name}.onnx")
-
-
-def check_file(path: Path, *, overwrite: bool) -> None:
-    """Check that a file can be written.
-
-    Raises:
-        ArtifactError: It exists and ``overwrite`` is not set, or it is a folder.
-    """
-    if path.is_dir():
-        raise ArtifactError(f"{path}: is a folder; --output names a file")
-    if path.exists() and not overwrite:
-        raise ArtifactError(f"{path}: already exists", hint="--overwrite replaces it; --output names another")
-    parent = next(p for p in path.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ArtifactError(f"{path}: cannot be written: {parent} is not a writable folder")
 
 
 def describe(subject: Subject, target: Target, *, pixels: bool) -> Description:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ofqctl.artifact import check_output, save_single_file
+from ofqctl.artifact import save_single_file
 from ofqctl.evaluation import open_run
 from ofqctl.export.compressed import check_representable, write_compressed
-from ofqctl.jobs.export import check_file
+from ofqctl.files import WEIGHTS, output_directory, output_file
 from ofqctl.progress import Progress, silent
 
 Layout = Literal["ofqctl", "compressed-tensors"]
@@ -40,16 +40,15 @@ def export_safetensors(request: SafetensorsRequest, progress: Progress = silent)
     run = open_run(request.run)
     if request.layout == "ofqctl":
         output = request.output or Path(f"{run.directory}.safetensors")
-        check_file(output, overwrite=request.overwrite)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        save_single_file(output, run)
+        with output_file(output, overwrite=request.overwrite, make_folders=True):
+            save_single_file(output, run)
         written = [output]
     else:
         check_representable(run, str(run.directory))
         output = request.output or Path(f"{run.directory}-compressed-tensors")
-        check_output(output, overwrite=request.overwrite)
-        write_compressed(output, run)
-        written = list(output.iterdir())
+        with output_directory(output, overwrite=request.overwrite, sources=[request.run]):
+            write_compressed(output, run)
+        written = [output / "config.json", output / WEIGHTS]
     return {
         "output": str(output),
         "layout": request.layout,

@@ -1,6 +1,7 @@
 """Convert the OFQ authors' checkpoint files to run directories."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from ofqctl.artifact import check_output, save_run, serialize
+from ofqctl.artifact import save_run, serialize
 from ofqctl.convert import describe
 from ofqctl.convert.ofq_checkpoint import load_ofq, recipe_for
 from ofqctl.errors import ArtifactError
+from ofqctl.files import output_directory
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import ModelRequest, load_model, read_torch_file
 from ofqctl.models.checkpoints import check_finite
@@ -56,14 +58,21 @@ def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> di
     Raises:
         OfqctlError: An error that the user can fix; nothing was written.
     """
+    with ExitStack() as claimed:
+        return _imported(request, progress, claimed)
+
+
+def _imported(request: ImportRequest, progress: Progress, claimed: ExitStack) -> dict[str, Any]:
+    overwrite, sources = request.overwrite, [request.checkpoint]
     if request.output is not None:
-        check_output(request.output, overwrite=request.overwrite)
+        claimed.enter_context(output_directory(request.output, overwrite=overwrite, sources=sources))
     progress("read the checkpoint", 0, None)
     state, architecture = _read(request.checkpoint)
     recipe = recipe_for(state, wbits=request.wbits, abits=request.abits)
     loaded = load_model(_model_request(request, state, architecture))
     output = request.output or default_output(loaded.architecture, recipe)
-    check_output(output, overwrite=request.overwrite)
+    if request.output is None:
+        claimed.enter_context(output_directory(output, overwrite=overwrite, sources=sources))
     loaded.source = f"OFQ checkpoint {request.checkpoint}"
     float_bytes = float_model_bytes(loaded.model)
     progress("convert", 0, None)

@@ -1,8 +1,7 @@
 """Predict the classes of images, or of an array that is already preprocessed."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ofqctl.devices import DeviceName, pick_device
 from ofqctl.errors import DataError
 from ofqctl.evaluation import Normalization, Subject, open_subject
 from ofqctl.evaluation import predict as logits_of
+from ofqctl.files import output_file, replaced_file
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 
@@ -58,6 +58,12 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
         OfqctlError: The model cannot be used.
     """
     _check(request)
+    target, given = request.save_logits, (*request.images, *([request.array] if request.array else []))
+    with nullcontext() if target is None else output_file(target, sources=given):
+        return _predict(request, progress)
+
+
+def _predict(request: PredictRequest, progress: Progress) -> dict[str, Any]:
     device = pick_device(request.device)
     paths = [] if request.array else list(_image_files(request.images))
     array = _read_array(request.array) if request.array else None
@@ -77,7 +83,8 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
     names = [str(path) for path in paths if str(path) not in skipped]
     names = names or [f"{request.array}[{index}]" for index in range(total)]
     if request.save_logits is not None:
-        _save(request.save_logits, everything.numpy())
+        with replaced_file(request.save_logits) as fresh, fresh.open("wb") as file:
+            np.save(file, everything.numpy())
     return {
         "model": subject.name,
         "kind": subject.kind,
@@ -113,9 +120,6 @@ def _check(request: PredictRequest) -> None:
     for name, value in (("--top", request.top), ("--batch-size", request.batch_size)):
         if value < 1:
             raise DataError(f"{name}: {value} is too small; at least 1 is allowed")
-    target = request.save_logits
-    if target is not None and (target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK)):
-        raise DataError(f"--save-logits {target}: cannot be written: it is a folder, or not in a writable folder")
 
 
 def _image_files(given: Sequence[Path]) -> Iterator[Path]:
@@ -187,18 +191,3 @@ def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) 
         }
         for name, row_labels, row_values in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def _save(path: Path, logits: NDArray[np.float32]) -> None:
-    """Write a ``.npy`` file atomically."""
-    try:
-        handle, fresh = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, logits)
-            Path(fresh).chmod(0o644)
-            Path(fresh).replace(path)
-        finally:
-            Path(fresh).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"--save-logits {path}: cannot be written: {error.strerror or error}") from error

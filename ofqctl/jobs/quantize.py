@@ -2,7 +2,7 @@
 
 import copy
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ofqctl.artifact import check_output, save_run, serialize
+from ofqctl.artifact import save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
 from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device
 from ofqctl.errors import RecipeError
 from ofqctl.evaluation import Subject, evaluate, of_model, paired
+from ofqctl.files import output_directory
 from ofqctl.jobs.calibrating import CalibrationImages, calibration_images
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision
@@ -75,8 +76,13 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
     Raises:
         OfqctlError: An error that the user can fix; nothing was written.
     """
+    with ExitStack() as claimed:
+        return _quantized(request, progress, claimed)
+
+
+def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack) -> dict[str, Any]:
     started = time.perf_counter()
-    job = _open(request, progress)
+    job = _open(request, progress, claimed)
     with _calibration(job) as calibration:
         recipe, mixed = _allocate_bits(job, calibration)
         task = _quantize(job, recipe, calibration)
@@ -134,19 +140,20 @@ class _Job:
         return channels, height, width
 
 
-def _open(request: QuantizeRequest, progress: Progress) -> _Job:
-    """Open model and data, and check that the result can be written."""
+def _open(request: QuantizeRequest, progress: Progress, claimed: ExitStack) -> _Job:
+    """Open model and data, and claim the output."""
     if request.time_budget is not None and request.time_budget <= 0:
         raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     device = pick_device(request.device)
     if request.output is not None:
-        check_output(request.output, overwrite=request.overwrite)
+        claimed.enter_context(_output(request, request.output))
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
     loaded = open_float(request.model)
     check_model(request.recipe, loaded)
     output = request.output or _default_output(loaded.architecture, request)
-    check_output(output, overwrite=request.overwrite)
+    if request.output is None:
+        claimed.enter_context(_output(request, output))
     subject = of_model(loaded)
     evaluation = None
     if request.data is not None:
@@ -218,6 +225,10 @@ def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> dic
     calibration.notes += watched.notes
     figures = about_data(job.evaluation, job.subject) | {name: found.as_dict() for name, found in metrics.items()}
     return figures | {"paired": paired(metrics["float"], metrics["quantized"])}
+
+
+def _output(request: QuantizeRequest, output: Path) -> AbstractContextManager[None]:
+    return output_directory(output, overwrite=request.overwrite, sources=request.model.paths)
 
 
 def _default_output(architecture: str, request: QuantizeRequest) -> Path:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
+from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.calibrating import calibration_images
 from ofqctl.jobs.starting import open_float
 from ofqctl.models import ModelRequest
@@ -59,8 +61,13 @@ def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dic
     Raises:
         OfqctlError: An error that the user can fix.
     """
-    started = time.perf_counter()
     _check(request)
+    with nullcontext() if request.plot is None else output_file(request.plot):
+        return _sensitivity(request, progress)
+
+
+def _sensitivity(request: SensitivityRequest, progress: Progress) -> dict[str, Any]:
+    started = time.perf_counter()
     device = pick_device(request.device)
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
@@ -119,14 +126,13 @@ def draw(result: dict[str, Any], order: list[str], path: Path) -> None:
     axes.set_title(f"{result['model']}: one layer quantized at a time ({result['part']})")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    with replaced_file(path) as fresh, fresh.open("wb") as file:
+        figure.savefig(file, format=path.suffix[1:])
 
 
 def _check(request: SensitivityRequest) -> None:
     if request.plot is not None and request.plot.suffix not in (".png", ".svg", ".pdf"):
         raise DataError(f"--plot {request.plot}: cannot be drawn; its name ends in .png, .svg or .pdf")
-    if request.plot is not None and not request.plot.resolve().parent.is_dir():
-        raise DataError(f"--plot {request.plot}: its folder does not exist")
 
 
 def _at(recipe: Recipe, bits: int) -> Recipe:

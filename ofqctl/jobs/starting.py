@@ -12,6 +12,7 @@ from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_sit
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import holds_run
+from ofqctl.files import located
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate
@@ -179,7 +180,7 @@ def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
         run: The run, whose model is changed.
         kept: Names of the quantizers that keep their values, whose weights must be encoded as the same codes.
     """
-    if (run.directory / FILE).is_file():
+    if located(run.directory, FILE).is_file():
         checkpoint = read_checkpoint_state(run.directory)
         if checkpoint.ema is not None:
             return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}

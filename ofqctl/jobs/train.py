@@ -1,8 +1,8 @@
 """Train a float model or an earlier run and write a run directory; training can be interrupted and resumed."""
 
 import copy
-import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from timm.utils.random import random_seed
 
-from ofqctl.artifact import check_output, load_run
+from ofqctl.artifact import load_run
 from ofqctl.convert import apply_plan
 from ofqctl.data import ImageData, ImageLoader, image_loader
 from ofqctl.devices import denormals_flushed, pick_device
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
+from ofqctl.files import NEXT_STATE, is_ours, output_directory
 from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
@@ -27,7 +28,6 @@ from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Training
 from ofqctl.training import (
-    FILE,
     Checkpoint,
     Engine,
     Hooks,
@@ -40,6 +40,7 @@ from ofqctl.training import (
     joined,
     open_logs,
     read_checkpoint_state,
+    state_to_resume,
     warmup_steps,
 )
 
@@ -74,20 +75,8 @@ def _train(
     job = _open(request, processes, progress)
     if job.is_finished:
         return _finished(job.output)
-    if job.checkpoint is None and processes.first:
-        _check_free(job.output, job.start, overwrite=request.overwrite)
-    run = TrainedRun.open(request, processes, job.start, job.output, progress)
-    engine = _engine(job, run.data, progress)
-    if job.checkpoint is not None:
-        engine.restore(job.checkpoint)
-    elif processes.first:
-        _make_empty(job.output)
-    # of dropout and mixing, which differ from process to process
-    random_seed(request.seed, processes.rank)  # type: ignore[no-untyped-call]
-    _fit(job, engine, run, on_step)
-    if processes.first and not run.results:  # resumed after the last epoch
-        run.publish(engine)
-    return {"output": str(job.output)} | run.results
+    with _claimed(job):
+        return _train_claimed(job, progress, on_step)
 
 
 @dataclass
@@ -115,6 +104,22 @@ class _Job:
         """Whether there is nothing left to do."""
         done = self.checkpoint is not None and self.checkpoint.position["phase"] >= len(self.settings.phases)
         return done and holds_run(self.output)
+
+
+def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], None]) -> dict[str, Any]:
+    """Train while no other process can write the run directory."""
+    request, processes = job.request, job.processes
+    run = TrainedRun.open(request, processes, job.start, job.output, progress)
+    run.replaces = (job.output / NEXT_STATE).is_file() if job.checkpoint else is_ours(job.output)
+    engine = _engine(job, run.data, progress)
+    if job.checkpoint is not None:
+        engine.restore(job.checkpoint)
+    # of dropout and mixing, which differ from process to process
+    random_seed(request.seed, processes.rank)  # type: ignore[no-untyped-call]
+    _fit(job, engine, run, on_step)
+    if processes.first and not run.results:  # resumed after the last epoch
+        run.publish(engine)
+    return {"output": str(job.output)} | run.results
 
 
 def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _Job:
@@ -175,7 +180,7 @@ def _fit(job: _Job, engine: Engine, run: TrainedRun, on_step: Callable[[Row, int
             run.publish(engine)
             logs.add({name: value for name, value in row.items() if name not in ("loss", "train_top1")})
 
-        engine.hooks = Hooks(step, epoch, run.validate, save=lambda state: state.save(job.output))
+        engine.hooks = Hooks(step, epoch, run.validate, save=run.save)
         try:
             engine.fit()
         except Interrupted as interruption:
@@ -194,9 +199,9 @@ def _output(request: TrainRequest, loaded: LoadedModel) -> Path:
 
 def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Checkpoint | None:
     """The state to continue from, or None."""
-    if request.resume is None or (request.resume == "auto" and not (output / FILE).is_file()):
+    if request.resume is None or (request.resume == "auto" and not state_to_resume(output).is_file()):
         return None
-    checkpoint = read_checkpoint_state(output)
+    checkpoint = read_checkpoint_state(output, resumed=True)
     if not request.force_recipe:
         check_same(checkpoint, request, processes.world, output)
     return checkpoint
@@ -209,19 +214,14 @@ def _finished(output: Path) -> dict[str, Any]:
     return {"output": str(output)} | results | {"notes": [*results.get("notes", []), note]}
 
 
-def _check_free(output: Path, start: Start, *, overwrite: bool) -> None:
-    """Check that a new run can be written; a training state without a finished epoch counts as a run."""
-    if start.run is not None and output.resolve() == start.run.directory.resolve():
-        raise ArtifactError(f"{output}: training starts from this run and cannot replace it", hint="--output NEW")
-    if not (overwrite and (output / FILE).is_file()):
-        check_output(output, overwrite=overwrite)
-
-
-def _make_empty(output: Path) -> None:
-    """Create an empty directory for the run."""
-    if output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
+def _claimed(job: _Job) -> AbstractContextManager[None]:
+    """Keep other trainings out of the run directory, in the process that writes it."""
+    request, settings = job.request, job.settings
+    if not job.processes.first:
+        return nullcontext()
+    teachers = [Path(settings.distillation.teacher)] if settings.distillation else []
+    sources, resumed = [*request.model.paths, *teachers], job.checkpoint is not None
+    return output_directory(job.output, overwrite=request.overwrite, resumed=resumed, sources=sources)
 
 
 def _teacher(request: TrainRequest, start: Start, processes: Processes) -> Teacher | None:

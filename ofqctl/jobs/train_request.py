@@ -71,7 +71,7 @@ def recorded_request(directory: Path) -> TrainRequest:
     Raises:
         ArtifactError: There is no training run, or it has no recorded request.
     """
-    checkpoint = read_checkpoint_state(directory)
+    checkpoint = read_checkpoint_state(directory, resumed=True)
     if not checkpoint.request:
         raise ArtifactError(
             f"{directory}: its training state has no recorded request",

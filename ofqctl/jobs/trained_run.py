@@ -10,19 +10,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ofqctl.artifact import serialize
-from ofqctl.artifact.atomic import replaced_file
 from ofqctl.artifact.run import write_files
 from ofqctl.convert import describe
 from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
+from ofqctl.files import NEXT_STATE, RUN_FILES, TRACKER_FILE, TRAINING_STATE, replaced_files
 from ofqctl.jobs.measuring import measure
 from ofqctl.jobs.starting import Start
 from ofqctl.jobs.train_request import TrainRequest
 from ofqctl.jobs.writing import about_run, float_model_bytes, run_config
 from ofqctl.models import LoadedModel
 from ofqctl.progress import Progress
-from ofqctl.training import Engine, Processes, Row
+from ofqctl.training import Checkpoint, Engine, Processes, Row
 
 
 @dataclass
@@ -31,6 +31,7 @@ class TrainedRun:
 
     Attributes:
         results: The results that were written last.
+        replaces: Whether an earlier run is in the directory, until the first epoch of this one is done.
     """
 
     request: TrainRequest
@@ -42,6 +43,7 @@ class TrainedRun:
     float_bytes: int
     progress: Progress
     results: dict[str, Any] = field(default_factory=dict)
+    replaces: bool = False
 
     @classmethod
     def open(
@@ -75,7 +77,7 @@ class TrainedRun:
         return {"val_top1": figures["top1"], "val_loss": figures["loss"]}
 
     def publish(self, engine: Engine) -> None:
-        """Write the run directory after an epoch."""
+        """Write the run directory after an epoch; the first one replaces an earlier run, and takes its state along."""
         weights = serialize(engine.trained)
         plan = describe(engine.trained, engine.plan)
         config = run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
@@ -87,12 +89,19 @@ class TrainedRun:
             "seed": self.request.seed,
             "device": str(engine.processes.device),
         }
-        write_files(self.output, engine.trained, weights, config, self.results)
-        if engine.tracker is not None:
-            with replaced_file(self.output / "oscillation.safetensors") as fresh:
-                save_file(engine.tracker.state_dict(), fresh)
-        with replaced_file(self.output / "summary.csv") as fresh:
-            fresh.write_text(_as_csv(engine.history), encoding="utf-8")
+        following = self.output / NEXT_STATE
+        with replaced_files(self.output, removed=RUN_FILES if self.replaces else ()) as fresh:
+            write_files(fresh, engine.trained, weights, config, self.results)
+            if engine.tracker is not None:
+                save_file(engine.tracker.state_dict(), fresh / TRACKER_FILE)
+            (fresh / "summary.csv").write_text(_as_csv(engine.history), encoding="utf-8")
+            if self.replaces and following.is_file():
+                following.rename(fresh / TRAINING_STATE)
+        self.replaces = False
+
+    def save(self, state: Checkpoint) -> None:
+        """Write the training state; as long as an earlier run lies there, beside that run's."""
+        state.save(self.output, NEXT_STATE if self.replaces else TRAINING_STATE)
 
 
 def _as_csv(rows: list[Row]) -> str:

@@ -56,6 +56,11 @@ class ModelRequest:
     img_size: int | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def paths(self) -> list[Path]:
+        """What the model is read from, if the name is a path, and the weight file."""
+        return [Path(self.name.removeprefix("local-dir:")), *([self.checkpoint] if self.checkpoint else [])]
+
 
 @dataclass
 class LoadedModel:

@@ -1,5 +1,6 @@
 """Weights that oscillate between two codes: a tracker that counts them, and remedies that stop them."""
 
+from ofqctl.files import TRACKER_FILE
 from ofqctl.oscillation.cga import CGA, ConfidentFreezing
 from ofqctl.oscillation.choosing import check_remedies, remedies_of
 from ofqctl.oscillation.dampening import Dampening, DampeningPenalty
@@ -9,7 +10,7 @@ from ofqctl.oscillation.gradients import GradientWatch
 from ofqctl.oscillation.remedy import Remedy, RemedySettings
 from ofqctl.oscillation.roles import ROLES, Role, in_parts, roles_of
 from ofqctl.oscillation.thresholds import distance_to_threshold
-from ofqctl.oscillation.tracker import TRACKER_FILE, OscillationTracker
+from ofqctl.oscillation.tracker import OscillationTracker
 from ofqctl.oscillation.trajectory import Trajectory
 
 __all__ = [

@@ -15,7 +15,6 @@ from ofqctl.oscillation.history import HistoryTable
 from ofqctl.oscillation.roles import in_parts, roles_of
 from ofqctl.oscillation.trajectory import Sampler, Trajectory
 
-TRACKER_FILE = "oscillation.safetensors"  # file of the tracker's state in a run directory
 RECENT = 30  # number of optimizer steps that `flips_per_step` averages over
 
 

@@ -6,7 +6,7 @@ from ofqctl.training.interruption import Interrupted
 from ofqctl.training.logs import LogName, Logs, check_logs, open_logs
 from ofqctl.training.optimization import warmup_steps
 from ofqctl.training.processes import Processes, joined
-from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state
+from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state, state_to_resume
 
 __all__ = [
     "FILE",
@@ -25,5 +25,6 @@ __all__ = [
     "joined",
     "open_logs",
     "read_checkpoint_state",
+    "state_to_resume",
     "warmup_steps",
 ]

@@ -85,6 +85,8 @@ def open_logs(names: Sequence[LogName], directory: Path, settings: Mapping[str, 
     if "tensorboard" in names:
         logs["tensorboard"] = _tensorboard(directory, step)
     if "wandb" in names:
+        if step == 0:  # else the log of an earlier training in this directory would be continued
+            (directory / "wandb" / "wandb-resume.json").unlink(missing_ok=True)
         logs["wandb"] = _wandb(directory, settings)
     return Logs(logs)
 

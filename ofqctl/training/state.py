@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ofqctl.artifact.atomic import replaced_file
 from ofqctl.errors import ArtifactError
+from ofqctl.files import NEXT_STATE, TRAINING_STATE, located, replaced_file
 from ofqctl.models import read_torch_file
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
-FILE = "last.pt"
+FILE = TRAINING_STATE
 VERSION = 2
 
 
@@ -92,24 +92,34 @@ class Checkpoint:
     request: dict[str, Any] = field(default_factory=dict)
     version: int = field(default=VERSION)
 
-    def save(self, directory: Path) -> None:
-        """Write ``last.pt`` atomically.
+    def save(self, directory: Path, name: str = FILE) -> None:
+        """Write the file ``name``, at one moment.
 
         Raises:
             ArtifactError: The disk is full or cannot be written; the previous file is intact.
         """
-        with replaced_file(directory / FILE) as fresh:
+        with replaced_file(directory / name) as fresh:
             torch.save(vars(self), fresh)
 
 
-def read_checkpoint_state(directory: Path) -> Checkpoint:
-    """Read ``last.pt``.
+def state_to_resume(directory: Path) -> Path:
+    """The state of the training in ``directory``: that of one which will replace the run there, if there is one."""
+    following = located(directory, NEXT_STATE)
+    return following if following.is_file() else located(directory, FILE)
+
+
+def read_checkpoint_state(directory: Path, *, resumed: bool = False) -> Checkpoint:
+    """Read the training state of the run in ``directory``, ``last.pt``.
+
+    Args:
+        directory: The run directory.
+        resumed: Whether to read the state to continue from, see :func:`state_to_resume`.
 
     Raises:
         ArtifactError: The file is missing, or of an unknown version.
         ModelError: The file is truncated or foreign.
     """
-    path = directory / FILE
+    path = state_to_resume(directory) if resumed else located(directory, FILE)
     if not path.is_file():
         raise ArtifactError(
             f"{directory}: no {FILE} in it, so there is nothing to resume",

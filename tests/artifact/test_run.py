@@ -2,11 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -14,8 +11,7 @@ import timm
 import torch
 from safetensors import safe_open
 
-from ofqctl.artifact import check_output, load_run, make_ledger, save_run, serialize
-from ofqctl.artifact.atomic import replaced_directory
+from ofqctl.artifact import load_run, make_ledger, save_run, serialize
 from ofqctl.artifact.config import QuantizationConfig, RunConfig
 from ofqctl.artifact.run import digest
 from ofqctl.convert import convert, describe
@@ -210,17 +206,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         load_run(tmp_path)
 
 
-def test_an_existing_output_needs_overwrite_and_a_foreign_folder_is_never_replaced(run, tmp_path):
-    with pytest.raises(ArtifactError, match="already exists"):
-        check_output(run[0], overwrite=False)
-    check_output(run[0], overwrite=True)
-    foreign = tmp_path / "mine"
-    foreign.mkdir()
-    (foreign / "diary.txt").write_text("dear diary")
-    with pytest.raises(ArtifactError, match="not a run directory"):
-        check_output(foreign, overwrite=True)
-
-
 def test_a_full_disk_leaves_the_old_run_and_nothing_else(run, images, monkeypatch):
     directory, model = run
     before = sorted(p.name for p in directory.parent.iterdir())
@@ -235,65 +220,3 @@ def test_a_full_disk_leaves_the_old_run_and_nothing_else(run, images, monkeypatc
     assert sorted(p.name for p in directory.parent.iterdir()) == before
     with torch.inference_mode():
         assert torch.equal(load_run(directory).model(images), model(images))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
-def test_a_read_only_folder_is_told_before_any_work(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(ArtifactError, match="not a writable folder"):
-        check_output(tmp_path / "run", overwrite=False)
-
-
-def test_a_process_killed_while_saving_leaves_the_old_run(run, images):
-    directory, model = run
-    code = (
-        "import sys, time; from pathlib import Path; from ofqctl.artifact.atomic import replaced_directory\n"
-        "with replaced_directory(Path(sys.argv[1])) as fresh:\n"
-        "    (fresh / 'model.safetensors').write_bytes(b'half')\n"
-        "    print('writing', flush=True); time.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "writing\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(0.05)
-    with torch.inference_mode():
-        assert torch.equal(load_run(directory).model(images), model(images))
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_replacing_leaves_the_new_run_alone(run, images, monkeypatch, at_once):
-    directory, _ = run
-    if not at_once:
-        monkeypatch.setattr("ofqctl.artifact.atomic._swap_at_once", lambda *_: False)
-    model, weights, config = quantized(images, bits=2)
-    save_run(directory, model, weights, config, {})
-    with torch.inference_mode():
-        assert torch.equal(load_run(directory).model(images), model(images))
-    assert [p.name for p in directory.parent.iterdir()] == ["run"]
-
-
-def test_an_interrupt_between_two_renames_puts_the_old_run_back(run, images, monkeypatch):
-    directory, model = run
-    monkeypatch.setattr("ofqctl.artifact.atomic._swap_at_once", lambda *_: False)
-    rename, calls = Path.rename, []
-
-    def interrupted(self, target):
-        calls.append(self)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr("pathlib.Path.rename", interrupted)
-    other, weights, config = quantized(images, bits=2)
-    with pytest.raises(KeyboardInterrupt):
-        save_run(directory, other, weights, config, {})
-    with torch.inference_mode():
-        assert torch.equal(load_run(directory).model(images), model(images))
-
-
-def test_an_error_inside_the_block_leaves_no_trace(tmp_path):
-    with pytest.raises(RuntimeError), replaced_directory(tmp_path / "run") as fresh:
-        (fresh / "a").write_text("a")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []

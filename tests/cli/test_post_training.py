@@ -126,7 +126,7 @@ def test_sensitivity_ranks_every_layer_and_draws_it(ofqctl):
     [
         (("--bits", "9"), "--bits: '9'"),
         (("--plot", "s.doc"), "its name ends in .png"),
-        (("--plot", "nosuch/s.png"), "its folder does not exist"),
+        (("--plot", "nosuch/s.png"), "cannot be written"),
     ],
 )
 def test_sensitivity_refuses_what_it_cannot_do(ofqctl, options, message):

@@ -247,10 +247,15 @@ def test_a_folder_that_is_no_run_is_never_overwritten(ofqctl, tmp_path):
 def test_an_output_below_a_file_or_in_a_read_only_folder_is_refused(ofqctl, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     assert ofqctl(*quantize_tiny("--output", tmp_path / "file" / "a")).code == 1
-    monkeypatch.setattr(os, "access", lambda *_args, **_kwargs: False)  # root may write everywhere
+
+    def refused(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # root may write everywhere
     ended = ofqctl(*quantize_tiny("--output", tmp_path / "a"))
     assert ended.code == 1
     assert "cannot be written" in ended.err
+    assert "calibrate" not in ended.err
 
 
 def test_a_full_disk_is_told_and_leaves_the_old_run(ofqctl, run, tmp_path, monkeypatch):

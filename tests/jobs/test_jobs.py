@@ -98,7 +98,7 @@ def test_predict_takes_the_images_of_a_folder_in_the_order_of_their_names(pictur
 @pytest.mark.parametrize("target", ["nosuch/y.npy", "."])
 def test_logits_that_cannot_be_saved_are_told_before_any_work(pictures, target, tmp_path):
     told = []
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ArtifactError, match="cannot be written"):
         request = PredictRequest(FLOAT, (pictures,), save_logits=tmp_path / target)
         predict(request, lambda *step: told.append(step))
     assert told == []

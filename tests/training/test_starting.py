@@ -187,7 +187,7 @@ def test_a_run_trains_on_as_its_own_recipe_says(request_for, run_of):
 def test_a_run_is_not_replaced_by_the_training_that_starts_from_it(run_of, request_for):
     run = run_of("statsq")
     request = replace(request_for(), model=ModelRequest(str(run)), output=run, overwrite=True)
-    with pytest.raises(ArtifactError, match="training starts from this run"):
+    with pytest.raises(ArtifactError, match="starts from this run"):
         train(request)
 
 

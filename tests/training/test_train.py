@@ -350,3 +350,87 @@ def test_a_run_that_stopped_while_annealing_goes_on_under_a_recipe_without_the_t
     state.save(request.output)
     train(replace(request, resume="auto"))
     assert weights_of(request.output) == weights_of(whole.output)
+
+
+def test_an_earlier_run_stays_until_an_epoch_of_the_new_one_is_done(request_for):
+    old = request_for()
+    train(old)
+    (old.output / "thesis.txt").write_text("mine")
+    before, seen = weights_of(old.output), []
+    request = replace(old, seed=1, overwrite=True, checkpoint_every=2)
+    train(request, on_step=lambda row, _total: seen.append((row["epoch"], weights_of(old.output) == before)))
+    assert all(kept == (epoch == 1) for epoch, kept in seen)
+    whole = request_for("whole", seed=1)
+    train(whole)
+    assert weights_of(request.output) == weights_of(whole.output)
+    assert {path.name for path in request.output.iterdir()} - {path.name for path in whole.output.iterdir()} == {
+        "thesis.txt"
+    }
+
+
+def test_a_training_killed_before_it_replaced_the_run_goes_on_to_the_same_bits(request_for):
+    old = request_for()
+    train(old)
+    before = weights_of(old.output)
+    request = replace(old, seed=1, overwrite=True, checkpoint_every=2)
+    with pytest.raises(MemoryError):
+        train(request, on_step=StopAfter(4))
+    assert weights_of(old.output) == before
+    assert read_checkpoint_state(old.output).request["seed"] == 0
+    with pytest.raises(MemoryError):
+        train(recorded_request(old.output), on_step=StopAfter(1))  # of the new training, and killed again
+    train(replace(request, resume="auto", overwrite=False))
+    whole = request_for("whole", seed=1)
+    train(whole)
+    assert weights_of(request.output) == weights_of(whole.output)
+    assert read_checkpoint_state(old.output).request["seed"] == 1
+
+
+def test_a_float_model_is_not_emptied_by_the_training_that_starts_from_it(request_for, tmp_path, tiny_vit):
+    model = tmp_path / "m"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 10}))
+    (model / "model.safetensors").write_bytes(b"weights")
+    request = request_for("m", overwrite=True)
+    with pytest.raises(ArtifactError, match="not a run directory"):
+        train(request)
+    assert weights_of(model) == b"weights"
+
+
+def test_a_teacher_is_not_replaced_by_its_student(request_for):
+    teacher = request_for("teacher", "demo/digits_float")
+    train(teacher)
+    sets = [f"training.distillation.teacher={teacher.output}"]
+    with pytest.raises(ArtifactError, match="starts from this run"):
+        train(request_for("teacher", sets=sets, overwrite=True))
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_second_training_of_a_run_is_refused(request_for, resume):
+    request = request_for(checkpoint_every=2)
+    refused = []
+
+    def second(_row, _total):
+        if not refused:
+            child = os.fork()
+            if child == 0:
+                try:
+                    train(replace(request, resume=resume, overwrite=resume is None))
+                except ArtifactError as error:
+                    os._exit("another process is writing it" in str(error))
+                finally:
+                    os._exit(2)
+            refused.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    train(request, on_step=second)
+    assert refused == [1]
+
+
+def test_all_files_of_a_training_get_the_umask_of_the_user(request_for):
+    before = os.umask(0o027)
+    try:
+        request = request_for()
+        train(request)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in request.output.iterdir()} == {0o640}

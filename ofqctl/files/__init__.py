@@ -1,0 +1,29 @@
+"""Every output, files and run directories: checked ahead, written whole, and nothing of others replaced."""
+
+from ofqctl.files.output import (
+    NEXT_STATE,
+    RUN_FILES,
+    TRACKER_FILE,
+    TRAINING_STATE,
+    WEIGHTS,
+    is_ours,
+    output_directory,
+    output_file,
+    replaced_file,
+    replaced_files,
+)
+from ofqctl.files.staging import located
+
+__all__ = [
+    "NEXT_STATE",
+    "RUN_FILES",
+    "TRACKER_FILE",
+    "TRAINING_STATE",
+    "WEIGHTS",
+    "is_ours",
+    "located",
+    "output_directory",
+    "output_file",
+    "replaced_file",
+    "replaced_files",
+]
