@@ -1,15 +1,15 @@
 """Files on disk: the only reader and writer of run directories."""
 
 from ofqctl.artifact.atomic import check_output
-from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config
+from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config, sign_config
 from ofqctl.artifact.ledger import Ledger, make_ledger
+from ofqctl.artifact.results import read_results
 from ofqctl.artifact.run import (
     WEIGHTS,
     Run,
     digest,
     is_run,
     load_run,
-    read_results,
     save_run,
     save_single_file,
     serialize,
@@ -31,4 +31,5 @@ __all__ = [
     "save_run",
     "save_single_file",
     "serialize",
+    "sign_config",
 ]

@@ -1,7 +1,6 @@
 """A run directory in memory, with the only code that reads and writes it."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ofqctl.artifact.config import (
     CONFIG_KEY,
     FORMAT_VERSION,
     METADATA_KEY,
+    READABLE,
     RunConfig,
     check_version,
     parse_config,
@@ -22,10 +22,12 @@ from ofqctl.artifact.config import (
 )
 from ofqctl.artifact.ledger import Ledger, make_ledger
 from ofqctl.artifact.proof import check_written
+from ofqctl.artifact.results import RESULTS, read_results, results_text
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
+from ofqctl.documents import short
 from ofqctl.errors import ArtifactError
-from ofqctl.models import build_architecture
+from ofqctl.models import BUILD_FAULTS, build_architecture
 from ofqctl.recipe.reading import to_yaml
 
 WEIGHTS = "model.safetensors"
@@ -40,12 +42,14 @@ class Run:
         config: Content of ``config.json``.
         results: Content of ``results.json``: every measured figure, and what it was measured on.
         directory: Path of the run directory, or of the self-describing file.
+        notes: What a reader should know of the files, one sentence each.
     """
 
     model: nn.Module
     config: RunConfig
     results: dict[str, Any]
     directory: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def ledger(self) -> Ledger:
@@ -93,7 +97,7 @@ def write_files(directory: Path, model: nn.Module, weights: bytes, config: RunCo
     texts = {
         "config.json": config.to_json(),
         "recipe.yaml": to_yaml(config.quantization_config.recipe),
-        "results.json": json.dumps(results, indent=1) + "\n",
+        RESULTS: results_text(results),
     }
     for name, text in texts.items():
         with replaced_file(directory / name) as fresh:
@@ -119,11 +123,20 @@ def load_run(path: Path) -> Run:
     directory = path.parent if path.is_file() else path
     config = read_config(directory)
     tensors = _read_weights(directory / WEIGHTS, config)
-    return Run(_build(config, tensors, directory / WEIGHTS), config, read_results(directory), directory)
+    results, notes = read_results(directory)
+    if config.quantization_config.config_sha256 is None:
+        notes = (f"{directory}: has no digest of its config.json, as earlier versions wrote it, so changes of it by hand "
+                 f"go unnoticed; `ofqctl inspect {directory} --accept-config` adds one", *notes)
+    return Run(_build(config, tensors, directory / WEIGHTS), config, results, directory, notes)
 
 
 def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Module:
-    """Build the quantized model, in evaluation mode."""
+    """Build the quantized model, in evaluation mode.
+
+    Raises:
+        ArtifactError: The architecture, the plan and the tensors do not belong together.
+        ModelError: timm cannot build the architecture.
+    """
     model = build_architecture(
         config.architecture,
         num_classes=config.num_classes,
@@ -134,7 +147,12 @@ def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Mod
         apply_plan(model, config.quantization_config.plan)
     except KeyError as error:
         raise ArtifactError(f"{where}: its plan names {error}, which {config.architecture} does not have") from error
-    from_tensors(model, tensors, str(where))
+    except BUILD_FAULTS as error:
+        raise ArtifactError(f"{where}: its plan does not fit {config.architecture}: {short(error)}") from error
+    try:
+        from_tensors(model, tensors, str(where))
+    except BUILD_FAULTS as error:
+        raise ArtifactError(f"{where}: its tensors do not fit its plan: {short(error)}") from error
     return model.eval()
 
 
@@ -184,19 +202,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load(weights)
-    except SafetensorError as error:
+    except (SafetensorError, *BUILD_FAULTS) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file: {error}") from error
     version = metadata.get(METADATA_KEY)
     if version is None:
         raise ArtifactError(f"{path}: not written by ofqctl: its metadata has no {METADATA_KEY}")
-    check_version(int(version) if version.isdigit() else version, str(path))
+    check_version({str(known): known for known in READABLE}.get(version, version), str(path))
     return tensors, metadata, weights
-
-
-def read_results(directory: Path) -> dict[str, Any]:
-    """The content of ``results.json``; empty if it cannot be read."""
-    try:
-        values = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -129,7 +129,7 @@ def of_run(run: Run) -> Subject:
         "source": config.source,
         "recipe": config.quantization_config.recipe.name,
     }
-    return Subject(run.model, str(run.directory), "run", config.data_config, labels, about)
+    return Subject(run.model, str(run.directory), "run", config.data_config, labels, about, list(run.notes))
 
 
 def of_model(loaded: LoadedModel) -> Subject:
@@ -141,7 +141,8 @@ def of_model(loaded: LoadedModel) -> Subject:
     if loaded.num_classes < 1:
         raise ModelError(f"{loaded.architecture}: has no classifier", hint="--num-classes N gives it one")
     names = loaded.pretrained_cfg.get("label_names")
-    labels = LabelSpace(loaded.num_classes, tuple(names) if names else None)
+    known = isinstance(names, list) and len(names) == loaded.num_classes and all(isinstance(n, str) for n in names)
+    labels = LabelSpace(loaded.num_classes, tuple(names) if known else None)
     about = {"architecture": loaded.architecture, "model_args": loaded.model_kwargs, "source": loaded.source}
     return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, about, list(loaded.notes))
 

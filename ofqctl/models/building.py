@@ -10,13 +10,15 @@ from safetensors import SafetensorError
 from timm.models import PretrainedCfg, is_model
 from torch import nn
 
+from ofqctl.documents import check_lengths
 from ofqctl.errors import ModelError
 from ofqctl.models.names import unknown_architecture
+from ofqctl.models.preprocessing import check_preprocessing
 
 # Specific to one copy of the weights on one machine, so not stored with a model.
 LOCAL_KEYS = frozenset(("state_dict", "file", "source"))
 # Exceptions that model constructors are known to raise on unsuitable arguments.
-_BUILD_FAULTS = (
+BUILD_FAULTS = (
     TypeError,
     ValueError,
     AssertionError,
@@ -24,6 +26,8 @@ _BUILD_FAULTS = (
     LookupError,
     AttributeError,
     ArithmeticError,
+    NotImplementedError,
+    MemoryError,
 )
 
 
@@ -70,12 +74,18 @@ def construct(name: str, kwargs: Mapping[str, Any], **options: Any) -> nn.Module
         ModelError: The architecture does not take ``kwargs``, or weights that timm loads do not fit.
     """
     try:
-        return _create(name, kwargs, options).float().eval()
-    except (*_BUILD_FAULTS, SafetensorError) as error:
+        check_lengths(dict(kwargs))
+        model = _create(name, kwargs, options).float().eval()
+    except (*BUILD_FAULTS, SafetensorError) as error:
         raise ModelError(
             f"model '{name}': timm cannot build it with the arguments {dict(kwargs)}: {_short(error)}",
             hint="leave out or correct the named argument",
         ) from error
+    try:
+        check_preprocessing(weights_config(model))
+    except ValueError as error:
+        raise ModelError(f"model '{name}': its pretrained_cfg: {error}") from error
+    return model
 
 
 def class_count(model: nn.Module) -> int:
@@ -123,7 +133,7 @@ def check_forward(model: nn.Module, kwargs: Mapping[str, Any], *, where: str) ->
     try:
         with torch.inference_mode():
             model(torch.zeros(1, channels, height, width))
-    except _BUILD_FAULTS as error:
+    except BUILD_FAULTS as error:
         raise ModelError(
             f"{where}: does not work with images of {height}x{width} pixels: {_short(error)}",
             hint="choose a multiple of its patch (and window) size, or leave out `--img-size`",
