@@ -6,7 +6,8 @@ field, whatever is wrong with it: it is not text, too large, nested too deeply, 
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ LARGEST_LENGTH = 2**16  # of an argument of an architecture, such as its depth, 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if libyaml is installed
 # What the parsers are known to raise, beside their own errors: digits that are no number, dates that are none, ...
 _FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+# What timm, torch and numpy are known to raise on values that do not fit, and on sizes that no memory holds.
+UNSUITABLE = (*_FAULTS, AssertionError, RuntimeError, NotImplementedError, MemoryError)
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -92,6 +95,15 @@ def checked(model: type[Model], values: Any, where: str, error: Error = Artifact
         raise error(f"{where}: {field_fault(fault)}") from fault
 
 
+@contextmanager
+def fitting(what: str, error: Error = ArtifactError) -> Iterator[None]:
+    """Turn what libraries raise on values that do not fit into an error that starts with ``what``."""
+    try:
+        yield
+    except UNSUITABLE as fault:
+        raise error(f"{what}: {short(fault, length=400) or type(fault).__name__}") from fault
+
+
 def field_fault(fault: Exception) -> str:
     """The first field that pydantic found at fault, and why."""
     if not isinstance(fault, ValidationError):
@@ -103,11 +115,11 @@ def field_fault(fault: Exception) -> str:
     return f"{field + ': ' if field else ''}{message}{seen}{f' (and {len(more)} more)' if more else ''}"
 
 
-def short(value: object, form: str = "r") -> str:
-    """``value`` in a few characters, for messages."""
+def short(value: object, form: str = "r", length: int = _SHOWN) -> str:
+    """``value`` in a few characters, on one line, for messages."""
     text = str(value) if form == "s" or isinstance(value, Exception) else repr(value)
     text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def check_lengths(values: Any) -> Any:

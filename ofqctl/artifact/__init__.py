@@ -1,7 +1,7 @@
 """Files on disk: the only reader and writer of run directories."""
 
 from ofqctl.artifact.atomic import check_output
-from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config, sign_config
+from ofqctl.artifact.config import ForeignConfigError, QuantizationConfig, RunConfig, read_config, sign_config
 from ofqctl.artifact.ledger import Ledger, make_ledger
 from ofqctl.artifact.results import read_results
 from ofqctl.artifact.run import (
@@ -17,6 +17,7 @@ from ofqctl.artifact.run import (
 
 __all__ = [
     "WEIGHTS",
+    "ForeignConfigError",
     "Ledger",
     "QuantizationConfig",
     "Run",

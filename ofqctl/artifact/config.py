@@ -23,6 +23,10 @@ CONFIG = "config.json"
 _DIGEST = "config_sha256"
 
 
+class ForeignConfigError(ArtifactError):
+    """There is no ``config.json``, or another program wrote it."""
+
+
 class QuantizationConfig(BaseModel):
     """What was quantized and how.
 
@@ -145,7 +149,7 @@ def sign_config(directory: Path) -> None:
 def _text_in(directory: Path) -> str:
     path = directory / CONFIG
     if not path.exists():
-        raise ArtifactError(f"{directory}: not a run directory: no {CONFIG} in it")
+        raise ForeignConfigError(f"{directory}: not a run directory: no {CONFIG} in it")
     return read_text(path)
 
 
@@ -164,7 +168,7 @@ def parse_config(text: str, where: str, *, as_it_is: bool = False) -> RunConfig:
     quantization = values.get("quantization_config") if isinstance(values, dict) else None
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "ofqctl":
         hint = f"a float model is named `local-dir:{Path(where).parent}`"
-        raise ArtifactError(f"{where}: not written by ofqctl", hint=hint)
+        raise ForeignConfigError(f"{where}: not written by ofqctl", hint=hint)
     check_version(quantization.get("format_version"), where)
     if not as_it_is and quantization.get(_DIGEST) not in (None, config_digest(values)):
         raise ArtifactError(

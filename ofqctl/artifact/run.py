@@ -25,12 +25,16 @@ from ofqctl.artifact.proof import check_written
 from ofqctl.artifact.results import RESULTS, read_results, results_text
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
-from ofqctl.documents import short
+from ofqctl.documents import UNSUITABLE, fitting
 from ofqctl.errors import ArtifactError
-from ofqctl.models import BUILD_FAULTS, build_architecture
+from ofqctl.models import build_architecture
 from ofqctl.recipe.reading import to_yaml
 
 WEIGHTS = "model.safetensors"
+_WITHOUT_DIGEST = (
+    "{run}: its config.json has no digest, as earlier versions wrote it, so a change by hand goes unnoticed; "
+    "`ofqctl inspect {run} --accept-config` adds one"
+)
 
 
 @dataclass
@@ -125,8 +129,7 @@ def load_run(path: Path) -> Run:
     tensors = _read_weights(directory / WEIGHTS, config)
     results, notes = read_results(directory)
     if config.quantization_config.config_sha256 is None:
-        notes = (f"{directory}: has no digest of its config.json, as earlier versions wrote it, so changes of it by hand "
-                 f"go unnoticed; `ofqctl inspect {directory} --accept-config` adds one", *notes)
+        notes = (_WITHOUT_DIGEST.format(run=directory), *notes)
     return Run(_build(config, tensors, directory / WEIGHTS), config, results, directory, notes)
 
 
@@ -143,16 +146,14 @@ def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Mod
         model_kwargs=config.model_args,
         pretrained_cfg=config.pretrained_cfg,
     )
-    try:
-        apply_plan(model, config.quantization_config.plan)
-    except KeyError as error:
-        raise ArtifactError(f"{where}: its plan names {error}, which {config.architecture} does not have") from error
-    except BUILD_FAULTS as error:
-        raise ArtifactError(f"{where}: its plan does not fit {config.architecture}: {short(error)}") from error
-    try:
+    plan = config.quantization_config.plan
+    lost = [name for name in plan.modules if name not in dict(model.named_modules())]
+    if lost:
+        raise ArtifactError(f"{where}: its plan names '{lost[0]}', which {config.architecture} does not have")
+    with fitting(f"{where}: its plan does not fit {config.architecture}"):
+        apply_plan(model, plan)
+    with fitting(f"{where}: its tensors do not fit its plan"):
         from_tensors(model, tensors, str(where))
-    except BUILD_FAULTS as error:
-        raise ArtifactError(f"{where}: its tensors do not fit its plan: {short(error)}") from error
     return model.eval()
 
 
@@ -202,7 +203,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load(weights)
-    except (SafetensorError, *BUILD_FAULTS) as error:
+    except (SafetensorError, *UNSUITABLE) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file: {error}") from error
     version = metadata.get(METADATA_KEY)
     if version is None:

@@ -3,6 +3,7 @@
 Exit codes: 0 success, 1 an error that the user can fix, 2 wrong usage, 70 a bug, 130 interrupted.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -31,9 +32,11 @@ from ofqctl.cli import (
 )
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
-from ofqctl.errors import OfqctlError
+from ofqctl.cli.printing import finish, give_up_stdout, prepare_streams, say, tell
+from ofqctl.errors import OfqctlError, OutputError
 
 FAULT, BUG, INTERRUPTED = 1, 70, 130
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 class _Commands(TyperGroup):
@@ -44,7 +47,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("\ninterrupted; nothing was written", file=sys.stderr)
+            tell("\ninterrupted; nothing was written")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -76,7 +79,7 @@ app.add_typer(bench.app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"ofqctl {__version__}")
+        say(f"ofqctl {__version__}")
         raise typer.Exit
 
 
@@ -99,34 +102,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    typed = spread(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
     debug = os.environ.get("OFQCTL_DEBUG") == "1"
     try:
-        get_command(app).main(args=typed, prog_name="ofqctl")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        code = _run(spread(sys.argv[1:] if arguments is None else arguments))
+        finish()
     except BrokenPipeError:
-        return _hang_up()
+        give_up_stdout()
+        return FAULT
+    except OutputError as error:
+        _report(error)
+        give_up_stdout()
+        return FAULT
     except OfqctlError as error:
         if debug:
             traceback.print_exc()
         _report(error)
         return FAULT
+    except OSError as error:
+        if debug or error.errno not in _OF_THE_MACHINE:
+            return _bug()
+        _report(OutputError(f"{error.filename or 'output'}: cannot be written: {error.strerror}"))
+        give_up_stdout()
+        return FAULT
     except Exception:  # noqa: BLE001
-        traceback.print_exc()
-        print("\nofqctl: this is a bug; please report it with the lines above", file=sys.stderr)
-        return BUG
+        return _bug()
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        get_command(app).main(args=list(arguments), prog_name="ofqctl")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     return 0
 
 
 def _report(error: OfqctlError) -> None:
-    print(f"error: {error.message}", file=sys.stderr)
+    tell(f"error: {error.message}")
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        tell(f"hint: {error.hint}")
 
 
-def _hang_up() -> int:
-    """End quietly when the reader of stdout has closed it, as ``head`` does."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    return FAULT
+def _bug() -> int:
+    tell(traceback.format_exc())
+    tell("ofqctl: this is a bug; please report it with the lines above")
+    return BUG

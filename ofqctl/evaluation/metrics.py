@@ -112,10 +112,12 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
         Logits, float32, (B, classes), all finite.
 
     Raises:
-        ModelError: Some are not finite, so that there is nothing to rank.
+        ModelError: They have another shape, or some are not finite, so that there is nothing to rank.
     """
     with torch.inference_mode():
         logits: Tensor = model(images)
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ModelError(f"the model: gives {tuple(logits.shape)} for {len(images)} images; allowed: (images, classes)")
     if bad := int((~logits.isfinite()).any(dim=-1).sum()):
         raise ModelError(
             f"the model: {bad} of {len(images)} images have outputs that are NaN or infinite",

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ofqctl.artifact import WEIGHTS, Run, is_run, load_run, read_config
+from ofqctl.artifact import WEIGHTS, ForeignConfigError, Run, is_run, load_run, read_config
 from ofqctl.data import LabelSpace
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.export import OnnxModel
@@ -29,7 +29,7 @@ class Subject:
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
         labels: Meaning of the outputs.
         about: Its ``architecture``, the ``model_args`` that build it, the ``source`` of its weights and, for a run or a
-            file exported from one, the name of the ``recipe``.
+            file exported from one, the name of the ``recipe``; of a run also the ``sha256`` of its weights.
         notes: What was guessed or changed, one sentence each.
     """
 
@@ -96,7 +96,7 @@ def holds_run(path: Path) -> bool:
         return False
     try:
         read_config(path.parent if path.is_file() else path)
-    except ArtifactError:
+    except ForeignConfigError:
         return False
     return True
 
@@ -128,6 +128,7 @@ def of_run(run: Run) -> Subject:
         "model_args": config.model_args,
         "source": config.source,
         "recipe": config.quantization_config.recipe.name,
+        "sha256": config.quantization_config.sha256,
     }
     return Subject(run.model, str(run.directory), "run", config.data_config, labels, about, list(run.notes))
 
@@ -141,8 +142,9 @@ def of_model(loaded: LoadedModel) -> Subject:
     if loaded.num_classes < 1:
         raise ModelError(f"{loaded.architecture}: has no classifier", hint="--num-classes N gives it one")
     names = loaded.pretrained_cfg.get("label_names")
-    known = isinstance(names, list) and len(names) == loaded.num_classes and all(isinstance(n, str) for n in names)
-    labels = LabelSpace(loaded.num_classes, tuple(names) if known else None)
+    if not isinstance(names, list) or len(names) != loaded.num_classes or not all(isinstance(n, str) for n in names):
+        names = None  # the classifier was replaced, or they are not names
+    labels = LabelSpace(loaded.num_classes, None if names is None else tuple(names))
     about = {"architecture": loaded.architecture, "model_args": loaded.model_kwargs, "source": loaded.source}
     return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, about, list(loaded.notes))
 
@@ -158,7 +160,8 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     if said is not None:
         names = None if said.label_names is None else tuple(said.label_names)
         about = said.model_dump(include={"architecture", "model_args", "source", "recipe"})
-        return Subject(model, str(path), "onnx", said.data_config, LabelSpace(said.num_classes, names), about)
+        labels, notes = LabelSpace(said.num_classes, names), _about_file(path, model)
+        return Subject(model, str(path), "onnx", said.data_config, labels, about, notes)
     missing = [] if all(model.size) else ["the size of its input"]
     missing += [] if model.classes else ["the number of its classes"]
     if missing:
@@ -177,3 +180,16 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     ]
     about = {"architecture": path.stem, "model_args": {}, "source": str(path)}
     return Subject(model, str(path), "onnx", config, LabelSpace(model.classes, None), about, notes)
+
+
+def _about_file(path: Path, model: OnnxModel) -> list[str]:
+    """What a reader should know of a file that this program wrote: whether it holds its digest, and its run's age."""
+    notes = []
+    if not model.has_digest:
+        notes.append(f"{path}: has no digest, as earlier versions wrote it, so a change of it goes unnoticed")
+    if holds_run(path.parent) and model.run_sha256 is not None:
+        now = read_config(path.parent).quantization_config.sha256
+        if now != model.run_sha256:
+            again = f"`ofqctl export {path.parent} --onnx --output {path} --overwrite` renews it"
+            notes.append(f"{path}: is older than the run beside it, which has other weights now; {again}")
+    return notes

@@ -12,7 +12,7 @@ from ofqctl.artifact import sign_config
 from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
-from ofqctl.export import look_into
+from ofqctl.export import look_into, seal_again
 from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
@@ -42,7 +42,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
         ArtifactError: The file is missing, truncated, foreign, of a future version, or was changed after writing.
     """
     if request.run.suffix == ".onnx":
-        return _onnx(request.run, progress)
+        return _onnx(request, progress)
     progress("read the run", 0, None)
     if request.accept_config:
         sign_config(request.run.parent if request.run.is_file() else request.run)
@@ -66,9 +66,12 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
     }
 
 
-def _onnx(path: Path, progress: Progress) -> dict[str, Any]:
+def _onnx(request: InspectRequest, progress: Progress) -> dict[str, Any]:
+    path = request.run
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
+    if request.accept_config:
+        seal_again(path)
     progress("load the file", 0, None)
     contents = asdict(look_into(path))
     description = contents.pop("description")

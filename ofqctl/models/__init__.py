@@ -1,12 +1,11 @@
 """Load timm models, with their data config, by name, hub id, local directory or checkpoint."""
 
-from ofqctl.models.building import BUILD_FAULTS, build_architecture
+from ofqctl.models.building import build_architecture
 from ofqctl.models.checkpoints import read_checkpoint, read_torch_file
 from ofqctl.models.loading import LoadedModel, ModelRequest, load_model
 from ofqctl.models.names import families, matching, resolve_name
 
 __all__ = [
-    "BUILD_FAULTS",
     "LoadedModel",
     "ModelRequest",
     "build_architecture",
