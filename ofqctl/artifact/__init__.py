@@ -13,6 +13,7 @@ from ofqctl.artifact.run import (
     save_run,
     save_single_file,
     serialize,
+    weights_size,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "save_single_file",
     "serialize",
     "sign_config",
+    "weights_size",
 ]

@@ -188,9 +188,30 @@ def _read_weights(path: Path, config: RunConfig) -> dict[str, Tensor]:
     return tensors
 
 
+def weights_size(directory: Path, config: RunConfig) -> int:
+    """Size in bytes of the weights file of a run, which is held against its digest but not read into memory.
+
+    Raises:
+        ArtifactError: It is missing, or was changed after it was written.
+    """
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            found, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if found != config.quantization_config.sha256:
+        raise _changed(path)
+    return size
+
+
 def _check_digest(weights: bytes, config: RunConfig, path: Path) -> None:
     if digest(weights) != config.quantization_config.sha256:
-        raise ArtifactError(f"{path}: changed after it was written (its SHA-256 differs from the one in its config)")
+        raise _changed(path)
+
+
+def _changed(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path}: changed after it was written (its SHA-256 differs from the one in its config)")
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]:

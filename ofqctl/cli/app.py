@@ -103,31 +103,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     prepare_streams()
-    debug = os.environ.get("OFQCTL_DEBUG") == "1"
     try:
         code = _run(spread(sys.argv[1:] if arguments is None else arguments))
         finish()
-    except BrokenPipeError:
-        give_up_stdout()
-        return FAULT
-    except OutputError as error:
-        _report(error)
-        give_up_stdout()
-        return FAULT
-    except OfqctlError as error:
-        if debug:
-            traceback.print_exc()
-        _report(error)
-        return FAULT
-    except OSError as error:
-        if debug or error.errno not in _OF_THE_MACHINE:
-            return _bug()
-        _report(OutputError(f"{error.filename or 'output'}: cannot be written: {error.strerror}"))
-        give_up_stdout()
-        return FAULT
-    except Exception:  # noqa: BLE001
-        return _bug()
+    except Exception as error:  # noqa: BLE001
+        return _failed(error)
     return code
+
+
+def _failed(error: Exception) -> int:
+    """Tell what went wrong, and return the exit code."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        error = OutputError(f"{error.filename or 'output'}: cannot be written: {error.strerror}")
+    if isinstance(error, BrokenPipeError | OutputError):
+        give_up_stdout()
+    if isinstance(error, BrokenPipeError):  # a reader that goes away, as `head` does, is no news
+        return FAULT
+    if not isinstance(error, OfqctlError) or os.environ.get("OFQCTL_DEBUG") == "1":
+        tell("".join(traceback.format_exception(error)))
+    if not isinstance(error, OfqctlError):
+        tell("ofqctl: this is a bug; please report it with the lines above")
+        return BUG
+    tell(f"error: {error.message}")
+    if error.hint:
+        tell(f"hint: {error.hint}")
+    return FAULT
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -136,15 +136,3 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
-
-
-def _report(error: OfqctlError) -> None:
-    tell(f"error: {error.message}")
-    if error.hint:
-        tell(f"hint: {error.hint}")
-
-
-def _bug() -> int:
-    tell(traceback.format_exc())
-    tell("ofqctl: this is a bug; please report it with the lines above")
-    return BUG

@@ -56,7 +56,7 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text)
     except BrokenPipeError:
-        raise  # a reader that goes away, as `head` does, is no news
+        raise
     except OSError as error:
         raise _not_written(error) from error
 

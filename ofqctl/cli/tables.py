@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 
 from ofqctl.cli.printing import say, visible, write
 
@@ -27,7 +28,10 @@ class Table:
 
 
 def print_table(table: Table) -> None:
-    """Print a table: with a frame on a terminal, or several if it is too narrow for one; otherwise as aligned text."""
+    """Print a table: with a frame on a terminal, otherwise as aligned text.
+
+    A terminal that is too narrow gets several tables, or, where a word takes a whole line, a line for each cell.
+    """
     if table.title:
         say(table.title)
     if sys.stdout is None or not sys.stdout.isatty():
@@ -36,7 +40,11 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     width = Console().width
-    for columns in _groups(table, width):
+    groups = list(_groups(table, width))
+    if any(sum(_least(table, column) for column in columns) + _frame(columns) > width for columns in groups):
+        _print_cells(table, width)
+        return
+    for columns in groups:
         _print_framed(table, columns, width)
 
 
@@ -49,6 +57,16 @@ def _print_aligned(table: Table) -> None:
             for cell, width, column in zip(row, widths, table.columns, strict=True)
         ]
         say("  ".join(cells).rstrip())
+
+
+def _print_cells(table: Table, width: int) -> None:
+    headings = [column.removeprefix(">") for column in table.columns]
+    indent = max(map(len, headings)) + 2
+    for row in table.rows:
+        for heading, cell in zip(headings, row, strict=True):
+            lines = wrap(cell, max(1, width - indent), break_long_words=False, break_on_hyphens=False)
+            say(f"{heading:<{indent}}{f'{chr(10):<{indent + 1}}'.join(lines)}".rstrip())
+        say("")
 
 
 def _groups(table: Table, width: int) -> Iterator[list[int]]:
@@ -77,7 +95,7 @@ def _print_framed(table: Table, columns: list[int], width: int) -> None:
         framed.add_column(Text(heading.removeprefix(">")), justify=justify, width=own)  # type: ignore[arg-type]
     for row in table.rows:
         framed.add_row(*(Text(row[column]) for column in columns))
-    console = Console(width=max(width, sum(widths) + _frame(columns)))
+    console = Console(width=width)
     with console.capture() as drawn:
         console.print(framed)
     write(drawn.get())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofqctl.artifact import WEIGHTS, is_run, read_config, read_results
+from ofqctl.artifact import is_run, read_config, read_results, weights_size
 from ofqctl.diagnosis.result import FORMAT, Epoch
 from ofqctl.errors import ArtifactError
 from ofqctl.registry import Frozen
@@ -62,7 +62,7 @@ def compared(paths: Sequence[Path]) -> Comparison:
     """Compare runs.
 
     Raises:
-        ArtifactError: A path is not a run directory, or its ``config.json`` is damaged.
+        ArtifactError: A path is not a run directory, or a file of it is damaged.
     """
     notes: list[str] = []
     runs = tuple(_run(path, notes) for path in paths)
@@ -92,7 +92,7 @@ def _run(path: Path, notes: list[str]) -> ComparedRun:
         recipe=recipe.name,
         weight_bits=recipe.weights.bits,
         activation_bits=recipe.activations.bits,
-        bytes=(directory / WEIGHTS).stat().st_size,
+        bytes=weights_size(directory, config),
         top1=top1,
         measured_on=measured_on,
         oscillating=last.get("oscillating"),

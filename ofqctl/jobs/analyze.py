@@ -96,7 +96,7 @@ def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
 
         progress("draw the report", 0, None)
         with replaced_file(request.html) as fresh:
-            fresh.write_text(oscillation_page(analysis), encoding="utf-8")
+            fresh.write_text(oscillation_page(analysis), encoding="utf-8", errors="backslashreplace")
     return analysis
 
 

@@ -32,5 +32,5 @@ def compare(request: CompareRequest) -> Comparison:
         from ofqctl.reports import comparison_page
 
         with replaced_file(request.html) as fresh:
-            fresh.write_text(comparison_page(comparison), encoding="utf-8")
+            fresh.write_text(comparison_page(comparison), encoding="utf-8", errors="backslashreplace")
     return comparison

@@ -152,7 +152,12 @@ def _main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
 
+    told_of = [0]
+
     def progress(done: int, report: Report) -> None:
+        for fault in report.faults[told_of[0] :]:
+            print(fault, file=sys.stderr, flush=True)
+        told_of[0] = len(report.faults)
         if done % 250 == 0:
             print(
                 f"{done} of {asked.count}, {len(report.faults)} faults, {report.seconds:.0f} s",
