@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-gpu test-runtimes lint docs format clean
+.PHONY: demo test test-slow test-gpu test-runtimes fuzz lint docs format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ test-gpu: $(INSTALLED)
 
 test-runtimes: $(INSTALLED)
 	$(BIN)/python -m pytest -m runtimes -rs tests/export/runtimes
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.harness --count 10000
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

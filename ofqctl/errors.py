@@ -52,6 +52,10 @@ class PackageError(OfqctlError):
     """An optional package is missing, or does not support what was requested."""
 
 
+class OutputError(OfqctlError):
+    """What was computed, and where asked for written, cannot be printed."""
+
+
 def closest(name: str, names: Iterable[str]) -> str | None:
     """The entry of ``names`` most similar to ``name``, or None if none is similar."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)

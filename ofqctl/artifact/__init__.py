@@ -1,21 +1,23 @@
 """Files on disk: the only reader and writer of run directories."""
 
-from ofqctl.artifact.config import QuantizationConfig, RunConfig, read_config
+from ofqctl.artifact.config import ForeignConfigError, QuantizationConfig, RunConfig, read_config, sign_config
 from ofqctl.artifact.ledger import Ledger, make_ledger
+from ofqctl.artifact.results import read_results
 from ofqctl.artifact.run import (
     Run,
     digest,
     is_run,
     load_run,
-    read_results,
     save_run,
     save_single_file,
     serialize,
+    weights_size,
 )
 from ofqctl.files import WEIGHTS
 
 __all__ = [
     "WEIGHTS",
+    "ForeignConfigError",
     "Ledger",
     "QuantizationConfig",
     "Run",
@@ -29,4 +31,6 @@ __all__ = [
     "save_run",
     "save_single_file",
     "serialize",
+    "sign_config",
+    "weights_size",
 ]

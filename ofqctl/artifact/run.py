@@ -1,7 +1,6 @@
 """A run directory in memory, with the only code that reads and writes it."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ofqctl.artifact.config import (
     CONFIG_KEY,
     FORMAT_VERSION,
     METADATA_KEY,
+    READABLE,
     RunConfig,
     check_version,
     parse_config,
@@ -21,12 +21,19 @@ from ofqctl.artifact.config import (
 )
 from ofqctl.artifact.ledger import Ledger, make_ledger
 from ofqctl.artifact.proof import check_written
+from ofqctl.artifact.results import RESULTS, read_results, results_text
 from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
+from ofqctl.documents import UNSUITABLE, fitting
 from ofqctl.errors import ArtifactError
 from ofqctl.files import RUN_FILES, WEIGHTS, located, replaced_file, replaced_files
 from ofqctl.models import build_architecture
 from ofqctl.recipe.reading import to_yaml
+
+_WITHOUT_DIGEST = (
+    "{run}: its config.json has no digest, as earlier versions wrote it, so a change by hand goes unnoticed; "
+    "`ofqctl inspect {run} --accept-config` adds one"
+)
 
 
 @dataclass
@@ -38,12 +45,14 @@ class Run:
         config: Content of ``config.json``.
         results: Content of ``results.json``: every measured figure, and what it was measured on.
         directory: Path of the run directory, or of the self-describing file.
+        notes: What a reader should know of the files, one sentence each.
     """
 
     model: nn.Module
     config: RunConfig
     results: dict[str, Any]
     directory: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def ledger(self) -> Ledger:
@@ -87,7 +96,7 @@ def write_files(directory: Path, model: nn.Module, weights: bytes, config: RunCo
     texts = {
         "config.json": config.to_json(),
         "recipe.yaml": to_yaml(config.quantization_config.recipe),
-        "results.json": json.dumps(results, indent=1) + "\n",
+        RESULTS: results_text(results),
     }
     for name, text in texts.items():
         (directory / name).write_bytes(text.encode())
@@ -112,22 +121,33 @@ def load_run(path: Path) -> Run:
     directory = path.parent if path.is_file() else path
     config = read_config(directory)
     tensors = _read_weights(located(directory, WEIGHTS), config)
-    return Run(_build(config, tensors, directory / WEIGHTS), config, read_results(directory), directory)
+    results, notes = read_results(directory)
+    if config.quantization_config.config_sha256 is None:
+        notes = (_WITHOUT_DIGEST.format(run=directory), *notes)
+    return Run(_build(config, tensors, directory / WEIGHTS), config, results, directory, notes)
 
 
 def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Module:
-    """Build the quantized model, in evaluation mode."""
+    """Build the quantized model, in evaluation mode.
+
+    Raises:
+        ArtifactError: The architecture, the plan and the tensors do not belong together.
+        ModelError: timm cannot build the architecture.
+    """
     model = build_architecture(
         config.architecture,
         num_classes=config.num_classes,
         model_kwargs=config.model_args,
         pretrained_cfg=config.pretrained_cfg,
     )
-    try:
-        apply_plan(model, config.quantization_config.plan)
-    except KeyError as error:
-        raise ArtifactError(f"{where}: its plan names {error}, which {config.architecture} does not have") from error
-    from_tensors(model, tensors, str(where))
+    plan = config.quantization_config.plan
+    lost = [name for name in plan.modules if name not in dict(model.named_modules())]
+    if lost:
+        raise ArtifactError(f"{where}: its plan names '{lost[0]}', which {config.architecture} does not have")
+    with fitting(f"{where}: its plan does not fit {config.architecture}"):
+        apply_plan(model, plan)
+    with fitting(f"{where}: its tensors do not fit its plan"):
+        from_tensors(model, tensors, str(where))
     return model.eval()
 
 
@@ -162,9 +182,30 @@ def _read_weights(path: Path, config: RunConfig) -> dict[str, Tensor]:
     return tensors
 
 
+def weights_size(directory: Path, config: RunConfig) -> int:
+    """Size in bytes of the weights file of a run, which is held against its digest but not read into memory.
+
+    Raises:
+        ArtifactError: It is missing, or was changed after it was written.
+    """
+    path = located(directory, WEIGHTS)
+    try:
+        with path.open("rb") as file:
+            found, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if found != config.quantization_config.sha256:
+        raise _changed(path)
+    return size
+
+
 def _check_digest(weights: bytes, config: RunConfig, path: Path) -> None:
     if digest(weights) != config.quantization_config.sha256:
-        raise ArtifactError(f"{path}: changed after it was written (its SHA-256 differs from the one in its config)")
+        raise _changed(path)
+
+
+def _changed(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path}: changed after it was written (its SHA-256 differs from the one in its config)")
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]:
@@ -177,19 +218,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bytes]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load(weights)
-    except SafetensorError as error:
+    except (SafetensorError, *UNSUITABLE) as error:
         raise ArtifactError(f"{path}: truncated or not a safetensors file: {error}") from error
     version = metadata.get(METADATA_KEY)
     if version is None:
         raise ArtifactError(f"{path}: not written by ofqctl: its metadata has no {METADATA_KEY}")
-    check_version(int(version) if version.isdigit() else version, str(path))
+    check_version({str(known): known for known in READABLE}.get(version, version), str(path))
     return tensors, metadata, weights
-
-
-def read_results(directory: Path) -> dict[str, Any]:
-    """The content of ``results.json``; empty if it cannot be read."""
-    try:
-        values = json.loads(located(directory, "results.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.errors import ArtifactError
-from ofqctl.grids import Encoded
+from ofqctl.grids import SMALLEST_STEP, Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.packing import pack, packed_size, unpack
 from ofqctl.quantizers import Quantizer
@@ -39,7 +39,7 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: Tensors are missing, unknown, or of the wrong shape or type.
+        ArtifactError: Tensors are missing, unknown, of the wrong shape or type, or have values that no run has.
     """
     rest, wanted = dict(tensors), float_tensors(model)
     for name, site in weight_sites(model):
@@ -47,10 +47,11 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         site.fix_codes(read_weight(name, site.weight_quantizer, site.latent().shape, rest, where))
     faults = [f"{name}: missing" for name in wanted if name not in rest]
     faults += [f"{name}: unknown" for name in rest if name not in wanted]
+    steps = _names_of_steps(model)
     faults += [
-        f"{name}: {_kind(tensor)}, expected {_kind(wanted[name])}"
+        fault
         for name, tensor in rest.items()
-        if name in wanted and _kind(tensor) != _kind(wanted[name])
+        if name in wanted and (fault := fault_of(name, tensor, wanted[name], positive=name in steps))
     ]
     if faults:
         raise ArtifactError("\n  ".join([f"{where}: its tensors do not match its config.json:", *faults[:8]]))
@@ -63,11 +64,14 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a quantized model that are stored as float32: everything that packed codes do not replace.
 
-    Tensors of a module that several blocks share are listed once, under its first name.
+    Tensors of a module that several blocks share are listed once, under its first name. Grid steps that training took
+    to 0 or below are stored as the smallest one, which is what they compute as.
     """
+    steps = _names_of_steps(model)
     modules = {name for name, _ in model.named_modules()}
     replaced = {name for prefix, site in weight_sites(model) for name in _replaced_by_codes(prefix, site)}
     state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    state |= {name: state[name].clamp(min=SMALLEST_STEP) for name in steps & state.keys()}
     return {name: t for name, t in state.items() if name.rpartition(".")[0] in modules and name not in replaced}
 
 
@@ -90,7 +94,7 @@ def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[s
         where: Name of the file, for messages.
 
     Raises:
-        ArtifactError: A tensor is missing, or of the wrong shape or type.
+        ArtifactError: A tensor is missing, of the wrong shape or type, or has values that no run has.
     """
     codes, expected = quantizer.range, {"step": torch.empty(quantizer.plan.step_shape)} | quantizer.grid.tensors()
     packed = rest.pop(f"{name}.codes", None)
@@ -103,13 +107,39 @@ def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[s
             f"{where}: {name}.codes is {_kind(packed)}, but {tuple(shape)} at {codes.bits} bits takes {size} bytes"
         )
     for part, tensor in parts.items():
-        if _kind(tensor) != _kind(expected[part]):
-            raise ArtifactError(f"{where}: {name}.{part} is {_kind(tensor)}, expected {_kind(expected[part])}")
+        fault = fault_of(f"{name}.{part}", tensor, expected[part], positive=part == "step")
+        if fault:
+            raise ArtifactError(f"{where}: {fault}")
     grid = quantizer.grid.with_tensors(parts)
     if "points" in parts and not bool((parts["points"].diff() > 0).all()):
         raise ArtifactError(f"{where}: {name}.points are not in ascending order")
     unpacked = unpack(packed, codes.bits, shape.numel()).reshape(shape).to(torch.int16) + codes.low
     return Encoded(unpacked.to(codes.dtype), parts["step"], grid)
+
+
+def fault_of(name: str, tensor: Tensor, expected: Tensor, *, positive: bool = False) -> str | None:
+    """What is wrong with a tensor that was read, or None.
+
+    Args:
+        name: Its name, for the message.
+        tensor: The tensor.
+        expected: A tensor of the type and shape that it must have.
+        positive: Whether its values must be positive, as those of grid steps.
+    """
+    if _kind(tensor) != _kind(expected):
+        return f"{name} is {_kind(tensor)}, expected {_kind(expected)}"
+    if not tensor.is_floating_point():
+        return None
+    if bad := int((~tensor.isfinite()).sum()):
+        return f"{name} has {bad} values that are NaN or infinite"
+    if positive and (bad := int((tensor <= 0).sum())):
+        return f"{name} has {bad} grid steps that are 0 or negative"
+    return None
+
+
+def _names_of_steps(model: nn.Module) -> set[str]:
+    """Names, in the state dict, of the grid steps of all quantizers."""
+    return {f"{name}.step" for name, module in model.named_modules() if isinstance(module, Quantizer)}
 
 
 def _kind(tensor: Tensor) -> str:

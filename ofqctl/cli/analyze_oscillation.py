@@ -1,6 +1,5 @@
 """``ofqctl analyze-oscillation``."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.printing import tell
 
 EXAMPLES = (
     "ofqctl analyze-oscillation runs/deit_tiny-w2a2 --html report.html",
@@ -115,7 +115,7 @@ def analyze_oscillation(
         try:
             result = analyze(request, sink.progress).model_dump(mode="json")
         except Interrupted:
-            print("\ninterrupted; nothing was written", file=sys.stderr)
+            tell("\ninterrupted; nothing was written")
             raise typer.Exit(_INTERRUPTED) from None
         sink.show(result, lambda shown: _render(shown, top, html))
     _judge(result["gates"])
@@ -127,7 +127,7 @@ def _judge(gates: list[dict[str, Any]]) -> None:
     failed = [gate for gate in gates if not gate["met"]]
     for gate in failed:
         figure = f"{_share(gate['value'])} {words[gate['figure']]}"
-        print(f"gate: {gate['layer']}: {figure}, the limit is {_share(gate['limit'])}", file=sys.stderr)
+        tell(f"gate: {gate['layer']}: {figure}, the limit is {_share(gate['limit'])}")
     if failed:
         raise typer.Exit(1)
 

@@ -31,7 +31,8 @@ from ofqctl.cli import (
 )
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
-from ofqctl.errors import ArtifactError, OfqctlError, disk_fault
+from ofqctl.cli.printing import finish, give_up_stdout, prepare_streams, say, tell
+from ofqctl.errors import OfqctlError, OutputError, disk_fault
 
 FAULT, BUG, INTERRUPTED = 1, 70, 130
 
@@ -44,7 +45,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("\ninterrupted; nothing was written", file=sys.stderr)
+            tell("\ninterrupted; nothing was written")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -76,7 +77,7 @@ app.add_typer(bench.app, name="bench")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"ofqctl {__version__}")
+        say(f"ofqctl {__version__}")
         raise typer.Exit
 
 
@@ -99,38 +100,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    typed = spread(sys.argv[1:] if arguments is None else arguments)
-    debug = os.environ.get("OFQCTL_DEBUG") == "1"
+    prepare_streams()
     try:
-        get_command(app).main(args=typed, prog_name="ofqctl")
+        code = _run(spread(sys.argv[1:] if arguments is None else arguments))
+        finish()
+    except Exception as error:  # noqa: BLE001
+        return _failed(error)
+    return code
+
+
+def _failed(error: Exception) -> int:
+    """Tell what went wrong, and return the exit code."""
+    if not isinstance(error, OfqctlError) and (fault := disk_fault(error)) is not None:
+        error = OutputError(f"a file cannot be read or written: {fault}")
+    if isinstance(error, BrokenPipeError | OutputError):
+        give_up_stdout()
+    if isinstance(error, BrokenPipeError):  # a reader that goes away, as `head` does, is no news
+        return FAULT
+    if not isinstance(error, OfqctlError) or os.environ.get("OFQCTL_DEBUG") == "1":
+        tell("".join(traceback.format_exception(error)))
+    if not isinstance(error, OfqctlError):
+        tell("ofqctl: this is a bug; please report it with the lines above")
+        return BUG
+    tell(f"error: {error.message}")
+    if error.hint:
+        tell(f"hint: {error.hint}")
+    return FAULT
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        get_command(app).main(args=list(arguments), prog_name="ofqctl")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except BrokenPipeError:
-        return _hang_up()
-    except OfqctlError as error:
-        if debug:
-            traceback.print_exc()
-        _report(error)
-        return FAULT
-    except Exception as error:  # noqa: BLE001
-        fault = disk_fault(error)
-        if fault is not None and not debug:
-            _report(ArtifactError(f"a file cannot be read or written: {fault}"))
-            return FAULT
-        traceback.print_exc()
-        print("\nofqctl: this is a bug; please report it with the lines above", file=sys.stderr)
-        return BUG
     return 0
-
-
-def _report(error: OfqctlError) -> None:
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
-
-
-def _hang_up() -> int:
-    """End quietly when the reader of stdout has closed it, as ``head`` does."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    return FAULT

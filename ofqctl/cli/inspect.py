@@ -27,6 +27,12 @@ def inspect(
             show_default=False,
         ),
     ],
+    accept_config: Annotated[
+        bool,
+        typer.Option(
+            "--accept-config", help="Accept a config.json (or an ONNX file) that was changed by hand, as it is now."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show bits, grid and bytes of every module, and what the bytes are used for; for ONNX files also the kernels."""
@@ -34,7 +40,7 @@ def inspect(
     from ofqctl.jobs.inspect import inspect as look
 
     with Sink(as_json=as_json) as sink:
-        result = look(InspectRequest(run), sink.progress)
+        result = look(InspectRequest(run, accept_config), sink.progress)
         sink.show(result, _render_onnx if "onnx" in result else _render)
 
 
@@ -96,11 +102,17 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
     yield f"source    {result['source']}"
     yield f"recipe    {result['recipe']}"
     yield f"format    version {result['format_version']}, written by {result['written_by']}"
-    figures = result["results"].get("evaluation")
-    if figures:
-        top1 = {name: figures[name]["top1"] for name in ("float", "quantized")}
-        yield f"measured  top-1 {top1['quantized']:.2f} % (float {top1['float']:.2f} %) on {figures['data']}"
+    yield from _measured(result["results"].get("evaluation") or {})
     yield from left_float_lines(result["left_float"])
+
+
+def _measured(figures: dict[str, Any]) -> Iterator[str]:
+    """The accuracy of a quantized run and of its float model, or that of a trained run on its validation images."""
+    quantized = (figures.get("quantized") or {}).get("top1", figures.get("val_top1"))
+    original = (figures.get("float") or {}).get("top1")
+    if quantized is not None:
+        compared = "" if original is None else f" (float {original:.2f} %)"
+        yield f"measured  top-1 {quantized:.2f} %{compared} on {figures.get('data')}"
 
 
 def _modules(modules: list[dict[str, Any]]) -> Table:

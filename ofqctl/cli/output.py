@@ -1,39 +1,23 @@
 """All output: the result goes to stdout, as tables or one JSON document, everything else to stderr."""
 
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from ofqctl.cli.printing import finish, say, say_json, tell, visible
+from ofqctl.cli.tables import Table, print_table
+
+__all__ = ["Part", "Sink", "Table", "duration", "megabytes", "print_table"]
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 _SECONDS_BETWEEN_LINES = 10.0
-
-
-@dataclass
-class Table:
-    """A table to print.
-
-    Attributes:
-        columns: Headings; columns whose heading starts with ``>`` are right-aligned.
-        rows: Rows, with one text for each column.
-        title: Title of the table, or an empty text.
-    """
-
-    columns: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
-    title: str = ""
-
-    def add(self, *cells: object) -> None:
-        """Append a row."""
-        self.rows.append([str(cell) for cell in cells])
 
 
 Part = Table | str
@@ -70,7 +54,7 @@ class Sink:
         """Show the progress of some work, see `ofqctl.progress.Progress`, with a few words of detail."""
         if not self._prints:
             return
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             self._move_bar(work, done, total, detail)
             return
         now = time.monotonic()
@@ -84,7 +68,7 @@ class Sink:
             far = "" if not (done or total) else f" {done}" if total is None else f" {done}/{total}"
             if total and first < done < total and now - began >= _SECONDS_BETWEEN_LINES:
                 far += f", {duration((now - began) / (done - first) * (total - done))} left"
-            print(f"{work}{far}{detail and f'  {detail}'}", file=sys.stderr, flush=True)
+            tell(f"{work}{far}{detail and f'  {detail}'}")
 
     def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
         """Print a result.
@@ -97,13 +81,13 @@ class Sink:
             return
         self._stop_bars()
         if self.as_json:
-            print(json.dumps(_finite(result), indent=2, ensure_ascii=False))
+            say_json(result)
         else:
             for part in render(result):
-                print_table(part) if isinstance(part, Table) else print(part)
-        sys.stdout.flush()
+                print_table(part) if isinstance(part, Table) else say(part)
+        finish()
         for note in result.get("notes", ()) if isinstance(result, dict) else ():
-            print(f"note: {note}", file=sys.stderr)
+            tell(f"note: {note}")
 
     def _move_bar(self, work: str, done: int, total: int | None, detail: str) -> None:
         if self._bars is None:
@@ -112,31 +96,14 @@ class Sink:
         if work not in self._tasks:
             for task in self._tasks.values():
                 self._bars.update(task, visible=False)
-            self._tasks[work] = self._bars.add_task(work, total=total)
-        description = f"{work}  {detail}" if detail else work
+            self._tasks[work] = self._bars.add_task(visible(work), total=total)
+        description = visible(f"{work}  {detail}" if detail else work)
         self._bars.update(self._tasks[work], completed=done, total=total, description=description)
 
     def _stop_bars(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
-
-
-def print_table(table: Table) -> None:
-    """Print a table, with a frame on a terminal, otherwise as aligned text."""
-    if sys.stdout.isatty():
-        _print_framed(table)
-        return
-    rows = [[column.removeprefix(">") for column in table.columns], *table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    if table.title:
-        print(table.title)
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
-            for cell, width, column in zip(row, widths, table.columns, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
 
 
 def megabytes(count: int) -> str:
@@ -152,21 +119,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _print_framed(table: Table) -> None:
-    from rich.console import Console
-    from rich.table import Table as Framed
-    from rich.text import Text
-
-    framed = Framed(title=Text(table.title) if table.title else None, title_justify="left")
-    for column in table.columns:
-        right = column.startswith(">")
-        heading = Text(column.removeprefix(">"))
-        framed.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        framed.add_row(*(Text(cell) for cell in row))
-    Console().print(framed)
-
-
 def _new_bars() -> "Bars":
     from rich.console import Console
     from rich.progress import (
@@ -180,8 +132,8 @@ def _new_bars() -> "Bars":
     )
 
     return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
+        SpinnerColumn("line"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -190,12 +142,3 @@ def _new_bars() -> "Bars":
         console=Console(stderr=True),
         transient=True,
     )
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinite numbers replaced by null, because JSON lacks them."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

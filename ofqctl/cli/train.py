@@ -1,7 +1,6 @@
 """``ofqctl train``."""
 
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import StrEnum
@@ -12,6 +11,7 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.printing import tell
 from ofqctl.cli.summary import left_float_lines, next_commands
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def train(
             result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))
         except Interrupted as interruption:
             command = f"ofqctl train --resume {shlex.quote(str(interruption.directory))}"
-            print(f"\ninterrupted; the state is saved, `{command}` continues", file=sys.stderr)
+            tell(f"\ninterrupted; the state is saved, `{command}` continues")
             raise typer.Exit(128 + interruption.signum) from None
         sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
 
@@ -245,7 +245,7 @@ def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe
         sizes = (
             f"{resolved.training.batch_size} images, the recipe's learning rates are for {shipped.training.batch_size}"
         )
-        print(f"note: the batch has {sizes}; --scale-lr scales them", file=sys.stderr)
+        tell(f"note: the batch has {sizes}; --scale-lr scales them")
     return resolved
 
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofqctl.artifact import is_run, read_config, read_results
+from ofqctl.artifact import is_run, read_config, read_results, weights_size
 from ofqctl.diagnosis.result import FORMAT, Epoch
 from ofqctl.errors import ArtifactError
-from ofqctl.files import WEIGHTS, located
 from ofqctl.registry import Frozen
 
 
@@ -63,10 +62,10 @@ def compared(paths: Sequence[Path]) -> Comparison:
     """Compare runs.
 
     Raises:
-        ArtifactError: A path is not a run directory, or its ``config.json`` is damaged.
+        ArtifactError: A path is not a run directory, or a file of it is damaged.
     """
-    runs = tuple(_run(path) for path in paths)
-    notes = []
+    notes: list[str] = []
+    runs = tuple(_run(path, notes) for path in paths)
     data = sorted({run.measured_on for run in runs if run.measured_on})
     if len(data) > 1:
         notes.append(f"top-1 was measured on data with different names: {', '.join(data)}")
@@ -76,11 +75,13 @@ def compared(paths: Sequence[Path]) -> Comparison:
     return Comparison(runs=runs, notes=tuple(notes))
 
 
-def _run(path: Path) -> ComparedRun:
+def _run(path: Path, notes: list[str]) -> ComparedRun:
     if not is_run(path):
         raise ArtifactError(f"{path}: not a run directory", hint="`ofqctl quantize` and `ofqctl train` write them")
     directory = path.parent if path.is_file() else path
-    config, results = read_config(directory), read_results(directory)
+    config = read_config(directory)
+    results, own = read_results(directory)
+    notes.extend(own)
     recipe = config.quantization_config.recipe
     rows: list[dict[str, Any]] = (results.get("training") or {}).get("epochs", [])
     last = rows[-1] if rows else {}
@@ -91,7 +92,7 @@ def _run(path: Path) -> ComparedRun:
         recipe=recipe.name,
         weight_bits=recipe.weights.bits,
         activation_bits=recipe.activations.bits,
-        bytes=located(directory, WEIGHTS).stat().st_size,
+        bytes=weights_size(directory, config),
         top1=top1,
         measured_on=measured_on,
         oscillating=last.get("oscillating"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ofqctl.artifact import is_run, load_run, read_config
 from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
 from ofqctl.diagnosis.weights import AnalyzedWeight, weights_of_model, weights_of_state
+from ofqctl.documents import checked
 from ofqctl.errors import ArtifactError
 from ofqctl.files import located
 from ofqctl.models import read_torch_file
@@ -118,25 +119,37 @@ def open_source(path: Path, wbits: int | None = None) -> Opened:
 
 def _training_state(path: Path, file: Path, content: Any = None) -> Opened:
     checkpoint = checkpoint_of(read_torch_file(file, mapped=True) if content is None else content, file)
-    plan = Plan.model_validate(checkpoint.plan)
+    plan = checked(Plan, checkpoint.plan, f"{file}: plan")
     _check_quantized(path, plan)
     directory = file.parent if is_run(file.parent) else None
+    architecture, notes = _architecture(directory)
     opened = Opened(
         path=path,
         kind="training state",
         read_weights=lambda: weights_of_state(plan, checkpoint.model),
-        architecture=None if directory is None else read_config(directory).architecture,
-        recipe=Recipe.model_validate(checkpoint.recipe),
+        architecture=architecture,
+        recipe=checked(Recipe, checkpoint.recipe, f"{file}: recipe"),
         tracker=checkpoint.tracker,
         epochs=checkpoint.history,
         checkpoint=checkpoint,
         directory=directory,
+        notes=notes,
     )
     if checkpoint.tracker is None:
         opened.missing["tracked"] = _NO_TRACKER
     if checkpoint.ema is not None:
         opened.notes.append(f"{path}: these are the trained weights, not the averaged ones in the run directory")
     return opened
+
+
+def _architecture(directory: Path | None) -> tuple[str | None, list[str]]:
+    """The architecture of a run, which is only shown, or why it is unknown."""
+    if directory is None:
+        return None, []
+    try:
+        return read_config(directory).architecture, []
+    except ArtifactError as error:
+        return None, [str(error)]
 
 
 def _packed(path: Path) -> Opened:
@@ -152,6 +165,7 @@ def _packed(path: Path) -> Opened:
         epochs=(run.results.get("training") or {}).get("epochs", []),
         directory=run.directory,
         missing={"latents": _NO_LATENTS, "tracked": _NO_TRACKER},
+        notes=list(run.notes),
     )
 
 

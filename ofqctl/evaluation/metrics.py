@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.devices import memory_kept
+from ofqctl.errors import ModelError
 from ofqctl.layers import values_kept
 from ofqctl.progress import Progress, silent
 
@@ -108,10 +109,20 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
         images: Preprocessed images, (B, 3, H, W), on the model's device.
 
     Returns:
-        Logits, float32, (B, classes).
+        Logits, float32, (B, classes), all finite.
+
+    Raises:
+        ModelError: They have another shape, or some are not finite, so that there is nothing to rank.
     """
     with torch.inference_mode():
         logits: Tensor = model(images)
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ModelError(f"the model: gives {tuple(logits.shape)} for {len(images)} images; allowed: (images, classes)")
+    if bad := int((~logits.isfinite()).any(dim=-1).sum()):
+        raise ModelError(
+            f"the model: {bad} of {len(images)} images have outputs that are NaN or infinite",
+            hint="its weights are damaged, or its values too large for their type",
+        )
     return logits.float()
 
 

@@ -1,13 +1,12 @@
 """What can be evaluated, behind one interface: a float model by name, a run directory, or an ONNX file."""
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ofqctl.artifact import WEIGHTS, Run, is_run, load_run, read_config
+from ofqctl.artifact import WEIGHTS, ForeignConfigError, Run, is_run, load_run, read_config
 from ofqctl.data import LabelSpace
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.export import OnnxModel
@@ -97,7 +96,7 @@ def holds_run(path: Path) -> bool:
         return False
     try:
         read_config(path.parent if path.is_file() else path)
-    except ArtifactError:
+    except ForeignConfigError:
         return False
     return True
 
@@ -131,7 +130,7 @@ def of_run(run: Run) -> Subject:
         "recipe": config.quantization_config.recipe.name,
         "sha256": config.quantization_config.sha256,
     }
-    return Subject(run.model, str(run.directory), "run", config.data_config, labels, about)
+    return Subject(run.model, str(run.directory), "run", config.data_config, labels, about, list(run.notes))
 
 
 def of_model(loaded: LoadedModel) -> Subject:
@@ -143,20 +142,11 @@ def of_model(loaded: LoadedModel) -> Subject:
     if loaded.num_classes < 1:
         raise ModelError(f"{loaded.architecture}: has no classifier", hint="--num-classes N gives it one")
     names = loaded.pretrained_cfg.get("label_names")
-    labels = LabelSpace(loaded.num_classes, tuple(names) if names else None)
+    if not isinstance(names, list) or len(names) != loaded.num_classes or not all(isinstance(n, str) for n in names):
+        names = None  # the classifier was replaced, or they are not names
+    labels = LabelSpace(loaded.num_classes, None if names is None else tuple(names))
     about = {"architecture": loaded.architecture, "model_args": loaded.model_kwargs, "source": loaded.source}
     return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, about, list(loaded.notes))
-
-
-def _other_weights(path: Path, model: OnnxModel) -> list[str]:
-    """A note if the file was made from other weights than those of the run that it lies in."""
-    folder = path.parent
-    if model.weights_digest is None or not holds_run(folder):
-        return []
-    if read_config(folder).quantization_config.sha256 == model.weights_digest:
-        return []
-    command = f"ofqctl export {shlex.quote(str(folder))} --onnx --overwrite"
-    return [f"{path}: is older than the run in its folder and has other weights; `{command}` writes it anew"]
 
 
 def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
@@ -170,8 +160,8 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     if said is not None:
         names = None if said.label_names is None else tuple(said.label_names)
         about = said.model_dump(include={"architecture", "model_args", "source", "recipe"})
-        labels = LabelSpace(said.num_classes, names)
-        return Subject(model, str(path), "onnx", said.data_config, labels, about, _other_weights(path, model))
+        labels, notes = LabelSpace(said.num_classes, names), _about_file(path, model)
+        return Subject(model, str(path), "onnx", said.data_config, labels, about, notes)
     missing = [] if all(model.size) else ["the size of its input"]
     missing += [] if model.classes else ["the number of its classes"]
     if missing:
@@ -190,3 +180,16 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     ]
     about = {"architecture": path.stem, "model_args": {}, "source": str(path)}
     return Subject(model, str(path), "onnx", config, LabelSpace(model.classes, None), about, notes)
+
+
+def _about_file(path: Path, model: OnnxModel) -> list[str]:
+    """What a reader should know of a file that this program wrote: whether it holds its digest, and its run's age."""
+    notes = []
+    if not model.has_digest:
+        notes.append(f"{path}: has no digest, as earlier versions wrote it, so a change of it goes unnoticed")
+    if holds_run(path.parent) and model.run_sha256 is not None:
+        now = read_config(path.parent).quantization_config.sha256
+        if now != model.run_sha256:
+            again = f"`ofqctl export {path.parent} --onnx --output {path} --overwrite` renews it"
+            notes.append(f"{path}: is older than the run beside it, which has other weights now; {again}")
+    return notes

@@ -12,6 +12,7 @@ from ofqctl.export.metadata import Description, set_metadata
 from ofqctl.export.noise import EndToEnd, compare_end_to_end
 from ofqctl.export.pixels import normalize, to_pixels
 from ofqctl.export.runtime import OnnxModel, Runtime, open_session
+from ofqctl.export.sealing import seal_again
 from ofqctl.export.sites import Target
 from ofqctl.export.verification import Exactness, check_exactness
 from ofqctl.export.writing import OnnxGraph, write_graph
@@ -33,6 +34,7 @@ __all__ = [
     "normalize",
     "open_session",
     "product_seconds",
+    "seal_again",
     "set_metadata",
     "to_pixels",
     "write_graph",

@@ -13,6 +13,7 @@ import torch
 from ofqctl.export import openvino
 from ofqctl.export.multiply import saturates
 from ofqctl.export.runtime import open_session
+from ofqctl.export.sealing import read_model
 from ofqctl.export.sites import Product, Target
 
 FLOAT = "float operators"
@@ -29,7 +30,7 @@ def optimized(model: bytes | Path) -> tuple[onnxruntime.InferenceSession, onnx.M
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         session = open_session(model, None, path)
-        return session, onnx.load(path)
+        return session, read_model(path)
 
 
 def in_onnxruntime(run: onnx.ModelProto, names: set[str]) -> dict[str, str]:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 
-from ofqctl.errors import ArtifactError
 from ofqctl.export.kernels import in_onnxruntime, optimized
 from ofqctl.export.metadata import Description, read_description, read_entry
+from ofqctl.export.sealing import check_seal, read_model
 
 
 @dataclass
@@ -51,10 +50,8 @@ def look_into(path: Path) -> OnnxContents:
         ArtifactError: The file is truncated, foreign, or of an opset that the runtime cannot load.
     """
     where = str(path)
-    try:
-        model = onnx.load(path)
-    except (DecodeError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: truncated or not an ONNX file: {error}") from error
+    check_seal(path)
+    model = read_model(path)
     properties = {prop.key: prop.value for prop in model.metadata_props}
     session, run = optimized(path)
     products = read_entry(properties, "products", where)

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import onnx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 from ofqctl import __version__
+from ofqctl.documents import check_lengths, checked, parse_json
 from ofqctl.errors import ArtifactError
 from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.sites import Product, Target
+from ofqctl.models.preprocessing import check_data_config
 
 FORMAT_VERSION = 2
 _TARGETS = {"integer": "onnxruntime", "qdq": "portable"}  # what a file of version 1 calls them
@@ -38,9 +40,9 @@ class Description(BaseModel):
     format_version: int = FORMAT_VERSION
     written_by: str = __version__
     architecture: str
-    num_classes: int
-    model_args: dict[str, Any]
-    data_config: dict[str, Any]
+    num_classes: int = Field(ge=0, le=2**20)
+    model_args: Annotated[dict[str, Any], AfterValidator(check_lengths)]
+    data_config: Annotated[dict[str, Any], AfterValidator(check_data_config)]
     label_names: list[str] | None
     recipe: str | None
     target: Target | None
@@ -78,11 +80,58 @@ def read_description(properties: Mapping[str, str], where: str) -> Description |
             f"{where}: version {values.get('format_version')!r}, this program reads version {FORMAT_VERSION}",
             hint="a newer ofqctl may read it: `pip install --upgrade ofqctl`",
         )
-    try:
-        return Description.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(f"{where}: its metadata: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    described = checked(Description, values, f"{where}: its metadata")
+    if described.label_names is not None and len(described.label_names) != described.num_classes:
+        names = len(described.label_names)
+        raise ArtifactError(f"{where}: its metadata: {names} label_names for {described.num_classes} classes")
+    return described
+
+
+class _Entry(BaseModel):
+    """An entry whose keys that this program reads have types; others are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Weight(_Entry):
+    bits: int
+    shape: list[int]
+
+
+class _Product(_Entry):
+    kind: str
+    weights: int | None
+    activations: list[int]
+    float: str | None = None
+
+
+class _Weights(RootModel[dict[str, _Weight]]):
+    pass
+
+
+class _Products(RootModel[dict[str, _Product]]):
+    pass
+
+
+class _Exactness(_Entry):
+    products: int
+    worst: float | None
+
+
+class _Verification(_Entry):
+    exactness: _Exactness
+
+
+class _Run(_Entry):
+    sha256: str
+
+
+_FORMS: dict[str, type[BaseModel]] = {
+    "weights": _Weights,
+    "products": _Products,
+    "verification": _Verification,
+    "run": _Run,
+}
 
 
 def read_entry(properties: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
@@ -91,12 +140,13 @@ def read_entry(properties: Mapping[str, str], key: str, where: str) -> dict[str,
     Raises:
         ArtifactError: The entry is damaged.
     """
-    try:
-        values = json.loads(properties.get(PREFIX + key, "{}"))
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: {error}") from error
+    if PREFIX + key not in properties:
+        return {}
+    said = f"{where}: its metadata `{PREFIX}{key}`"
+    values = parse_json(properties[PREFIX + key], said)
     if not isinstance(values, dict):
-        raise ArtifactError(f"{where}: its metadata `{PREFIX}{key}` is damaged: not a mapping")
+        raise ArtifactError(f"{said} cannot be read: not a mapping")
+    checked(_FORMS.get(key, _Entry), values, said)
     return values
 
 

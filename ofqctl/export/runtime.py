@@ -18,6 +18,7 @@ from ofqctl.errors import ArtifactError, DataError
 from ofqctl.export import openvino
 from ofqctl.export.metadata import Description, read_description, read_entry
 from ofqctl.export.pixels import to_pixels
+from ofqctl.export.sealing import KEY, check_seal, read_model
 
 Runtime = Literal["onnxruntime", "openvino"]
 
@@ -108,6 +109,7 @@ def load(path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime
         ArtifactError: The runtime cannot load it.
         PackageError: The runtime is not installed.
     """
+    check_seal(path)
     if runtime == "openvino":
         return _in_openvino(path, threads)
     session = open_session(path, threads)
@@ -122,8 +124,13 @@ def load(path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime
 def _run_session(
     session: onnxruntime.InferenceSession, outputs: list[str], taken: str, images: NDArray[Any]
 ) -> NDArray[np.float32]:
-    logits: NDArray[np.float32] = session.run(outputs, {taken: images})[0]
-    return logits
+    try:
+        logits = session.run(outputs, {taken: images})[0]
+        return np.asarray(logits, dtype=np.float32)
+    except Exception as error:  # the runtime's exceptions have no common base class
+        raise ArtifactError(
+            f"{outputs[0]}: onnxruntime {onnxruntime.__version__} cannot compute it: {_reason(error)}"
+        ) from error
 
 
 def _in_openvino(path: Path, threads: int | None) -> Engine:
@@ -139,7 +146,7 @@ def _in_openvino(path: Path, threads: int | None) -> Engine:
         ]
         for values in (compiled.inputs, compiled.outputs)
     )
-    described = onnx.load(path) if path.suffix == ".onnx" else onnx.ModelProto()
+    described = read_model(path) if path.suffix == ".onnx" else onnx.ModelProto()
     metadata = {prop.key: prop.value for prop in described.metadata_props}
     return Engine(inputs, outputs, metadata, lambda images: np.array(compiled([images])[0]))
 
@@ -158,7 +165,8 @@ class OnnxModel(nn.Module):
         pixels: Whether it takes uint8 pixels.
         batch: Fixed number of images in a batch, or None.
         classes: Number of outputs, or 0 if unknown.
-        weights_digest: SHA-256 of the weights of the run that it was made from, or None if unknown.
+        has_digest: Whether the file holds its own digest.
+        run_sha256: SHA-256 of the weights file of the run that it was exported from, or None.
         data_config: Preprocessing of its images; if the file includes the normalization, it is undone first.
 
     Raises:
@@ -169,7 +177,6 @@ class OnnxModel(nn.Module):
         super().__init__()
         self._engine = load(path, threads, runtime)
         self.description: Description | None = read_description(self._engine.metadata, str(path))
-        self.weights_digest = read_entry(self._engine.metadata, "run", str(path)).get("sha256")
         inputs, outputs = self._engine.inputs, self._engine.outputs
         kinds = ("tensor(float)", "tensor(uint8)")
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:
@@ -179,7 +186,12 @@ class OnnxModel(nn.Module):
         self.size = tuple(length or 0 for length in size)
         self.pixels = inputs[0].type == "tensor(uint8)"
         self.classes = outputs[0].shape[1] or 0
+        self.has_digest = KEY in self._engine.metadata
+        self.run_sha256: str | None = read_entry(self._engine.metadata, "run", str(path)).get("sha256")
         self.data_config = {} if self.description is None else self.description.data_config
+        if self.description is not None and self.classes not in (0, self.description.num_classes):
+            said = self.description.num_classes
+            raise ArtifactError(f"{path}: has {self.classes} outputs, but describes {said} classes")
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) -> logits (B, classes).

@@ -10,6 +10,7 @@ from ofqctl.export.lowering import Lowered, lower
 from ofqctl.export.marking import marked
 from ofqctl.export.metadata import Description, about_products, about_weights, set_metadata
 from ofqctl.export.pixels import taking_pixels
+from ofqctl.export.sealing import sealed
 from ofqctl.export.sites import Product, Sites, Target
 from ofqctl.export.tracing import trace
 
@@ -34,7 +35,7 @@ class OnnxGraph:
         return self.lowered.model
 
     def serialize(self) -> bytes:
-        """The content of the file.
+        """The content of the file, with its digest.
 
         Raises:
             ArtifactError: The graph is not valid ONNX, or is too large for one file.
@@ -45,8 +46,7 @@ class OnnxGraph:
             onnx.checker.check_model(self.model)
         except onnx.checker.ValidationError as error:
             raise ArtifactError(f"export: the graph is not valid ONNX: {error}") from error
-        content: bytes = self.model.SerializeToString()
-        return content
+        return sealed(self.model.SerializeToString())
 
 
 def write_graph(model: nn.Module, description: Description, target: Target, batch: int | None) -> OnnxGraph:

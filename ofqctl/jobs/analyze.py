@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ofqctl.data import DataSpec
@@ -13,6 +14,7 @@ from ofqctl.diagnosis.gates import gate_on
 from ofqctl.diagnosis.opening import Opened, open_source
 from ofqctl.diagnosis.report import Selection, report_on
 from ofqctl.diagnosis.result import Analysis, Change, Gate, Live, Report
+from ofqctl.documents import fitting
 from ofqctl.errors import DataError
 from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.live import LiveRequest, live_steps
@@ -76,8 +78,9 @@ def _analyze(request: AnalyzeRequest, progress: Progress) -> Analysis:
     opened: Opened | None = None
     for path in request.sources:
         progress(f"read {path}", 0, None)
-        opened = open_source(path, request.wbits)
-        report, snapshot = report_on(opened, request.selection, lambda done, total: progress("analyze", done, total))
+        with fitting(f"{path}: its parts do not belong together"):
+            opened = open_source(path, request.wbits)
+            report, snapshot = report_on(opened, request.selection, partial(progress, "analyze"))
         if previous is not None:
             names = reports[-1].path, report.path
             changes.append(change_between(previous, snapshot, names, changes[-1] if changes else None))
@@ -99,7 +102,7 @@ def _analyze(request: AnalyzeRequest, progress: Progress) -> Analysis:
 
         progress("draw the report", 0, None)
         with replaced_file(request.html) as fresh:
-            fresh.write_text(oscillation_page(analysis), encoding="utf-8")
+            fresh.write_text(oscillation_page(analysis), encoding="utf-8", errors="backslashreplace")
     return analysis
 
 

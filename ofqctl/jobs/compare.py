@@ -34,5 +34,5 @@ def compare(request: CompareRequest) -> Comparison:
     with output_file(request.html, sources=request.runs):
         comparison = compared(request.runs)
         with replaced_file(request.html) as fresh:
-            fresh.write_text(comparison_page(comparison), encoding="utf-8")
+            fresh.write_text(comparison_page(comparison), encoding="utf-8", errors="backslashreplace")
     return comparison

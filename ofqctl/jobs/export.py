@@ -108,9 +108,9 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
     if request.target == "openvino" and (has_vnni() or not runtimes["openvino"]["vnni"]):
         others = ["openvino"]
     verification = _verify(graph, subject, request, others, batches, total, progress) | about
-    set_metadata(graph.model, verification=verification, runtimes=runtimes)
-    if "sha256" in subject.about:
-        set_metadata(graph.model, run={"sha256": subject.about["sha256"]})
+    run = {"run": {"sha256": subject.about["sha256"]}} if subject.kind == "run" else {}
+    set_metadata(graph.model, verification=verification, runtimes=runtimes, **run)
+    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".xml":
         openvino.write_ir(graph.serialize(), output)
     else:

@@ -8,10 +8,11 @@ import onnxruntime
 import torch
 from torch import nn
 
+from ofqctl.artifact import sign_config
 from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
-from ofqctl.export import look_into
+from ofqctl.export import look_into, seal_again
 from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
@@ -26,9 +27,12 @@ class InspectRequest:
 
     Attributes:
         run: A run directory, the weights file in one, or an ONNX file.
+        accept_config: Whether a ``config.json`` (or an ONNX file) that was changed by hand is accepted as it is now,
+            here and from now on: its digest is written again.
     """
 
     run: Path
+    accept_config: bool = False
 
 
 def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, Any]:
@@ -38,8 +42,10 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
         ArtifactError: The file is missing, truncated, foreign, of a future version, or was changed after writing.
     """
     if request.run.suffix == ".onnx":
-        return _onnx(request.run, progress)
+        return _onnx(request, progress)
     progress("read the run", 0, None)
+    if request.accept_config:
+        sign_config(request.run.parent if request.run.is_file() else request.run)
     run = open_run(request.run)
     quantization = run.config.quantization_config
     ledger = run.ledger
@@ -56,12 +62,16 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
         "modules": [_module(run.model, name, plan) for name, plan in quantization.plan.modules.items()],
         "left_float": [left.model_dump() for left in quantization.plan.left_float],
         "results": run.results,
+        "notes": list(run.notes),
     }
 
 
-def _onnx(path: Path, progress: Progress) -> dict[str, Any]:
+def _onnx(request: InspectRequest, progress: Progress) -> dict[str, Any]:
+    path = request.run
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
+    if request.accept_config:
+        seal_again(path)
     progress("load the file", 0, None)
     contents = asdict(look_into(path))
     description = contents.pop("description")

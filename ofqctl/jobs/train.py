@@ -15,6 +15,7 @@ from ofqctl.convert import apply_plan
 from ofqctl.data import ImageData, ImageLoader, image_loader
 from ofqctl.devices import denormals_flushed, pick_device
 from ofqctl.distill import Teacher
+from ofqctl.documents import fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
 from ofqctl.files import NEXT_STATE, is_ours, output_directory
@@ -257,7 +258,8 @@ def _quantized(
     loaded, wanted = start.loaded, request.recipe.calibration
     if checkpoint is not None:
         plan = Plan.model_validate(checkpoint.plan)
-        apply_plan(loaded.model, plan)
+        with fitting("last.pt: its plan does not fit the model"):
+            apply_plan(loaded.model, plan)
         loaded.model.to(processes.device)
         return plan
 

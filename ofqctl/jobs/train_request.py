@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName
+from ofqctl.documents import field_fault
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.models import ModelRequest
 from ofqctl.recipe import Recipe
-from ofqctl.training import Checkpoint, LogName, read_checkpoint_state
+from ofqctl.training import FILE, Checkpoint, LogName, read_checkpoint_state
 
 _NOT_KEPT = {"recipe", "output", "overwrite", "resume", "force_recipe"}
 _DECISIVE = ("seed", "amp", "grad_accum")  # other values of these change the result
@@ -78,7 +79,10 @@ def recorded_request(directory: Path) -> TrainRequest:
             hint=f"give model, recipe and data again, with --output {directory} --resume auto",
         )
     values = checkpoint.request | {"recipe": checkpoint.recipe, "resume": directory}
-    return TypeAdapter(TrainRequest).validate_python(values)
+    try:
+        return TypeAdapter(TrainRequest).validate_python(values)
+    except ValidationError as error:
+        raise ArtifactError(f"{directory / FILE}: request: {field_fault(error)}") from error
 
 
 def check_same(checkpoint: Checkpoint, request: TrainRequest, world: int, where: Path) -> None:

@@ -10,21 +10,13 @@ from safetensors import SafetensorError
 from timm.models import PretrainedCfg, is_model
 from torch import nn
 
+from ofqctl.documents import UNSUITABLE, check_lengths, short
 from ofqctl.errors import ModelError
 from ofqctl.models.names import unknown_architecture
+from ofqctl.models.preprocessing import check_preprocessing
 
 # Specific to one copy of the weights on one machine, so not stored with a model.
 LOCAL_KEYS = frozenset(("state_dict", "file", "source"))
-# Exceptions that model constructors are known to raise on unsuitable arguments.
-_BUILD_FAULTS = (
-    TypeError,
-    ValueError,
-    AssertionError,
-    RuntimeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-)
 
 
 def build_architecture(
@@ -70,12 +62,18 @@ def construct(name: str, kwargs: Mapping[str, Any], **options: Any) -> nn.Module
         ModelError: The architecture does not take ``kwargs``, or weights that timm loads do not fit.
     """
     try:
-        return _create(name, kwargs, options).float().eval()
-    except (*_BUILD_FAULTS, SafetensorError) as error:
+        check_lengths(dict(kwargs))
+        model = _create(name, kwargs, options).float().eval()
+    except (*UNSUITABLE, SafetensorError) as error:
         raise ModelError(
-            f"model '{name}': timm cannot build it with the arguments {dict(kwargs)}: {_short(error)}",
+            f"model '{name}': timm cannot build it with the arguments {dict(kwargs)}: {short(error, length=400)}",
             hint="leave out or correct the named argument",
         ) from error
+    try:
+        check_preprocessing(weights_config(model))
+    except ValueError as error:
+        raise ModelError(f"model '{name}': its pretrained_cfg: {error}") from error
+    return model
 
 
 def class_count(model: nn.Module) -> int:
@@ -123,9 +121,9 @@ def check_forward(model: nn.Module, kwargs: Mapping[str, Any], *, where: str) ->
     try:
         with torch.inference_mode():
             model(torch.zeros(1, channels, height, width))
-    except _BUILD_FAULTS as error:
+    except UNSUITABLE as error:
         raise ModelError(
-            f"{where}: does not work with images of {height}x{width} pixels: {_short(error)}",
+            f"{where}: does not work with images of {height}x{width} pixels: {short(error, length=400)}",
             hint="choose a multiple of its patch (and window) size, or leave out `--img-size`",
         ) from error
 
@@ -155,8 +153,3 @@ def _input_size(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _height_width(img_size: int | Iterable[int]) -> list[int]:
     return [img_size, img_size] if isinstance(img_size, int) else list(img_size)
-
-
-def _short(error: BaseException) -> str:
-    """The message of ``error`` on one line of at most 400 characters, or the name of its type."""
-    return " ".join(str(error).split())[:400] or type(error).__name__

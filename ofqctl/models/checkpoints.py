@@ -4,11 +4,13 @@ import argparse
 import inspect
 import pickle
 import re
+import struct
 import sys
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +26,21 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 _NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _SHOWN = 4
 # Exceptions that torch.load and timm's conversion functions are known to raise on unsuitable files.
-_FOREIGN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+_FOREIGN = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    NotImplementedError,
+    MemoryError,
+    struct.error,
+)
+
+_ZIP_FAULTS = (zlib.error, struct.error, NotImplementedError, EOFError, ValueError, LookupError, OverflowError)
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
@@ -41,6 +57,7 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """
     _check_is_file(path)
     try:
+        _check_sums(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -54,6 +71,23 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
         raise ModelError(f"checkpoint '{path}': cannot be read: {error.strerror or error}") from error
     except _FOREIGN as error:
         raise _damaged(path, "PyTorch", error) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Check the content of a zip file, as torch writes them, against the sums in it, which torch itself does not.
+
+    Raises:
+        RuntimeError: A part of it was changed.
+    """
+    if not is_zipfile(path):
+        return
+    try:
+        with ZipFile(path) as archive:
+            changed = archive.testzip()
+    except (BadZipFile, *_ZIP_FAULTS) as error:
+        raise RuntimeError(f"its archive is damaged: {error}") from error
+    if changed is not None:
+        raise RuntimeError(f"its part {changed} was changed after it was written")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 from timm.models import get_pretrained_cfg, is_model, load_model_config_from_hf, split_model_name_tag
 
+from ofqctl.documents import parse_json, read_text, short
 from ofqctl.errors import ModelError
 from ofqctl.models.checkpoints import SUFFIXES
 from ofqctl.models.names import resolve_name, unknown_architecture
@@ -157,6 +158,9 @@ def _in_directory(directory: Path) -> Origin:
     config = _read_config(directory)
     architecture = config.get("architecture")
     _check_architecture(f"model '{name}', config.json", architecture)
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ModelError(f"model '{name}', config.json: {key} is {short(config[key])}; allowed: an object")
     return Origin(name, str(architecture), label=name, directory=directory, model_args=config.get("model_args") or {})
 
 
@@ -170,10 +174,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"model 'local-dir:{directory}': no config.json in it",
             hint="timm.models.save_for_hf writes such a directory; a bare weight file goes to `--checkpoint`",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model 'local-dir:{directory}': config.json cannot be read: {error}") from error
+    where = f"model 'local-dir:{directory}': config.json"
+    config = parse_json(read_text(path, ModelError), where, ModelError)
     if not isinstance(config, dict):
         raise ModelError(
             f"model 'local-dir:{directory}': config.json contains a {type(config).__name__}, not an object"

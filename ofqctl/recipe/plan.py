@@ -4,15 +4,28 @@ A plan is made once, from a recipe and a dry run of the model. It is all that is
 again, and is stored in ``config.json``.
 """
 
+from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.registered import ByName
 from ofqctl.registry import Frozen
 
 ModuleKind = Literal["linear", "conv2d", "attention", "qkr"]
+
+
+_LARGEST = 2**31  # elements of a tensor
+
+
+def _allowed_shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    if any(length < 0 for length in lengths) or prod(lengths) > _LARGEST:
+        raise ValueError(f"not the shape of a tensor with up to {_LARGEST} elements")
+    return lengths
+
+
+Shape = Annotated[tuple[int, ...], Field(max_length=8), AfterValidator(_allowed_shape)]
 
 
 class QuantizerPlan(Frozen):
@@ -33,10 +46,10 @@ class QuantizerPlan(Frozen):
 
     method: str
     bits: int = Field(ge=1, le=8)
-    step_shape: tuple[int, ...]
-    shape: tuple[int, ...] | None = None
+    step_shape: Shape
+    shape: Shape | None = None
     dynamic: bool = False
-    shift_shape: tuple[int, ...] | None = None
+    shift_shape: Shape | None = None
     signed: bool | None = True
     whole: bool = True
 

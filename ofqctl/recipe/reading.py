@@ -8,14 +8,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ofqctl.documents import parse_yaml, read_text, short
 from ofqctl.errors import RecipeError, closest
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.registered import keys_at
 from ofqctl.recipe.schema import Recipe
 
 Values = dict[str, Any]
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if libyaml is installed
 
 
 def parse(text: str, *, where: str) -> Values:
@@ -28,10 +27,7 @@ def parse(text: str, *, where: str) -> Values:
     Raises:
         RecipeError: The text is not YAML, or not a mapping.
     """
-    try:
-        values = yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(text, where, RecipeError)
     if not isinstance(values, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys to values, not {type(values).__name__}")
     return values
@@ -68,10 +64,7 @@ def change(values: Mapping[str, Any], assignments: Sequence[str]) -> Values:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise RecipeError(f"--set {assignment}: expected PATH=VALUE, such as weights.bits=4")
-        try:
-            value = yaml.load(text, Loader=_LOADER)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {assignment}: the value is not valid YAML") from error
+        value = parse_yaml(text, f"--set {assignment}", RecipeError)
         *parents, last = path.strip().split(".")
         spot: Any = changed
         for key in parents:
@@ -109,17 +102,13 @@ def read_file(path: Path) -> Values:
     Raises:
         RecipeError: The file is missing, unreadable or not YAML.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise RecipeError(f"{path}: cannot be read: {reason}") from error
+    text = read_text(path, RecipeError)
     return parse(text, where=str(path))
 
 
 def _explain(fault: Any, values: Mapping[str, Any]) -> str:
     location = tuple(fault["loc"])
-    path = ".".join(str(part) for part in location)
+    path = ".".join(short(part, "s") for part in location)
     if fault["type"] == "extra_forbidden":
         known = keys_at(Recipe, values, location[:-1])
         match = closest(str(location[-1]), known)
@@ -129,5 +118,5 @@ def _explain(fault: Any, values: Mapping[str, Any]) -> str:
         return f"{path}: {fault['msg']}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    seen = "" if isinstance(fault["input"], dict) else f", seen {fault['input']!r}"
+    seen = "" if isinstance(fault["input"], dict) else f", seen {short(fault['input'])}"
     return f"{path}: {message}{seen}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ofqctl.convert import operands
 from ofqctl.data import Batch
 from ofqctl.distill import Teacher
+from ofqctl.documents import fitting
 from ofqctl.errors import RecipeError
 from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
 from ofqctl.quantizers import Quantizer, without
@@ -112,16 +113,21 @@ class Engine:
                 quantizer.passes = self.batches.share.passes
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore ``checkpoint``, to continue exactly from there."""
-        self.model.load_state_dict(checkpoint.model)
-        self.model.to(self.processes.device)  # frozen codes were loaded to the device of the state
-        self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
-        self.history = checkpoint.history
-        if self.ema is not None and checkpoint.ema is not None:
-            self.ema.load_state_dict(checkpoint.ema)
-            self.ema.to(self.processes.device)
-        if self.tracker is not None and checkpoint.tracker is not None:
-            self.tracker.load_state_dict(checkpoint.tracker)
+        """Restore ``checkpoint``, to continue exactly from there.
+
+        Raises:
+            ArtifactError: It is not that of the model.
+        """
+        with fitting("last.pt: its state does not fit the model"):
+            self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
+            self.history = checkpoint.history
+            self.model.load_state_dict(checkpoint.model)
+            self.model.to(self.processes.device)  # frozen codes were loaded to the device of the state
+            if self.ema is not None and checkpoint.ema is not None:
+                self.ema.load_state_dict(checkpoint.ema)
+                self.ema.to(self.processes.device)
+            if self.tracker is not None and checkpoint.tracker is not None:
+                self.tracker.load_state_dict(checkpoint.tracker)
         self._resumed = checkpoint
 
     @property
@@ -173,13 +179,14 @@ class Engine:
         if checkpoint is None:
             return
         begun = checkpoint.position["phase_step"] > 0
-        if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
-            restore_optimizer(optimizer, checkpoint.optimizer, self.model)
-        if begun:
-            for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
-                remedy.load_state_dict(state)
-        if self.processes.rank < len(checkpoint.random):
-            restore_random(checkpoint.random[self.processes.rank])
+        with fitting("last.pt: its state does not fit the phase"):
+            if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
+                restore_optimizer(optimizer, checkpoint.optimizer, self.model)
+            if begun:
+                for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
+                    remedy.load_state_dict(state)
+            if self.processes.rank < len(checkpoint.random):
+                restore_random(checkpoint.random[self.processes.rank])
 
     def _run_epoch(self, phase: Phase, optimizer: Any, schedule: Any, remedies: list[Remedy]) -> None:
         position = self.position

@@ -1,17 +1,20 @@
 """The state of a training run: everything that is needed to continue it exactly, in one file."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
+from ofqctl.documents import checked, field_fault, fitting, short
 from ofqctl.errors import ArtifactError
 from ofqctl.files import NEXT_STATE, TRAINING_STATE, located, replaced_file
 from ofqctl.models import read_torch_file
-from ofqctl.recipe import Recipe
+from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
 
 FILE = TRAINING_STATE
@@ -132,23 +135,46 @@ def checkpoint_of(values: Any, path: Path) -> Checkpoint:
     """Check the content of the file ``path`` and return the training state.
 
     Raises:
-        ArtifactError: It is not a training state, or of an unknown version.
+        ArtifactError: It is not a training state, of an unknown version, or a field of it cannot be used.
     """
     if not isinstance(values, dict) or "position" not in values:
         raise ArtifactError(f"{path}: not a training state of ofqctl")
     version = values.get("version")
-    if version not in (1, VERSION):
+    if isinstance(version, Tensor) or version not in (1, VERSION):
         raise ArtifactError(f"{path}: version {version!r}, this program reads versions 1 and {VERSION}")
     if version == 1:
-        values = values | {
-            "recipe": recipe_from_format_1(values["recipe"]),
-            "plan": plan_from_format_1(values["plan"]),
-            "version": VERSION,
-        }
-    recipe = Recipe.model_validate(with_current_keys(values["recipe"])).model_dump(
-        mode="json"
-    )  # new keys get their defaults
-    return Checkpoint(**values | {"recipe": recipe})
+        with fitting(f"{path}: its recipe and plan cannot be read"):
+            values = values | {
+                "recipe": recipe_from_format_1(values["recipe"]),
+                "plan": plan_from_format_1(values["plan"]),
+                "version": VERSION,
+            }
+    with fitting(f"{path}: its recipe cannot be read"):
+        stored = values | {"recipe": with_current_keys(values["recipe"])}
+    recipe = checked(Recipe, stored["recipe"], f"{path}: recipe")
+    checked(Plan, values.get("plan"), f"{path}: plan")
+    return _typed(stored | {"recipe": recipe.model_dump(mode="json")}, path)  # new keys get their defaults
+
+
+def _typed(values: dict[str, Any], path: Path) -> Checkpoint:
+    """The fields, each of its type, with finite weights."""
+    unknown = values.keys() - {own.name for own in fields(Checkpoint)}
+    if unknown:
+        raise ArtifactError(f"{path}: has an unknown field {short(min(unknown, key=str))}")
+    try:
+        for form, part in ((Checkpoint, values), (Position, values["position"]), (Meter, values["meter"])):
+            TypeAdapter(form).validate_python(part)
+    except (ValidationError, LookupError) as fault:
+        raise ArtifactError(f"{path}: {field_fault(fault)}") from fault
+    if any(count < 0 for count in values["position"].values()):
+        raise ArtifactError(f"{path}: position: {short(values['position'])}; allowed: numbers from 0")
+    for part in ("model", "ema"):
+        for name, tensor in (values[part] or {}).items():
+            if not isinstance(tensor, Tensor):
+                raise ArtifactError(f"{path}: {part}: {short(name)} is not a tensor")
+            if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
+                raise ArtifactError(f"{path}: {part}: {name} has {bad} values that are NaN or infinite")
+    return Checkpoint(**values)
 
 
 def random_state() -> dict[str, Any]:

@@ -327,7 +327,7 @@ def lose_weights(run: Path) -> None:
 
 def change_config(run: Path, **values: object) -> None:
     config = json.loads((run / "config.json").read_text())
-    config["quantization_config"] |= values
+    config["quantization_config"] |= {"config_sha256": None} | values
     (run / "config.json").write_text(json.dumps(config))
 
 
