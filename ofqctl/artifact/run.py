@@ -141,11 +141,12 @@ def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Mod
         pretrained_cfg=config.pretrained_cfg,
     )
     plan = config.quantization_config.plan
-    lost = [name for name in plan.modules if name not in dict(model.named_modules())]
-    if lost:
-        raise ArtifactError(f"{where}: its plan names '{lost[0]}', which {config.architecture} does not have")
     with fitting(f"{where}: its plan does not fit {config.architecture}"):
-        apply_plan(model, plan)
+        try:
+            apply_plan(model, plan)
+        except KeyError as error:
+            missing = f"its plan names {error}, which {config.architecture} does not have"
+            raise ArtifactError(f"{where}: {missing}") from error
     with fitting(f"{where}: its tensors do not fit its plan"):
         from_tensors(model, tensors, str(where))
     return model.eval()

@@ -259,7 +259,7 @@ def _tell(sink: Sink, row: dict[str, Any], total: int) -> None:
 
 
 def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
-    rows = result["training"]["epochs"]
+    rows = (result.get("training") or {}).get("epochs", [])
     columns = {
         "phase": "phase",
         ">epoch": "epoch",
@@ -274,11 +274,13 @@ def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
     table = Table(list(shown))
     for row in rows:
         table.add(*(_cell(key, row.get(key)) for key in shown.values()))
-    yield table
-    yield ""
-    size = result["size"]
-    yield f"size      {megabytes(size['float_model'])} in float, {megabytes(size['total'])} now"
-    yield from left_float_lines(result["left_float"])
+    if rows:
+        yield table
+        yield ""
+    if "size" in result:  # left out where results.json of a finished run cannot be read
+        size = result["size"]
+        yield f"size      {megabytes(size['float_model'])} in float, {megabytes(size['total'])} now"
+        yield from left_float_lines(result["left_float"])
     yield from next_commands(Path(result["output"]), data)
 
 

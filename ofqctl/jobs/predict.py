@@ -1,10 +1,12 @@
 """Predict the classes of images, or of an array that is already preprocessed."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from ofqctl.data import ImageData, ImageLoader, LabelSpace, image_loader, label_
 from ofqctl.data.sources.folder import is_image
 from ofqctl.data.sources.source import Record, Source
 from ofqctl.devices import DeviceName, pick_device
+from ofqctl.documents import UNSUITABLE
 from ofqctl.errors import DataError
 from ofqctl.evaluation import Normalization, Subject, open_subject
 from ofqctl.evaluation import predict as logits_of
@@ -153,7 +156,7 @@ def _read_array(path: Path) -> NDArray[np.float32]:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (*UNSUITABLE, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: not a .npy file of plain numbers, or truncated: {error}",
             hint="numpy.save('x.npy', images.astype('float32')) writes one",

@@ -210,9 +210,9 @@ def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Che
 
 def _finished(output: Path) -> dict[str, Any]:
     """The result of a run that is already finished."""
-    results = load_run(output).results
+    run = load_run(output)
     note = f"{output}: was finished already; `ofqctl train {output} --output NEW` starts another training from it"
-    return {"output": str(output)} | results | {"notes": [*results.get("notes", []), note]}
+    return {"output": str(output)} | run.results | {"notes": [*run.results.get("notes", []), *run.notes, note]}
 
 
 def _claimed(job: _Job) -> AbstractContextManager[None]:

@@ -175,7 +175,7 @@ def check_finite(model: nn.Module, *, where: str) -> None:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, *_FOREIGN) as error:
         raise _damaged(path, "safetensors", error) from error
     except OSError as error:
         raise ModelError(f"checkpoint '{path}': cannot be read: {error.strerror or error}") from error

@@ -1,7 +1,7 @@
 """The state of a training run: everything that is needed to continue it exactly, in one file."""
 
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,8 @@ def _typed(values: dict[str, Any], path: Path) -> Checkpoint:
             TypeAdapter(form).validate_python(part)
     except (ValidationError, LookupError) as fault:
         raise ArtifactError(f"{path}: {field_fault(fault)}") from fault
-    if any(count < 0 for count in values["position"].values()):
-        raise ArtifactError(f"{path}: position: {short(values['position'])}; allowed: numbers from 0")
+    if values["position"].keys() != asdict(Position()).keys() or min(values["position"].values()) < 0:
+        raise ArtifactError(f"{path}: position: {short(values['position'])}; allowed: a number from 0 for each field")
     for part in ("model", "ema"):
         for name, tensor in (values[part] or {}).items():
             if not isinstance(tensor, Tensor):
