@@ -159,6 +159,8 @@ def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any])
         model = _construct(origin, kwargs, num_classes=request.num_classes)
         notes = [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
         source = "random initialization"
+    if source != origin.label:
+        weights_config(model).pop("tag", None)  # it says what other weights were trained on
     if source != "random initialization":
         check_finite(model, where=source)
     if class_count(model) == 0:

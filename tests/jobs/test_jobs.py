@@ -61,7 +61,7 @@ def test_a_recipe_for_another_architecture_is_refused(tmp_path):
 
 def test_a_folder_without_splits_is_calibrated_on_as_it_is(tmp_path, pictures):
     result = quantize(quick(output=tmp_path / "run", calibration=DataSpec(str(pictures))))
-    assert result["calibration"] == {"data": str(pictures), "images": 3}
+    assert result["calibration"] == {"data": str(pictures), "images": 3, "turned": 0}
     assert any("3 images, 4 were requested" in note for note in result["notes"])
 
 
