@@ -6,6 +6,7 @@ field, whatever is wrong with it: it is not text, too large, nested too deeply, 
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ LARGEST_BYTES = 64 * 2**20
 DEEPEST = 64  # levels of nesting
 LARGEST_LENGTH = 2**16  # of an argument of an architecture, such as its depth, its width or its number of classes
 
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if libyaml is installed
+_MERGE = "tag:yaml.org,2002:merge"
 # What the parsers are known to raise, beside their own errors: digits that are no number, dates that are none, ...
 _FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 # What timm, torch and numpy are known to raise on values that do not fit, and on sizes that no memory holds.
@@ -137,6 +138,20 @@ def check_lengths(values: Any) -> Any:
     return values
 
 
+class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # ten times as fast, if libyaml is installed
+    """Refuses a key that stands twice in a mapping, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """The mapping of a node."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
+        counts = Counter((key.tag, key.value) for key in keys)
+        twice = [key for key in keys if counts[key.tag, key.value] > 1]
+        if twice:
+            lines = ", ".join(str(key.start_mark.line + 1) for key in twice if key.value == twice[0].value)
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0].value}' stands twice: lines {lines}")
+        return super().construct_mapping(node, deep)
+
+
 def _parsed(parse: Callable[[str], Any], text: str, where: str, wrong: str, error: Error) -> Any:
     try:
         values = parse(text)
@@ -153,11 +168,11 @@ def _load_json(text: str) -> Any:
 
 def _load_yaml(text: str) -> Any:
     depth = 0
-    for event in yaml.parse(text, Loader=_YAML):  # the loader itself recurses
+    for event in yaml.parse(text, Loader=_Yaml):  # the loader itself recurses
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise RecursionError
-    return yaml.load(text, Loader=_YAML)
+    return yaml.load(text, Loader=_Yaml)
 
 
 def _finite(digits: str) -> float | None:

@@ -70,6 +70,8 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
         f"({prepared['crop_mode']}), mean {_values(prepared['mean'])}, std {_values(prepared['std'])}"
     )
     yield from (f"               {note}" for note in result["data_notes"])
+    if result["turned"]:
+        yield f"turned         {result['turned']} images, upright as their EXIF orientation says"
     for skipped in result["skipped"]:
         yield f"skipped        {skipped['image']}: {skipped['reason']}"
 

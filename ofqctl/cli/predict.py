@@ -82,6 +82,8 @@ def _render(result: dict[str, Any]) -> Iterator[Table | str]:
             probability = f"{100 * guess['probability']:.1f} %"
             table.add("" if rank else image["image"], probability, guess["label"], guess["name"])
     yield table
+    if result["turned"]:
+        yield f"turned   {result['turned']} images, upright as their EXIF orientation says"
     for skipped in result["skipped"]:
         yield f"skipped  {skipped['image']}: {skipped['reason']}"
     if result["saved_logits"]:

@@ -96,7 +96,7 @@ def quantize(
         bool,
         typer.Option(
             "--strict",
-            help="Fail if anything was left undone, such as a module left in float.",
+            help="Fail if anything was left undone, left out or guessed: a module in float, an image skipped.",
             rich_help_panel="Output",
         ),
     ] = False,

@@ -34,6 +34,8 @@ def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
         yield f"measured  on {figures['quantized']['images']} images of {figures['data']}; {figures['labels']}"
         yield paired_line(figures["paired"])
         yield from (f"          {note}" for note in figures["data_notes"])
+        if figures["turned"]:
+            yield f"turned    {figures['turned']} images, upright as their EXIF orientation says"
         if figures["skipped"]:
             yield f"skipped   {len(figures['skipped'])} images, first {figures['skipped'][0]['image']}"
     else:

@@ -5,7 +5,7 @@ class is which output of the model), ``images`` (the opened data), ``loader`` (b
 """
 
 from ofqctl.data.batch import Batch
-from ofqctl.data.imagenet import label_names
+from ofqctl.data.imagenet import label_names, names_of
 from ofqctl.data.images import ImageData, UnusableImageError
 from ofqctl.data.loader import ImageLoader, image_loader, none_usable
 from ofqctl.data.opening import open_data
@@ -23,6 +23,7 @@ __all__ = [
     "UnusableImageError",
     "image_loader",
     "label_names",
+    "names_of",
     "none_usable",
     "open_data",
     "synthetic_images",

@@ -1,13 +1,14 @@
 """ImageNet's classes by WordNet id, from timm: the order of the labels and their names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from ofqctl.data.spec import LabelSpace
 
 _WORDNET_ID = re.compile(r"n\d{8}")
+_IMAGENET_TAG = re.compile(r"(^|_)in\d+k(_|$)")  # in timm's tags, such as augreg_in21k_ft_in1k
 
 
 def are_wordnet_ids(names: Iterable[str]) -> bool:
@@ -29,13 +30,37 @@ def imagenet_ids(num_classes: int) -> tuple[str, ...] | None:
     return tuple(_imagenet(title).label_names()) if title else None
 
 
+def names_of(cfg: Mapping[str, Any], num_classes: int, names: Sequence[str] | None = None) -> tuple[str, ...] | None:
+    """The class names of a model: its own, or the WordNet ids if timm's tag says that it was trained on ImageNet.
+
+    A thousand classes alone do not make a model one of ImageNet's.
+
+    Args:
+        cfg: timm's description of the weights.
+        num_classes: Number of classes of the model.
+        names: Its own class names, in label order, or None.
+    """
+    if names:
+        return tuple(names)
+    return imagenet_ids(num_classes) if _IMAGENET_TAG.search(str(cfg.get("tag"))) else None
+
+
+def spells_out(names: Sequence[str], ids: Sequence[str]) -> bool:
+    """Whether the names are the words of these WordNet ids, in their order; one in ten may be spelled differently."""
+    if len(names) != len(ids):
+        return False
+    info = _imagenet("ImageNet-22k")
+    pairs = zip(names, (_words(info, wordnet_id) for wordnet_id in ids), strict=True)
+    same = sum(name.lower().split(",")[0] == words.lower().split(",")[0] for name, words in pairs)
+    return same >= 0.9 * len(ids)
+
+
 def label_names(space: LabelSpace) -> tuple[str, ...]:
     """A readable name for every label.
 
-    WordNet ids become words ('tench, Tinca tinca'). If the names are unknown but the number of classes is that of an
-    ImageNet variant, its words are used. Anything else keeps its name or number.
+    WordNet ids become words ('tench, Tinca tinca'); anything else keeps its name or number.
     """
-    names = space.names or imagenet_ids(space.num_classes)
+    names = space.names
     if names is None:
         return tuple(f"class {label}" for label in range(space.num_classes))
     if not any(_WORDNET_ID.fullmatch(name) for name in names):

@@ -3,11 +3,16 @@
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from io import BytesIO
+from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ofqctl.data.labels import LabelMapping
+from ofqctl.data.sources.files import image_formats
+from ofqctl.data.sources.rows import TableRecords
 from ofqctl.data.sources.source import Record, RecordStream, Source
 from ofqctl.data.spec import LabelSpace
 from ofqctl.errors import DataError
@@ -27,6 +32,19 @@ _DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_ORIENTATION = 0x0112  # EXIF's tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED = "turned upright"
+# Largest values of deep grey images, of which the smallest that is enough says what white is.
+_WHITES = {"I": (255, 65535), "F": (1.0, 255.0, 65535.0)}
 
 
 class UnusableImageError(Exception):
@@ -57,11 +75,11 @@ class ImageData:
     Attributes:
         name: Name of the data: its path and split.
         labelled: Whether the images have labels.
+        labels: The label of each class that the data declares; empty if it declares none.
         class_count: Number of classes that occur; None if unknown.
         image_count: Number of images; None if unknown, as for most streams.
         label_space: The labels; those of the model, if one was given.
         mapping: How classes were mapped to labels, one sentence.
-        renamed: Whether the model has names for its classes and the data has others.
         notes: Everything that was guessed or left out, a sentence each.
     """
 
@@ -74,10 +92,11 @@ class ImageData:
         self.image_count = len(source.records) if isinstance(source.records, Sequence) else source.declared
         self.label_space = mapping.space if mapping else space
         self.mapping = mapping.sentence if mapping else "the images are unlabelled"
-        self.renamed = mapping is not None and mapping.renamed
         self.notes = (*source.notes, *(mapping.notes if mapping else ()), *notes)
         self._records = source.records
         self._labels = mapping.labels if mapping else {}
+        declared = (source.classes.names if source.classes else None) or ()
+        self.labels = {name: self._labels[name] for name in declared if name in self._labels}
 
     @property
     def streaming(self) -> bool:
@@ -96,6 +115,22 @@ class ImageData:
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         return map(self.load, self._records)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from other data, wherever it lies: number of images, classes, and a digest.
+
+        The digest is over the images' paths within their folder, or over the labels and sizes of a table's rows; a
+        stream has none.
+        """
+        records = self._records
+        digest = None
+        if isinstance(records, TableRecords):
+            digest = records.digest()
+        elif isinstance(records, Sequence):
+            names = (f"{record.name.removeprefix(self.name)}\0{record.class_name}\n" for record in records)
+            digest = blake2b("".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return {"images": self.image_count, "classes": self.labels, "digest": digest}
 
     def stream(self, seed: int | None = None, rank: int = 0, world: int = 1) -> Iterator[Record]:
         """The undecoded images of streamed data, shuffled if there is a ``seed``; only the part of one process."""
@@ -127,7 +162,9 @@ class ImageData:
 
 
 def decode_rgb(record: Record) -> Image.Image:
-    """The image of a record in RGB, whatever its mode: grey, palette, CMYK, with alpha or 16 bits deep.
+    """The image of a record in RGB and upright, whatever its mode: grey, palette, CMYK, with alpha or 16 bits deep.
+
+    One rule for all sources: an image is turned as its EXIF orientation says, which `was_turned` tells afterwards.
 
     Raises:
         UnusableImageError: It cannot be read or decoded.
@@ -135,12 +172,36 @@ def decode_rgb(record: Record) -> Image.Image:
     try:
         if isinstance(record.image, Image.Image):
             return _to_rgb(record.image)
-        with Image.open(_readable(record.image)) as image:
-            return _to_rgb(image)
+        with Image.open(_readable(record.image), formats=image_formats()) as image:
+            return _upright(image)
     except UnidentifiedImageError as error:
         raise UnusableImageError(record.name, "is not an image of a known format") from error
     except _DECODE_ERRORS as error:
         raise UnusableImageError(record.name, f"cannot be decoded: {error}") from error
+
+
+def was_turned(image: Image.Image) -> bool:
+    """Whether `decode_rgb` turned or mirrored the image as its EXIF orientation says."""
+    return _TURNED in image.info
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    stored = _orientation(image)
+    image.load()
+    left = _orientation(image)  # some of Pillow's readers turn the image themselves
+    upright = _to_rgb(image)
+    if left in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[left])
+    if stored in _UPRIGHT:
+        upright.info[_TURNED] = True
+    return upright
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DECODE_ERRORS:  # damaged EXIF; the pixels may be intact
+        return 1
 
 
 def _readable(image: str | bytes) -> str | BytesIO:
@@ -155,8 +216,27 @@ def _readable(image: str | bytes) -> str | BytesIO:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it to white
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode.startswith(("I", "F")):
+        image = _grey(image)
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """An image of 16 or 32 bits a pixel at 8 bits; `convert` would clip it to white.
+
+    Formats with 16 bits say what white is. Of 32-bit integers and floats the range of their values says it.
+
+    Raises:
+        ValueError: The range is none that images have.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((values.astype(np.int32) >> 8).astype(np.uint8))
+    low, high = values.min(), values.max()
+    white = next((white for white in _WHITES[image.mode] if high <= white), None)
+    if white is None or not low >= 0:
+        kind = "integers" if image.mode == "I" else "floats"
+        raise ValueError(f"32-bit {kind} from {low:g} to {high:g}, of which nothing says what is black and white")
+    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))

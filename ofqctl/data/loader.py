@@ -37,6 +37,7 @@ class ImageLoader:
 
     Attributes:
         transform_text: Description of the preprocessing.
+        turned: Number of images that were turned as their EXIF orientation says, in the last iteration so far.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ImageLoader:
         self.limit = limit
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = 0
+        self.epoch = self.turned = 0
         self.workers = workers
         self.pin_memory = pin_memory
         self.rank, self.world = rank, world
@@ -90,11 +91,12 @@ class ImageLoader:
         return math.ceil(self.image_count / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        decoded = 0
+        decoded = self.turned = 0
         for batch in self._batches():
             if batch.fault is not None:
                 raise batch.fault
             self._skipped.update(batch.skipped)
+            self.turned += batch.turned
             decoded += len(batch.labels)
             if len(batch.labels):
                 yield batch.images, batch.labels

@@ -8,50 +8,55 @@ from ofqctl.data.class_map import read_class_map
 from ofqctl.data.images import ImageData
 from ofqctl.data.labels import map_labels
 from ofqctl.data.sources.digits import open_digits
-from ofqctl.data.sources.folder import is_image, open_folder
+from ofqctl.data.sources.files import is_image
+from ofqctl.data.sources.folder import open_folder
 from ofqctl.data.sources.hub import check_hub
 from ofqctl.data.sources.huggingface import open_datasets
 from ofqctl.data.sources.source import Source
-from ofqctl.data.spec import DataSpec, LabelSpace
+from ofqctl.data.spec import DataSpec, LabelSpace, Purpose
 from ofqctl.errors import DataError, did_you_mean
 
 DIGITS = "digits"
 HUB_PREFIX = "hfds/"
 
 
-def open_data(spec: DataSpec, labels: LabelSpace | None = None) -> ImageData:
+def open_data(
+    spec: DataSpec, labels: LabelSpace | None = None, purpose: Purpose = "evaluate", *, renaming: bool = False
+) -> ImageData:
     """Open data and map its classes onto the labels of a model.
 
     Args:
         spec: The data that the user named.
         labels: The labels of the model; None to use those of the data.
+        purpose: What it is opened for: decides which split is read if none was named. For calibration it is unlabelled.
+        renaming: Whether the outputs of the model may stand for other classes than so far; see `map_labels`.
 
     Raises:
         DataError: The data is missing, unreadable or empty, or its classes do not fit the model.
     """
     class_map = read_class_map(spec.class_map) if spec.class_map else None
-    source, unused = _open_source(spec)
-    if source.classes is None:
+    source, unused = _open_source(spec, purpose)
+    if source.classes is None or purpose == "calibrate":
         unused += ["--class-map"] if class_map else []
         mapping = None
     else:
-        mapping = map_labels(source.classes, labels, class_map, source.name)
+        mapping = map_labels(source.classes, labels, class_map, source.name, renaming=renaming)
     notes = [f"{option} has no effect on {spec.path}" for option in unused]
     return ImageData(source, mapping, labels or LabelSpace(0), notes)
 
 
-def _open_source(spec: DataSpec) -> tuple[Source, list[str]]:
+def _open_source(spec: DataSpec, purpose: Purpose) -> tuple[Source, list[str]]:
     """The source that reads ``spec``, and the options that have no effect on it."""
     if spec.path.startswith(HUB_PREFIX):
         name = spec.path.removeprefix(HUB_PREFIX)
         check_hub(name)
-        return open_datasets(name, spec), []
+        return open_datasets(name, spec, purpose), []
     if spec.path == DIGITS:
-        return open_digits(spec.split), _table_options(spec)
+        return open_digits(spec.split, purpose), _table_options(spec)
     root = _existing_folder(spec.path)
     if _holds_parquet(root):
-        return open_datasets(str(root.resolve()), spec), []
-    return open_folder(root, spec.split), _table_options(spec)
+        return open_datasets(str(root.resolve()), spec, purpose), []
+    return open_folder(root, spec.split, purpose), _table_options(spec)
 
 
 def _table_options(spec: DataSpec) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from ofqctl.data.images import ImageData, UnusableImageError
+from ofqctl.data.images import ImageData, UnusableImageError, was_turned
 from ofqctl.data.sources.source import Record
 from ofqctl.errors import DataError
 
@@ -24,10 +24,11 @@ class Skipped(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A preprocessed image (C, H, W) and its label."""
+    """A preprocessed image (C, H, W), its label, and whether it was turned as its EXIF orientation says."""
 
     image: Tensor
     label: int
+    turned: bool
 
 
 # Errors are returned as values: DataLoader would hide their messages in a worker's traceback.
@@ -40,6 +41,7 @@ class LoadedBatch(NamedTuple):
     images: Tensor
     labels: Tensor
     skipped: list[Skipped]
+    turned: int
     fault: DataError | None
 
 
@@ -56,7 +58,7 @@ class Samples(Dataset[Item]):
             return Skipped(error.name, error.reason)
         except DataError as error:
             return error
-        return Sample(self.transform(image), label)
+        return Sample(self.transform(image), label, was_turned(image))
 
 
 class StreamedSamples(IterableDataset[Item]):
@@ -98,7 +100,7 @@ class StreamedSamples(IterableDataset[Item]):
             image, label = self.data.load(record)
         except UnusableImageError as error:
             return Skipped(error.name, error.reason)
-        return Sample(self.transform(image), label)
+        return Sample(self.transform(image), label, was_turned(image))
 
 
 def forget_inherited_locks() -> None:
@@ -114,4 +116,6 @@ def collate(items: Sequence[Item]) -> LoadedBatch:
     images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
     labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     faults = [item for item in items if isinstance(item, DataError)]
-    return LoadedBatch(images, labels, [item for item in items if isinstance(item, Skipped)], next(iter(faults), None))
+    skipped = [item for item in items if isinstance(item, Skipped)]
+    turned = sum(sample.turned for sample in samples)
+    return LoadedBatch(images, labels, skipped, turned, next(iter(faults), None))

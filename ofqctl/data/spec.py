@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+# What data is opened for: decides which split is read if none is named, and whether labels matter.
+Purpose = Literal["train", "evaluate", "calibrate"]
 
 
 @dataclass(frozen=True)
@@ -10,7 +14,7 @@ class DataSpec:
 
     Args:
         path: An image folder, a directory with parquet files, ``hfds/NAME`` (the hub) or ``digits``.
-        split: Split to read, such as ``val``; None reads the default of the source.
+        split: Split to read, such as ``val``; None chooses one by what the data is opened for.
         image_column: Column of a `datasets` table that holds the images; None looks for it.
         label_column: Column that holds the labels; None looks for it.
         class_map: File that gives each class name its label; see `class_map.read_class_map`.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ofqctl.artifact import WEIGHTS, ForeignConfigError, Run, is_run, load_run, read_config
-from ofqctl.data import LabelSpace
+from ofqctl.data import LabelSpace, names_of
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.export import OnnxModel
 from ofqctl.models import LoadedModel, ModelRequest, load_model
@@ -121,7 +121,7 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
 def of_run(run: Run) -> Subject:
     """The subject for a run directory."""
     config = run.config
-    names = None if config.label_names is None else tuple(config.label_names)
+    names = names_of(config.pretrained_cfg, config.num_classes, config.label_names)
     labels = LabelSpace(config.num_classes, names)
     about = {
         "architecture": config.architecture,
@@ -141,10 +141,8 @@ def of_model(loaded: LoadedModel) -> Subject:
     """
     if loaded.num_classes < 1:
         raise ModelError(f"{loaded.architecture}: has no classifier", hint="--num-classes N gives it one")
-    names = loaded.pretrained_cfg.get("label_names")
-    if not isinstance(names, list) or len(names) != loaded.num_classes or not all(isinstance(n, str) for n in names):
-        names = None  # the classifier was replaced, or they are not names
-    labels = LabelSpace(loaded.num_classes, None if names is None else tuple(names))
+    cfg = loaded.pretrained_cfg
+    labels = LabelSpace(loaded.num_classes, names_of(cfg, loaded.num_classes, cfg.get("label_names")))
     about = {"architecture": loaded.architecture, "model_args": loaded.model_kwargs, "source": loaded.source}
     return Subject(loaded.model, loaded.architecture, "float", loaded.data_config, labels, about, list(loaded.notes))
 

@@ -211,7 +211,8 @@ def _written(model: torch.nn.Module, description: Description, target: Target, p
 def _calibration(request: BenchInferRequest, subject: Subject) -> Iterator[torch.Tensor]:
     if request.calibration is None:
         return iter(synthetic_images(subject.data_config, _CALIBRATION, 32))
-    loader = image_loader(open_data(request.calibration), subject.data_config, batch_size=32, limit=_CALIBRATION)
+    data = open_data(request.calibration, purpose="calibrate")
+    loader = image_loader(data, subject.data_config, batch_size=32, limit=_CALIBRATION)
     return (images for images, _ in loader)
 
 

@@ -1,21 +1,22 @@
 """The calibration images of a job, and their description."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ofqctl.data import DataSpec, ImageData, image_loader, open_data, synthetic_images
-from ofqctl.errors import DataError, ModelError
+from ofqctl.data import DataSpec, ImageLoader, image_loader, open_data, synthetic_images
+from ofqctl.errors import ModelError
 from ofqctl.evaluation import Subject
 from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, on_disk
 from ofqctl.recipe.schema import Calibration
 
 SYNTHETIC = "calibrated on synthetic images: do not expect accuracy; give --calib-data"
+_SHOWN = 3
 
 
 @dataclass
@@ -51,10 +52,10 @@ def calibration_images(
         ModelError: Memory ran out while they were used; the message names options that reduce it.
     """
     if spec is None:
-        name, notes = "synthetic", [SYNTHETIC]
+        name, notes, loader = "synthetic", [SYNTHETIC], None
         source: Iterator[Tensor] = iter(synthetic_images(subject.data_config, wanted.images, wanted.batch_size, seed))
     else:
-        data = _open(spec)
+        data = open_data(spec, purpose="calibrate")
         name, notes = data.name, list(data.notes)
         loader = image_loader(
             data, subject.data_config, batch_size=wanted.batch_size, workers=workers, limit=wanted.images, seed=seed
@@ -63,15 +64,18 @@ def calibration_images(
     with on_disk(_told(source, wanted.images, progress), device) as batches, _memory_explained():
         if batches.images < wanted.images:
             notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were requested")
-        yield CalibrationImages(batches, {"data": name, "images": batches.images}, notes)
+        about = {"data": name, "images": batches.images, "turned": 0 if loader is None else loader.turned}
+        yield CalibrationImages(batches, about, [*notes, *_unreadable(loader)])
 
 
-def _open(spec: DataSpec) -> ImageData:
-    """Open the data; if no split was named, the training split, because the others are for measuring."""
-    if spec.split is None:
-        with suppress(DataError):  # there is no such split, or the error is reported when the data is opened as named
-            return open_data(replace(spec, split="train"))
-    return open_data(spec)
+def _unreadable(loader: ImageLoader | None) -> list[str]:
+    """A note that names calibration images that could not be read."""
+    skipped = [] if loader is None else loader.skipped
+    if not skipped:
+        return []
+    named = "; ".join(f"{image.name} {image.reason}" for image in skipped[:_SHOWN])
+    more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+    return [f"calibration: {len(skipped)} images were skipped: {named}{more}"]
 
 
 def _told(images: Iterator[Tensor], total: int, progress: Progress) -> Iterator[Tensor]:

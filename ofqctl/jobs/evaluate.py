@@ -62,6 +62,7 @@ def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress
     figures = measure({"model": subject.model.to(processes.device)}, loader, processes, progress)["model"]
     about = about_data(loader, subject)
     about["skipped"] = [image for share in processes.gather(about["skipped"]) for image in share]
+    about["turned"] = sum(processes.gather(about["turned"]))
     return {
         "model": subject.name,
         "kind": subject.kind,

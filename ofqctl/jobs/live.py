@@ -64,7 +64,7 @@ def live_steps(
     plan = Plan.model_validate(checkpoint.plan)
     model = _restored(checkpoint, config, plan).to(device)
     names = None if config.label_names is None else tuple(config.label_names)
-    data = open_data(_train_part(request.data), LabelSpace(config.num_classes, names))
+    data = open_data(request.data, LabelSpace(config.num_classes, names), "train")
     settings, notes = _settings(checkpoint, data, request.steps)
     share = Share(settings.batch_size)
     batches = TrainingBatches(data, config.data_config, settings, share, seed=request.seed, workers=request.workers)
@@ -183,8 +183,3 @@ def _teacher(settings: Distillation | None, config: RunConfig) -> tuple[Teacher 
     except OfqctlError as error:
         return None, [f"live: without distillation, learning from the labels alone: {error.message}"]
     return teacher, []
-
-
-def _train_part(spec: DataSpec) -> DataSpec:
-    """The training split of the digits, if none was named."""
-    return DataSpec(spec.path, split="train") if spec.path == "digits" and spec.split is None else spec

@@ -71,5 +71,6 @@ def about_data(loader: ImageLoader, subject: Subject) -> dict[str, Any]:
             key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
         },
         "skipped": [{"image": skipped.name, "reason": skipped.reason} for skipped in loader.skipped],
+        "turned": loader.turned,
         "data_notes": list(loader.data.notes),
     }

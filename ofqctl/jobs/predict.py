@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ofqctl.data import ImageData, ImageLoader, LabelSpace, image_loader, label_names
-from ofqctl.data.sources.folder import is_image
+from ofqctl.data.sources.files import PassedOver, images_under
 from ofqctl.data.sources.source import Record, Source
 from ofqctl.devices import DeviceName, pick_device
 from ofqctl.documents import UNSUITABLE
@@ -68,7 +68,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
 
 def _predict(request: PredictRequest, progress: Progress) -> dict[str, Any]:
     device = pick_device(request.device)
-    paths = [] if request.array else list(_image_files(request.images))
+    paths, notes = ([], []) if request.array else _image_files(request.images)
     array = _read_array(request.array) if request.array else None
     progress("load the model", 0, None)
     subject = open_subject(request.model, request.normalization)
@@ -95,7 +95,8 @@ def _predict(request: PredictRequest, progress: Progress) -> dict[str, Any]:
         "images": _ranked(everything, names, subject.labels, request.top),
         "skipped": [{"image": name, "reason": reason} for name, reason in skipped.items()],
         "saved_logits": None if request.save_logits is None else str(request.save_logits),
-        "notes": subject.notes,
+        "turned": 0 if loader is None else loader.turned,
+        "notes": [*subject.notes, *notes],
         "device": str(device),
     }
 
@@ -125,18 +126,23 @@ def _check(request: PredictRequest) -> None:
             raise DataError(f"{name}: {value} is too small; at least 1 is allowed")
 
 
-def _image_files(given: Sequence[Path]) -> Iterator[Path]:
-    """The given files, and the images in given folders sorted by name."""
+def _image_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The given files and the images in given folders, sorted by name, and notes on what was left out."""
+    paths: list[Path] = []
+    notes: list[str] = []
     for path in given:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
+            passed = PassedOver()
+            found = sorted(Path(image) for image in images_under(path, passed))
             if not found:
                 raise DataError(f"{path}: no images in this folder")
-            yield from found
+            paths += found
+            notes += passed.notes(path)
         elif path.is_file():
-            yield path
+            paths.append(path)
         else:
             raise DataError(f"{path}: no such image file")
+    return paths, notes
 
 
 def _loader(paths: Sequence[Path], subject: Subject, request: PredictRequest) -> ImageLoader:

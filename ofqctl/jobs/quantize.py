@@ -238,11 +238,13 @@ def _default_output(architecture: str, request: QuantizeRequest) -> Path:
 
 
 def refuse_undone(results: dict[str, Any]) -> None:
-    """Check that nothing was left undone.
+    """Check that nothing was left undone, left out or guessed.
 
     Raises:
-        RecipeError: Something was; the message lists everything left in float and every note.
+        RecipeError: Something was; the message lists everything left in float, every note and every image skipped.
     """
+    figures = results["evaluation"] or {"data_notes": [], "skipped": []}
     undone = [f"{left['module']}: {left['reason']}" for left in results["left_float"]] + results["notes"]
+    undone += figures["data_notes"] + [f"{image['image']}: {image['reason']}" for image in figures["skipped"]]
     if undone:
         raise RecipeError("\n  ".join(["--strict: not everything was done as asked:", *undone]))

@@ -20,7 +20,7 @@ from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
 from ofqctl.files import NEXT_STATE, is_ours, output_directory
 from ofqctl.jobs.starting import Start, check_model, open_start
-from ofqctl.jobs.train_request import TrainRequest, check_same, recorded_request
+from ofqctl.jobs.train_request import TrainRequest, check_same, check_same_data, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
 from ofqctl.jobs.writing import default_output
 from ofqctl.models import LoadedModel, ModelRequest
@@ -74,7 +74,7 @@ def _train(
     request: TrainRequest, processes: Processes, progress: Progress, on_step: Callable[[Row, int], None]
 ) -> dict[str, Any]:
     job = _open(request, processes, progress)
-    if job.is_finished:
+    if job.is_finished and job.names_same_data:
         return _finished(job.output)
     with _claimed(job):
         return _train_claimed(job, progress, on_step)
@@ -106,11 +106,20 @@ class _Job:
         done = self.checkpoint is not None and self.checkpoint.position["phase"] >= len(self.settings.phases)
         return done and holds_run(self.output)
 
+    @property
+    def names_same_data(self) -> bool:
+        """Whether the request names the training images as the run did."""
+        return self.checkpoint is not None and self.checkpoint.request.get("data") == self.request.recorded()["data"]
+
 
 def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], None]) -> dict[str, Any]:
     """Train while no other process can write the run directory."""
     request, processes = job.request, job.processes
     run = TrainedRun.open(request, processes, job.start, job.output, progress)
+    if job.checkpoint is not None and not request.force_recipe:
+        job.start.loaded.notes.extend(check_same_data(job.checkpoint, run.data.identity, job.output))
+    if job.is_finished:
+        return _finished(job.output)
     run.replaces = (job.output / NEXT_STATE).is_file() if job.checkpoint else is_ours(job.output)
     engine = _engine(job, run.data, progress)
     if job.checkpoint is not None:
@@ -165,6 +174,7 @@ def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
         amp=request.amp,
         checkpoint_every=request.checkpoint_every,
         request=request.recorded(),
+        data=data.identity,
     )
 
 

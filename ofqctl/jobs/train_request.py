@@ -96,11 +96,28 @@ def check_same(checkpoint: Checkpoint, request: TrainRequest, world: int, where:
     recorded["processes"] = len(checkpoint.random)
     recipe = request.recipe.model_dump(mode="json")
     found = [*_differences(checkpoint.recipe, recipe), *_differences(recorded, now)]
-    told = [f"{path}: {a!r} in the run, {b!r} now" for path, a, b in found if path not in ("name", "description")]
-    if told:
-        more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
+    _refuse(where, "with another recipe or other options", [f for f in found if f[0] not in ("name", "description")])
+
+
+def check_same_data(checkpoint: Checkpoint, identity: dict[str, Any], where: Path) -> list[str]:
+    """Check that the training images are the same as those of the run; for runs of before, note that nobody knows.
+
+    Raises:
+        RecipeError: They differ in number, classes, names or sizes; the message lists the differences.
+    """
+    if not checkpoint.data:
+        return [f"{where}: its training state does not say on which images; that they are the same is not checked"]
+    _refuse(where, "on other data", _differences({"data": checkpoint.data}, {"data": identity}))
+    return []
+
+
+def _refuse(where: Path, how: str, found: list[tuple[str, Any, Any]]) -> None:
+    """Raise an error that lists the differences to the run, if there are any."""
+    if found:
+        told = [f"{path}: {a!r} in the run, {b!r} now" for path, a, b in found[:_SHOWN]]
+        more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise RecipeError(
-            "\n  ".join([f"{where}: was trained with another recipe or other options:", *told[:_SHOWN], *more]),
+            "\n  ".join([f"{where}: was trained {how}:", *told, *more]),
             hint="--force-recipe continues with the new ones",
         )
 

@@ -12,7 +12,7 @@ from torch import nn
 from ofqctl.artifact import serialize
 from ofqctl.artifact.run import write_files
 from ofqctl.convert import describe
-from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
+from ofqctl.data import ImageData, image_loader, open_data
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
 from ofqctl.files import NEXT_STATE, RUN_FILES, TRACKER_FILE, TRAINING_STATE, replaced_files
@@ -49,14 +49,16 @@ class TrainedRun:
     def open(
         cls, request: TrainRequest, processes: Processes, start: Start, output: Path, progress: Progress
     ) -> "TrainedRun":
-        """Open training and validation images; a model without class names gets those of the images."""
+        """Open training and validation images; a float model gets the class names of the images."""
         loaded = start.loaded
-        data = _open_labelled(_train_split(request.data), of_model(loaded).labels, same_names=start.run is not None)
-        if loaded.pretrained_cfg.get("label_names") is None and data.label_space.names is not None:
+        data = open_data(request.data, of_model(loaded).labels, "train", renaming=start.run is None)
+        _check_labelled(data)
+        if data.label_space.names is not None:
             loaded.pretrained_cfg["label_names"] = list(data.label_space.names)
         val_data = None
         if request.val_data is not None:
-            val_data = _open_labelled(request.val_data, data.label_space, same_names=True)
+            val_data = open_data(request.val_data, data.label_space)
+            _check_labelled(val_data)
         return cls(request, processes, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
 
     def validate(self, model: nn.Module) -> Row:
@@ -112,25 +114,6 @@ def _as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def _train_split(spec: DataSpec) -> DataSpec:
-    """The training split of the digits, if none was named, because their default split is for measuring."""
-    return DataSpec(spec.path, split="train") if spec.path == "digits" and spec.split is None else spec
-
-
-def _open_labelled(spec: DataSpec, labels: LabelSpace, *, same_names: bool) -> ImageData:
-    """Open images whose classes are those of the model.
-
-    Args:
-        spec: The data to open.
-        labels: The classes of the model.
-        same_names: Whether classes with other names than the model's are rejected even if their number matches.
-    """
-    data = open_data(spec, labels)
+def _check_labelled(data: ImageData) -> None:
     if not data.labelled:
         raise DataError(f"{data.name}: its images have no labels", hint="put them into one folder for each class")
-    if same_names and data.renamed:
-        raise DataError(
-            f"{data.name}: its classes are not those of the model: {data.notes[-1]}",
-            hint="--class-map FILE says which class is which label",
-        )
-    return data

@@ -7,7 +7,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
@@ -25,6 +25,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 _NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _SHOWN = 4
+_RESAMPLED = ("pos_embed", "patch_embed", "position_bias_table", "rel_pos")  # depend on image and patch size
 # Exceptions that torch.load and timm's conversion functions are known to raise on unsuitable files.
 _FOREIGN = (
     RuntimeError,
@@ -90,11 +91,15 @@ def _check_sums(path: Path) -> None:
         raise RuntimeError(f"its part {changed} was changed after it was written")
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
     """Read the state dict of a ``.safetensors`` or PyTorch file, without wrapper prefixes such as ``module.``.
 
     In a training checkpoint, averaged weights take precedence: ``state_dict_ema``, ``model_ema``, ``state_dict``,
     ``model``, in this order.
+
+    Args:
+        path: Path of the file.
+        notes: Gets a sentence if averaged weights are taken in place of others in the file.
 
     Raises:
         ModelError: The file is missing, of unknown kind, unsafe, truncated, or contains no state dict.
@@ -105,6 +110,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     if isinstance(content, dict):
         nested = next((key for key in _NESTED_KEYS if isinstance(content.get(key), dict)), None)
+        others = [key for key in _NESTED_KEYS if key != nested and isinstance(content.get(key), dict)]
+        if notes is not None and nested is not None and "ema" in nested and others:
+            notes.append(f"{path}: the averaged weights '{nested}' were taken, not '{others[-1]}'")
         content = content[nested] if nested else content
     if not isinstance(content, dict):
         raise ModelError(f"checkpoint '{path}': contains a {type(content).__name__}; allowed: a state dict")
@@ -118,7 +126,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return dict(clean_state_dict(content))
 
 
-def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str, replace_head: bool) -> int | None:
+def load_weights(
+    model: nn.Module,
+    state_dict: dict[str, Tensor],
+    *,
+    where: str,
+    replace_head: bool,
+    notes: list[str] | None = None,
+) -> int | None:
     """Load ``state_dict`` into ``model``; every tensor must be used and none may be missing.
 
     Names and shapes of other releases are converted by timm's own function for the architecture first, which also
@@ -129,6 +144,7 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str,
         state_dict: Result of `read_checkpoint`.
         where: Path of the file or directory, for messages.
         replace_head: Keep the model's own classifier if the file has none or one of another size.
+        notes: Gets a sentence if tensors were resampled.
 
     Returns:
         Number of classes in the file (0 if it has no classifier) if the model kept its own classifier, otherwise None.
@@ -136,7 +152,9 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str,
     Raises:
         ModelError: Tensors are missing, unexpected or of another shape.
     """
-    state_dict = _converted(state_dict, model)
+    given, state_dict = state_dict, _converted(state_dict, model)
+    if notes is not None:
+        notes.extend(resampled(given, state_dict))
     own = model.state_dict()
     misfits = {key for key in own.keys() & state_dict.keys() if own[key].shape != state_dict[key].shape}
     head = _head_tensors(model, own.keys() | state_dict.keys())
@@ -154,6 +172,26 @@ def load_weights(model: nn.Module, state_dict: dict[str, Tensor], *, where: str,
     kept = {key: value for key, value in state_dict.items() if key not in left_out}
     model.load_state_dict(kept, strict=not left_out)
     return classes if left_out else None
+
+
+def resampled(given: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> list[str]:
+    """A note on tensors that were resampled to fit another image or patch size; none if there are none.
+
+    A tensor of positions or patches was resampled if it has another number of values than the one of the same name or,
+    where the names were converted, than any.
+
+    Args:
+        given: Tensors of the file.
+        fitted: The same tensors as the model takes them.
+    """
+    sizes = {tensor.numel() for tensor in given.values()}
+    changed = [
+        f"{name} {tuple(given[name].shape)} -> {tuple(tensor.shape)}" if name in given else name
+        for name, tensor in fitted.items()
+        if any(word in name for word in _RESAMPLED)
+        and (tensor.numel() != given[name].numel() if name in given else tensor.numel() not in sizes)
+    ]
+    return [f"{len(changed)} tensors were resampled for other image or patch sizes: {_few(changed)}"] if changed else []
 
 
 def check_finite(model: nn.Module, *, where: str) -> None:

@@ -18,7 +18,7 @@ from ofqctl.models.building import (
     follow_arguments,
     weights_config,
 )
-from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint
+from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint, resampled
 from ofqctl.models.origins import Origin, check_reachable, downloading, find_origin, find_weights
 
 # Arguments of timm.create_model that a request has fields for, or that do not create a classifier.
@@ -33,6 +33,8 @@ _RESERVED = frozenset(
         "features_only",
     )
 )
+
+_RESIZING = frozenset(("img_size", "patch_size", "window_size"))  # change the shapes of positions and patches
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any])
         model = _construct(origin, kwargs, num_classes=request.num_classes)
         notes = [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
         source = "random initialization"
+    if source != origin.label:
+        weights_config(model).pop("tag", None)  # it says what other weights were trained on
     if source != "random initialization":
         check_finite(model, where=source)
     if class_count(model) == 0:
@@ -174,10 +178,12 @@ def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any])
 def _from_file(
     origin: Origin, file: Path, num_classes: int | None, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, list[str]]:
-    state_dict = read_checkpoint(file)
+    notes: list[str] = []
+    state_dict = read_checkpoint(file, notes)
     model = _construct(origin, kwargs, num_classes=num_classes)
-    replaced = load_weights(model, state_dict, where=f"checkpoint '{file}'", replace_head=num_classes is not None)
-    return model, [] if replaced is None else [_replacement(replaced, model)]
+    where = f"checkpoint '{file}'"
+    replaced = load_weights(model, state_dict, where=where, replace_head=num_classes is not None, notes=notes)
+    return model, notes if replaced is None else [*notes, _replacement(replaced, model)]
 
 
 def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any]) -> tuple[nn.Module, list[str]]:
@@ -191,11 +197,15 @@ def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any])
         if origin.hub_id is not None:
             check_reachable(origin.hub_id)
         model = _construct(origin, kwargs, pretrained=True)
+    notes = []
+    if _RESIZING & kwargs.keys():
+        own_size = {key: value for key, value in kwargs.items() if key not in _RESIZING}
+        notes = resampled(_construct(origin, own_size).state_dict(), model.state_dict())
     if num_classes in (None, class_count(model)):
-        return model, []
+        return model, notes
     resized = _construct(origin, kwargs, num_classes=num_classes)
     load_weights(resized, model.state_dict(), where=where, replace_head=True)
-    return resized, [_replacement(class_count(model), resized)]
+    return resized, [*notes, _replacement(class_count(model), resized)]
 
 
 def _construct(origin: Origin, kwargs: dict[str, Any], **options: Any) -> nn.Module:

@@ -72,6 +72,7 @@ class Engine:
         amp: Autocast to bfloat16.
         checkpoint_every: Optimizer steps between checkpoints within an epoch; 0 saves after epochs only.
         request: The request, recorded in every checkpoint.
+        data: Identity of the training images, recorded in every checkpoint; see `ImageData.identity`.
     """
 
     model: nn.Module
@@ -84,6 +85,7 @@ class Engine:
     amp: bool = False
     checkpoint_every: int = 0
     request: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.recipe.training is not None
@@ -303,5 +305,6 @@ class Engine:
             remedies=[remedy.state_dict() for remedy in remedies],
             random=states,
             request=self.request,
+            data=self.data,
         )
         self.hooks.save(checkpoint)

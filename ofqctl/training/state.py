@@ -78,6 +78,7 @@ class Checkpoint:
         remedies: States of the phase's remedies.
         random: States of the random generators of every process.
         request: The request, without recipe and output; empty if unknown.
+        data: Identity of the training images; empty if unknown.
         version: Version of this layout.
     """
 
@@ -93,6 +94,7 @@ class Checkpoint:
     remedies: list[dict[str, Any]]
     random: list[dict[str, Any]]
     request: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     version: int = field(default=VERSION)
 
     def save(self, directory: Path, name: str = FILE) -> None:

@@ -2,10 +2,12 @@ import datasets
 import fsspec
 import pytest
 from datasets import ClassLabel, Value
+from timm.data import ImageNetInfo
 
-from ofqctl.data import DataSpec, LabelSpace, image_loader, open_data
+from ofqctl.data import DataSpec, LabelSpace, image_loader, label_names, open_data
 from ofqctl.errors import DataError
 
+IDS = tuple(ImageNetInfo("imagenet-1k").label_names())
 ANIMALS = ClassLabel(names=["owl", "cat"])
 
 
@@ -80,6 +82,48 @@ def test_text_labels_are_numbered_in_sorted_order(make_table, images):
     assert data.label_space.names == ("a", "b", "c")
 
 
+@pytest.mark.parametrize(
+    ("splits", "taken"), [(("train", "test"), "train"), (("validation", "train"), "train"), (("photos",), "photos")]
+)
+def test_training_takes_the_training_split_or_the_only_one(make_table, splits, taken, images):
+    data = open_data(
+        DataSpec(str(make_table({"image": images, "label": (ANIMALS, [0, 1, 1, 0])}, splits))), purpose="train"
+    )
+    assert data.name.endswith(f":{taken}")
+    assert bool(data.notes) == (taken != "train")
+
+
+@pytest.mark.parametrize("splits", [("test",), ("validation",), ("left", "right")])
+def test_training_takes_no_split_for_measuring_and_none_of_several(make_table, splits, images):
+    root = make_table({"image": images, "label": (ANIMALS, [0, 1, 1, 0])}, splits)
+    with pytest.raises(DataError, match=f"none is for training; available are {', '.join(splits)}"):
+        open_data(DataSpec(str(root)), purpose="train")
+
+
+def test_calibration_does_not_guess_which_column_holds_labels(make_table, images):
+    root = make_table({"image": images, "y": (Value("int64"), [0, 1, 1, 0])})
+    data = open_data(DataSpec(str(root)), purpose="calibrate")
+    assert (data.labelled, data.notes, data.name.rsplit(":")[-1]) == (False, (), "train")
+
+
+def test_text_labels_that_are_numbers_are_ordered_by_value(make_table, noise):
+    numbers = [str(number) for number in range(11)]
+    root = make_table({"image": (datasets.Image(), [noise(0)] * 11), "label": (Value("string"), numbers)})
+    assert labels_of(open_table(root, LabelSpace(11))) == list(range(11))
+
+
+def test_classes_with_the_words_of_imagenet_in_its_order_are_imagenets(make_table, noise):
+    words = [name.replace("crane", f"crane{label}") for label, name in enumerate(label_names(LabelSpace(1000, IDS)))]
+    root = make_table({"image": (datasets.Image(), [noise(0)]), "label": (ClassLabel(names=words), [217])})
+    data = open_table(root, LabelSpace(1000, IDS))
+    assert labels_of(data) == [217]
+    assert "with the words of the ImageNet-1k classes" in data.mapping
+    words.reverse()
+    root = make_table({"image": (datasets.Image(), [noise(0)]), "label": (ClassLabel(names=words), [217])})
+    with pytest.raises(DataError, match="are not the ImageNet-1k classes"):
+        open_table(root, LabelSpace(1000, IDS))
+
+
 def test_plain_numbers_are_the_labels(make_table, images):
     root = make_table({"image": images, "target": (Value("int64"), [2, 0, 1, 2])})
     data = open_table(root, LabelSpace(3))
@@ -129,6 +173,20 @@ def test_a_table_without_labels_is_unlabelled(make_table, hidden, images):
     assert not data.labelled
     assert labels_of(data) == [-1] * 4
     assert "unlabelled" in data.notes[-1]
+
+
+def test_the_identity_of_a_table_is_in_its_rows(make_table, noise):
+    images = datasets.Image(), [noise(seed, 4 + seed) for seed in range(4)]
+    labels = [0, 1, 1, 0]
+    digests = []
+    for changed in (labels, labels, [1, 1, 1, 0]):
+        root = make_table({"image": images, "label": (ANIMALS, changed)}, ("train",))
+        digests.append(open_table(root).identity["digest"])
+        root.rename(root.with_name(f"elsewhere-{len(digests)}"))
+    reversed_images = (images[0], images[1][::-1])
+    digests.append(open_table(make_table({"image": reversed_images, "label": (ANIMALS, labels)})).identity["digest"])
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_a_damaged_parquet_file_is_an_error(make_table, images):

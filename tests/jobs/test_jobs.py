@@ -61,7 +61,7 @@ def test_a_recipe_for_another_architecture_is_refused(tmp_path):
 
 def test_a_folder_without_splits_is_calibrated_on_as_it_is(tmp_path, pictures):
     result = quantize(quick(output=tmp_path / "run", calibration=DataSpec(str(pictures))))
-    assert result["calibration"] == {"data": str(pictures), "images": 3}
+    assert result["calibration"] == {"data": str(pictures), "images": 3, "turned": 0}
     assert any("3 images, 4 were requested" in note for note in result["notes"])
 
 
@@ -157,3 +157,86 @@ def test_an_import_into_another_size_says_what_does_not_fit(reference, tmp_path)
     torch.save(reference, "x.pth.tar")
     with pytest.raises(ArtifactError, match="does not fit the model"):
         import_checkpoint(ImportRequest(tmp_path / "x.pth.tar", 2, 2, kwargs=TINY | {"depth": 3}))
+
+
+class TestLeftOut:
+    """What is left out or guessed is in the result, and refused by ``strict``."""
+
+    @pytest.fixture
+    def labelled(self, tmp_path):
+        """Ten class folders of two images."""
+        for number in range(20):
+            folder = tmp_path / "labelled" / str(number % 10)
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+        return tmp_path / "labelled"
+
+    @pytest.fixture
+    def calibration(self, pictures):
+        """As many images as are wanted, in no class folders."""
+        Image.open(pictures / "0.png").transpose(Image.Transpose.ROTATE_180).save(pictures / "3.png")
+        return pictures
+
+    def strict(self, calibration, **options):
+        return quantize(quick(calibration=DataSpec(str(calibration)), strict=True, **options))
+
+    def test_is_nothing_in_a_usual_job(self, calibration, labelled):
+        for path in labelled.rglob("*.png"):
+            Image.open(path).rotate(90).save(path)  # other images than those calibrated on
+        result = self.strict(calibration, data=DataSpec(str(labelled)))
+        assert result["calibration"] == {"data": str(calibration), "images": 4, "turned": 0}
+        assert (result["notes"], result["evaluation"]["data_notes"]) == ([], [])
+
+    def test_names_calibration_images_that_cannot_be_read(self, labelled):
+        for path in (labelled / "0").iterdir():
+            path.write_bytes(b"")
+        sets = ["calibration.images=20", "calibration.batch_size=20"]
+        request = QuantizeRequest(FLOAT, load("ptq/minmax", sets), calibration=DataSpec(str(labelled)))
+        (note,) = [note for note in quantize(request)["notes"] if "skipped" in note]
+        assert note.startswith("calibration: 2 images were skipped: ")
+        assert str(labelled / "0" / "10.png") in note
+
+    @pytest.mark.parametrize(
+        ("left", "told"),
+        [
+            ("3/13.png", "3/13.png: is not an image of a known format"),
+            ("3/notes.txt", "1 with extension .txt"),
+            ("13.png", "1 images beside the class folders"),
+        ],
+    )
+    def test_is_refused_among_the_images_measured_on(self, calibration, labelled, tmp_path, left, told):
+        (labelled / left).write_bytes(b"")
+        with pytest.raises(RecipeError, match="--strict: not everything was done as asked") as caught:
+            self.strict(calibration, data=DataSpec(str(labelled)))
+        assert told in str(caught.value)
+        assert not (tmp_path / "runs").exists()
+
+    def test_hidden_files_are_not_predicted(self, pictures):
+        (pictures / "._0.png").write_bytes(b"attributes")
+        (pictures / "readme.txt").write_bytes(b"text")
+        result = predict(PredictRequest(FLOAT, (pictures,)))
+        assert (len(result["images"]), result["skipped"]) == (3, [])
+        assert result["notes"] == [f"1 files in {pictures} were left out, as no images: 1 with extension .txt"]
+
+    def test_a_turned_photo_is_predicted_upright_and_counted(self, pictures):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.open(pictures / "0.png").transpose(Image.Transpose.ROTATE_90).save(pictures / "9.png", exif=exif)
+        result = predict(PredictRequest(FLOAT, (pictures,)))
+        assert result["images"][0]["top"] == result["images"][-1]["top"]
+        assert result["turned"] == 1
+
+
+def test_a_model_with_one_class_is_not_measured(pictures, tmp_path):
+    (tmp_path / "data").mkdir()
+    pictures.rename(tmp_path / "data" / "cat")
+    model = ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=1, kwargs=TINY)
+    with pytest.raises(DataError, match="one class: every image is right"):
+        evaluate(EvaluateRequest(model, DataSpec(str(tmp_path / "data"))))
+
+
+def test_a_thousand_classes_alone_are_not_called_imagenets(pictures):
+    model = ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=1000, kwargs=TINY)
+    names = {guess["name"] for image in predict(PredictRequest(model, (pictures,)))["images"] for guess in image["top"]}
+    assert all(name.startswith("class ") for name in names)

@@ -50,7 +50,9 @@ def test_a_training_checkpoint_gives_its_state_dict_and_its_rest(tmp_path, key):
 def test_averaged_weights_come_first(tmp_path):
     averaged = {key: value + 1 for key, value in STATE.items()}
     torch.save({"state_dict": STATE, "state_dict_ema": averaged}, tmp_path / "last.pt")
-    assert same(read_checkpoint(tmp_path / "last.pt"), averaged)
+    notes = []
+    assert same(read_checkpoint(tmp_path / "last.pt", notes), averaged)
+    assert notes == [f"{tmp_path / 'last.pt'}: the averaged weights 'state_dict_ema' were taken, not 'state_dict'"]
 
 
 def test_wrapper_prefixes_are_removed(tmp_path):

@@ -10,9 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from ofqctl.errors import ModelError
 from ofqctl.models import ModelRequest, build_architecture, load_model, loading, origins
+from ofqctl.models.checkpoints import resampled
 
 from .conftest import ARCHITECTURE, TINY
 
+RESAMPLED = (  # to the tiny model's image and patch size
+    "2 tensors were resampled for other image or patch sizes: "
+    "pos_embed (1, 197, 48) -> (1, 17, 48), patch_embed.proj.weight (48, 3, 16, 16) -> (48, 3, 8, 8)"
+)
 WITHOUT_WEIGHTS = "vit_large_patch14_224"
 REAL = Path(__file__).resolve().parents[3] / "shared/data/vit_tiny_patch16_224"
 
@@ -89,6 +94,9 @@ def test_another_image_size_resamples_positions_and_changes_the_data_config(dire
     assert loaded.model.pos_embed.shape == (1, 65, 48)
     assert loaded.data_config["input_size"] == [3, 64, 64]
     assert loaded.model_kwargs["img_size"] == 64
+    assert loaded.notes == [
+        "1 tensors were resampled for other image or patch sizes: pos_embed (1, 17, 48) -> (1, 65, 48)"
+    ]
 
 
 def test_another_number_of_classes_is_noted(directory, tiny):
@@ -110,6 +118,24 @@ def test_a_checkpoint_replaces_the_pretrained_weights(weights, tiny):
     assert same_weights(loaded.model, tiny.state_dict())
     assert loaded.source == f"checkpoint {weights}"
     assert loaded.notes == []
+
+
+def test_a_checkpoint_with_other_patches_is_resampled_and_noted(weights):
+    loaded = load_model(request(checkpoint=weights, num_classes=7, kwargs=TINY | {"patch_size": 16}))
+    assert "patch_embed.proj.weight (48, 3, 8, 8) -> (48, 3, 16, 16)" in loaded.notes[0]
+
+
+def test_positions_of_renamed_tensors_are_known_by_their_number_of_values():
+    given = {"visual.positional_embedding": torch.zeros(17, 48), "visual.conv1.weight": torch.zeros(48, 3, 8, 8)}
+    kept = {"pos_embed": torch.zeros(1, 17, 48), "patch_embed.proj.weight": torch.zeros(48, 3, 8, 8)}
+    assert resampled(given, kept) == []
+    assert "1 tensors were resampled" in resampled(given, kept | {"pos_embed": torch.zeros(1, 65, 48)})[0]
+
+
+@pytest.mark.parametrize("pretrained", [True, False], ids=["checkpoint", "random"])
+def test_other_weights_than_timms_bear_no_tag_of_what_they_were_trained_on(weights, pretrained):
+    options = {"checkpoint": weights, "num_classes": 7} if pretrained else {"pretrained": False}
+    assert "tag" not in load_model(request(**options)).pretrained_cfg
 
 
 def test_a_half_precision_checkpoint_gives_a_float32_model(tiny, tmp_path):
@@ -163,9 +189,9 @@ def test_fetched_weights_are_loaded(hub, monkeypatch):
     loaded = load_model(request("vit_tiny"))
     assert same_weights(loaded.model, hub)
     assert loaded.source == "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-    assert loaded.notes == ["'vit_tiny' completed to 'vit_tiny_patch16_224'"]
+    assert loaded.notes == ["'vit_tiny' completed to 'vit_tiny_patch16_224'", RESAMPLED]
     smaller = load_model(request(num_classes=10))
-    assert smaller.notes == ["the classifier of 1000 classes was replaced by a random one with 10"]
+    assert smaller.notes == [RESAMPLED, "the classifier of 1000 classes was replaced by a random one with 10"]
     assert same_weights(smaller.model, hub, without=("head.weight", "head.bias"))
 
 

@@ -116,3 +116,21 @@ def test_recipes_cannot_be_changed_after_they_were_made():
 def test_a_faulty_stage_is_reported_with_what_is_allowed(stage, message):
     with pytest.raises(RecipeError, match=message):
         build({"ptq": [stage]}, where="x")
+
+
+@pytest.mark.parametrize(
+    "text", ["weights:\n  bits: 8\n  bits: 3\n", "weights: {bits: 8}\nseed: 1\n'weights': {bits: 3}"]
+)
+def test_a_key_that_stands_twice_is_refused(text):
+    with pytest.raises(RecipeError, match=r"mine.yaml: not valid YAML: '(bits|weights)' stands twice: lines \d, 3"):
+        parse(text, where="mine.yaml")
+
+
+def test_a_value_of_set_with_a_key_twice_is_refused():
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load("ptq/minmax", ["weights={bits: 8, bits: 3}"])
+
+
+def test_keys_that_are_merged_may_stand_again():
+    text = "a: &a {bits: 8, b: 1}\nweights:\n  <<: *a\n  bits: 3\n"
+    assert parse(text, where="x")["weights"] == {"bits": 3, "b": 1}

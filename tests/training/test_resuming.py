@@ -1,5 +1,7 @@
 """Going on with a run: what it remembers of what it was asked, and what is refused."""
 
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,42 @@ def test_what_differs_in_the_recipe_is_named_by_its_path(request_for):
     with pytest.raises(RecipeError, match=r"training\.phases\.1\.lr: 1e-05 in the run, 0\.0001 now$"):
         train(other)
     train(replace(other, force_recipe=True))
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
+def test_other_images_are_refused(request_for, folder, tmp_path, stopped):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError) if stopped else nullcontext():
+        train(request, on_step=stop_at(3) if stopped else lambda _row, _total: None)
+    other = tmp_path / "other"
+    shutil.copytree(request.data.path, other)
+    first, *_, last = sorted(path.name for path in other.iterdir() if path.is_dir())
+    (other / last).rename(other / f"{last}-renamed")
+    next((other / first).iterdir()).unlink()
+    again = replace(request, data=DataSpec(str(other)), resume="auto")
+    with pytest.raises(RecipeError, match="was trained on other data") as caught:
+        train(again)
+    assert f"data.classes.{last}-renamed: None in the run" in str(caught.value)
+    assert "data.images" in str(caught.value)
+    train(replace(again, force_recipe=True))
+
+
+def test_the_same_images_elsewhere_go_on(request_for, tmp_path):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(3))
+    shutil.copytree(request.data.path, tmp_path / "elsewhere")
+    result = train(replace(request, data=DataSpec(str(tmp_path / "elsewhere")), resume="auto"))
+    assert result["training"]["data"] == str(tmp_path / "elsewhere")
+
+
+def test_a_run_of_before_goes_on_with_a_note(request_for):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(3))
+    replace(read_checkpoint_state(request.output), data={}).save(request.output)
+    result = train(replace(request, resume="auto"))
+    assert any("that they are the same is not checked" in note for note in result["notes"])
 
 
 def test_only_a_training_run_is_gone_on_with(request_for, tmp_path):

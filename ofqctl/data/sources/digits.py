@@ -1,17 +1,20 @@
 """The built-in data: scikit-learn's 1797 handwritten digits, which need no files and no network."""
 
-from ofqctl.data.sources.source import ClassNames, Record, Source
-from ofqctl.data.sources.splits import default_split, find_split
+from ofqctl.data.sources.classes import ClassNames
+from ofqctl.data.sources.source import Record, Source
+from ofqctl.data.sources.splits import choose_split, find_split
+from ofqctl.data.spec import Purpose
 
 _TRAIN_IMAGES = 1437
 _SPLITS = ("train", "test")
 
 
-def open_digits(split: str | None) -> Source:
+def open_digits(split: str | None, purpose: Purpose) -> Source:
     """Open the digits 0..9 as 8x8 RGB images, stratified into 1437 to train on and 360 to test on.
 
     Args:
-        split: 'train', or 'test' (also called 'val'); None takes 'test'.
+        split: 'train', or 'test' (also called 'val'); None chooses by ``purpose``.
+        purpose: What they are opened for.
 
     Raises:
         DataError: There is no such split.
@@ -22,7 +25,7 @@ def open_digits(split: str | None) -> Source:
     from sklearn.model_selection import train_test_split
 
     asked = "test" if split in ("val", "validation", "valid") else split
-    chosen = find_split(asked, _SPLITS, "digits") if asked else default_split(_SPLITS, "digits")
+    chosen = find_split(asked, _SPLITS, "digits") if asked else choose_split(_SPLITS, purpose, "digits")[0]
     digits = load_digits()
     parts = train_test_split(
         np.arange(len(digits.target)), train_size=_TRAIN_IMAGES, stratify=digits.target, random_state=0

@@ -2,21 +2,23 @@
 
 from typing import Any
 
+from ofqctl.data.sources.classes import ClassNames, classes_by_name
 from ofqctl.data.sources.columns import image_column, is_class_label, is_text, label_column
 from ofqctl.data.sources.failures import data_errors
 from ofqctl.data.sources.rows import ClassNameOf, StreamRecords, TableRecords
-from ofqctl.data.sources.source import ClassNames, Source
-from ofqctl.data.sources.splits import default_split, find_split
-from ofqctl.data.spec import DataSpec
+from ofqctl.data.sources.source import Source
+from ofqctl.data.sources.splits import choose_split, find_split
+from ofqctl.data.spec import DataSpec, Purpose
 from ofqctl.errors import DataError
 
 
-def open_datasets(repo: str, spec: DataSpec) -> Source:
+def open_datasets(repo: str, spec: DataSpec, purpose: Purpose) -> Source:
     """Open a `datasets` table.
 
     Args:
         repo: Local directory, or name of a dataset on the hub.
         spec: Split, columns and whether to stream.
+        purpose: What it is opened for; calibration does not look for labels.
 
     Raises:
         DataError: Not a dataset, damaged, empty, or without the requested split or column.
@@ -25,13 +27,15 @@ def open_datasets(repo: str, spec: DataSpec) -> Source:
 
     with data_errors(spec.path):
         splits = [str(name) for name in datasets.get_dataset_split_names(repo)]
-        split, notes = _choose_split(spec, splits)
+        split, notes = _choose_split(spec, splits, purpose)
         table = datasets.load_dataset(repo, split=split, streaming=spec.streaming)
     where = f"{spec.path}:{split}"
     if table.features is None:
         raise DataError(f"{where}: the columns are unknown before reading", hint="leave out --streaming")
     image, image_note = image_column(table.features, spec.image_column, where)
-    label, label_note = label_column(table.features, spec.label_column, where)
+    label = label_note = None
+    if purpose != "calibrate":
+        label, label_note = label_column(table.features, spec.label_column, where)
     notes += [note for note in (image_note, label_note) if note]
     with data_errors(where):
         # Read bytes, not images, so that damaged images can be skipped.
@@ -40,11 +44,11 @@ def open_datasets(repo: str, spec: DataSpec) -> Source:
     return _source(where, table, image, label, notes)
 
 
-def _choose_split(spec: DataSpec, splits: list[str]) -> tuple[str, list[str]]:
-    """The split to load, with slices such as ``train[:10%]``, and a note if the user named none."""
+def _choose_split(spec: DataSpec, splits: list[str], purpose: Purpose) -> tuple[str, list[str]]:
+    """The split to load, with slices such as ``train[:10%]``, and a note if it was guessed."""
     if spec.split is None:
-        split = default_split(splits, spec.path)
-        return split, [f"split '{split}' was chosen from {', '.join(splits)}"]
+        split, note = choose_split(splits, purpose, spec.path)
+        return split, [note] if note else []
     name, bracket, part = spec.split.partition("[")
     return find_split(name, splits, spec.path) + bracket + part, []
 
@@ -87,8 +91,10 @@ def _classes(feature: Any, labels: list[Any] | None) -> ClassNames:
     numbered = not is_text(feature)
     if labels is None:
         return ClassNames(None, "classes", "in the data's own order", numbered)
-    names = [str(number) for number in range(labels[-1] + 1)] if numbered else labels
-    return ClassNames(tuple(names), "classes", "as numbered in the data" if numbered else "sorted by name", numbered)
+    if not numbered:
+        return classes_by_name(labels, "classes")
+    names = tuple(str(number) for number in range(labels[-1] + 1))
+    return ClassNames(names, "classes", "as numbered in the data", numbered)
 
 
 def _class_name_of(table: Any, label: str | None) -> ClassNameOf:

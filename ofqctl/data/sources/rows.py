@@ -1,12 +1,14 @@
 """Rows of a `datasets` table as records, by index or as a stream."""
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Any, overload
 
 from ofqctl.data.sources.failures import data_errors
 from ofqctl.data.sources.source import Record
 
 _SHUFFLE_BUFFER = 1000
+_DIGESTED = 4096  # rows at once
 
 
 class ClassNameOf:
@@ -59,6 +61,20 @@ class TableRecords(Sequence[Record]):
             return [self[each] for each in range(*index.indices(len(self)))]
         row = self.table[index]
         return Record(f"{self.where}[{index}]", _content(row[self.image]), self.class_name_of(row))
+
+    def digest(self) -> str:
+        """A digest of the labels, and of the paths and sizes of the images, in the order of the rows."""
+        from pyarrow import types
+        from pyarrow.compute import binary_length
+
+        digest = blake2b(digest_size=16)
+        for columns in self.table.with_format("arrow").iter(batch_size=_DIGESTED):
+            image, label = columns[self.image], self.class_name_of.column
+            parts = image.flatten() if types.is_struct(image.type) else [image]
+            sizes = [part if types.is_string(part.type) else binary_length(part) for part in parts]
+            values = [column.to_pylist() for column in (*sizes, *([columns[label]] if label else []))]
+            digest.update(repr(values).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
 
 class StreamRecords:

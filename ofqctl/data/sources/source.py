@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from ofqctl.data.sources.classes import ClassNames
+
 
 class Record(NamedTuple):
     """One image, not yet decoded.
@@ -31,23 +33,6 @@ class RecordStream(Protocol):
 
     def shared(self, rank: int, world: int) -> "RecordStream":
         """The records of one of several processes that share the data."""
-
-
-@dataclass(frozen=True)
-class ClassNames:
-    """The classes that a source declares.
-
-    Args:
-        names: Class names in the source's own order; None for a stream that does not list them.
-        noun: What classes are called in messages, such as 'folders'.
-        order: Description of the order, such as 'sorted by name'.
-        numbered: Whether the names are numbers: the source's own labels.
-    """
-
-    names: tuple[str, ...] | None
-    noun: str
-    order: str
-    numbered: bool = False
 
 
 @dataclass(frozen=True)
