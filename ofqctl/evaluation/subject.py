@@ -9,7 +9,6 @@ from torch import nn
 from ofqctl.artifact import WEIGHTS, Run, is_run, load_run, read_config
 from ofqctl.data import LabelSpace
 from ofqctl.errors import ArtifactError, ModelError
-from ofqctl.export import OnnxModel
 from ofqctl.models import LoadedModel, ModelRequest, load_model
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in 0..1
@@ -152,6 +151,8 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     Raises:
         ArtifactError: It cannot be loaded, or it does not say how images are preprocessed.
     """
+    from ofqctl.export import OnnxModel
+
     model = OnnxModel(path)
     said = model.description
     if said is not None:

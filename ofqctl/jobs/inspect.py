@@ -4,14 +4,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import nn
 
 from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
-from ofqctl.export import look_into
 from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
@@ -60,6 +58,10 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
 
 
 def _onnx(path: Path, progress: Progress) -> dict[str, Any]:
+    import onnxruntime
+
+    from ofqctl.export import look_into
+
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
     progress("load the file", 0, None)
