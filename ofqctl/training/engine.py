@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ofqctl.convert import operands
 from ofqctl.data import Batch
+from ofqctl.devices import suited_threads
 from ofqctl.distill import Teacher
 from ofqctl.errors import RecipeError
 from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
@@ -139,7 +140,7 @@ class Engine:
             Interrupted: SIGINT or SIGTERM was received; the state is saved.
             ModelError: The loss is not finite; the message names the first layer.
         """
-        with self._signals.caught():
+        with self._signals.caught(), suited_threads(self.model):
             if self._resumed is None:
                 self._save(None, [])
             while self.position.phase < len(self.settings.phases):
