@@ -77,6 +77,8 @@ def _train(
     if job.checkpoint is None and processes.first:
         _check_free(job.output, job.start, overwrite=request.overwrite)
     run = TrainedRun.open(request, processes, job.start, job.output, progress)
+    if request.check_data:
+        run.check_headers()
     engine = _engine(job, run.data, progress)
     if job.checkpoint is not None:
         engine.restore(job.checkpoint)

@@ -118,6 +118,7 @@ class Engine:
         self.model.to(self.processes.device)  # frozen codes were loaded to the device of the state
         self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
         self.history = checkpoint.history
+        self.batches.skipped = dict(checkpoint.skipped)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.load_state_dict(checkpoint.ema)
             self.ema.to(self.processes.device)
@@ -205,6 +206,7 @@ class Engine:
         position.total_epochs += 1
         position.step = 0
         self.meter = Meter()
+        self._gather_skipped()
         if self.processes.first:
             self.hooks.epoch(row)
         self._save(optimizer, remedies)
@@ -280,7 +282,13 @@ class Engine:
         if asked:
             raise Interrupted(asked)
 
+    def _gather_skipped(self) -> None:
+        """Let every process know the images that any of them skipped."""
+        for skipped in self.processes.gather(self.batches.skipped):
+            self.batches.skipped.update(skipped)
+
     def _save(self, optimizer: Any, remedies: list[Remedy]) -> None:
+        self._gather_skipped()
         states = self.processes.gather(random_state())
         if not self.processes.first:
             return
@@ -297,5 +305,6 @@ class Engine:
             remedies=[remedy.state_dict() for remedy in remedies],
             random=states,
             request=self.request,
+            skipped=self.batches.skipped,
         )
         self.hooks.save(checkpoint)

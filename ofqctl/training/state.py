@@ -75,6 +75,7 @@ class Checkpoint:
         remedies: States of the phase's remedies.
         random: States of the random generators of every process.
         request: The request, without recipe and output; empty if unknown.
+        skipped: The training images that could not be used so far, each with the reason.
         version: Version of this layout.
     """
 
@@ -90,6 +91,7 @@ class Checkpoint:
     remedies: list[dict[str, Any]]
     random: list[dict[str, Any]]
     request: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     version: int = field(default=VERSION)
 
     def save(self, directory: Path) -> None:
