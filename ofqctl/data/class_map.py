@@ -22,26 +22,8 @@ Pairs = list[tuple[str, int]]
 _NAME_AND_LABEL = re.compile(r"(.*[^\s,;])[\s,;]+(-?\d+)")
 _LABEL_AND_NAME = re.compile(r"(\d+)[\s,;:]+(\S.*)")
 _ID_AND_WORDS = re.compile(r"(n\d{8})[\s,;]+\S.*")
-_HEADINGS = frozenset(
-    [
-        "category",
-        "class",
-        "class_id",
-        "class_index",
-        "class_name",
-        "classname",
-        "folder",
-        "id",
-        "idx",
-        "index",
-        "label",
-        "name",
-        "number",
-        "synset",
-        "target",
-        "wnid",
-    ]
-)
+_NAME_HEADINGS = frozenset(("category", "class", "class_name", "classname", "folder", "name", "synset", "wnid"))
+_LABEL_HEADINGS = frozenset(("class_id", "class_index", "id", "idx", "index", "label", "number", "target"))
 _FORMATS = (
     "a class map has one class name per line in label order, or 'name index' or 'index name' on every line, "
     'or is JSON: {"name": index} or {"index": "name"}'
@@ -124,7 +106,7 @@ def _from_lines(path: Path, text: str) -> Iterator[Reading]:
     if "" in lines:
         raise DataError(f"{path}: line {lines.index('') + 1} of the class map is empty", hint=_FORMATS)
     headings = re.split(r"[\s,;]+", lines[0].lower()) if lines else []
-    rows = lines[1:] if len(headings) > 1 and _HEADINGS.issuperset(headings) else lines
+    rows = lines[1:] if len(headings) > 1 and set(headings) <= _NAME_HEADINGS | _LABEL_HEADINGS else lines
     if numbered := _matches(_NAME_AND_LABEL, rows):
         yield Reading([(_unquoted(name), int(label)) for name, label in numbered], complete=False)
     numbered = _matches(_LABEL_AND_NAME, rows)

@@ -20,6 +20,7 @@ from ofqctl.models.building import (
 )
 from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint
 from ofqctl.models.origins import Origin, check_reachable, downloading, find_origin, find_weights
+from ofqctl.models.transformers_layout import follow_preprocessor, in_transformers_layout
 
 # Arguments of timm.create_model that a request has fields for, or that do not create a classifier.
 _RESERVED = frozenset(
@@ -172,7 +173,10 @@ def _from_file(
     state_dict = read_checkpoint(file)
     model = _construct(origin, kwargs, num_classes=num_classes)
     replaced = load_weights(model, state_dict, where=f"checkpoint '{file}'", replace_head=num_classes is not None)
-    return model, [] if replaced is None else [_replacement(replaced, model)]
+    notes = [] if replaced is None else [_replacement(replaced, model)]
+    if in_transformers_layout(state_dict):
+        notes.append(f"checkpoint '{file}': " + follow_preprocessor(file, weights_config(model)))
+    return model, notes
 
 
 def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any]) -> tuple[nn.Module, list[str]]:

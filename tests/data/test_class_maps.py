@@ -39,23 +39,11 @@ def labels_by(make_folder, tmp_path):
         json.dumps({"label2id": {"dog": 0, "great tit": 1, "cat": 2}}),
         json.dumps({"0": ["n01", "dog"], "1": ["n02", "great tit"], "2": ["n03", "cat"]}),
     ],
-    ids=[
-        "lines",
-        "numbered lines",
-        "json object",
-        "json list",
-        "lines of Windows",
-        "json of Windows",
-        "csv",
-        "csv with a header",
-        "index first",
-        "index and colon",
-        "id2label",
-        "label2id as text",
-        "config.json",
-        "label2id",
-        "Keras",
-    ],
+    ids=(
+        *("lines", "numbered lines", "json object", "json list", "lines of Windows", "json of Windows", "csv"),
+        *("csv with a header", "index first", "index and colon", "id2label", "label2id as text", "config.json"),
+        *("label2id", "Keras"),
+    ),
 )
 def test_every_format_gives_the_same_labels(labels_by, text):
     assert labels_by(text) == [2, 0, 1]
