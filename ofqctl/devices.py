@@ -1,12 +1,15 @@
-"""Choose the device to compute on, and how the CPU treats numbers and memory."""
+"""Choose the device to compute on, how many threads compute, and how the CPU treats numbers and memory."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ofqctl.errors import DeviceError
 
@@ -26,6 +29,34 @@ def pick_device(name: DeviceName) -> torch.device:
         there = ", ".join(device for device, is_there in present.items() if is_there)
         raise DeviceError(f"--device {name}: not present on this machine; present: {there}", hint="--device auto")
     return torch.device(name)
+
+
+_WORTH_THREADS = 500_000  # values of a model; below, threads wait for each other longer than they compute
+
+
+@contextmanager
+def suited_threads(*models: nn.Module) -> Iterator[None]:
+    """Within the block torch computes with one thread if all ``models`` are too small for more.
+
+    The operations of a model with fewer than 500,000 weights are over about when a second thread begins, and on a busy
+    machine each of them waits until that thread gets its turn. A number set in the environment is obeyed, and a model
+    whose weights torch does not hold, such as an ONNX file, changes nothing.
+    """
+    before = torch.get_num_threads()
+    given = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys()
+    if before == 1 or given or not all(0 < _values(model) < _WORTH_THREADS for model in models):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _values(model: nn.Module) -> int:
+    """Number of values in parameters and buffers, which hold the codes of a run read from disk."""
+    return sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
 
 
 @contextmanager

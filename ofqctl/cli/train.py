@@ -76,6 +76,14 @@ def train(
     label_column: options.LabelColumn = None,
     class_map: options.ClassMap = None,
     streaming: options.Streaming = False,
+    check_data: Annotated[
+        bool,
+        typer.Option(
+            "--check-data",
+            help="Look at the headers of all images first, and end if some are no images.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
     checkpoint: options.Checkpoint = None,
     no_pretrained: options.NoPretrained = False,
     num_classes: options.NumClasses = None,
@@ -183,6 +191,7 @@ def train(
         "overwrite": overwrite or None,
         "resume": run or resume,
         "force_recipe": force_recipe or None,
+        "check_data": check_data or None,
         "seed": seed,
         "device": device,
         "amp": amp and True,
@@ -281,6 +290,8 @@ def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
         size = result["size"]
         yield f"size      {megabytes(size['float_model'])} in float, {megabytes(size['total'])} now"
         yield from left_float_lines(result["left_float"])
+    if skipped := result["training"].get("skipped"):
+        yield f"skipped   {len(skipped)} training images, first {skipped[0]['image']}: {skipped[0]['reason']}"
     yield from next_commands(Path(result["output"]), data)
 
 

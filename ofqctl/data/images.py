@@ -139,6 +139,21 @@ class ImageData:
         records: RecordStream = self._records if seed is None else self._records.shuffled(seed)
         return iter(records if world == 1 else records.shared(rank, world))
 
+    def faulty_headers(self, part: slice = slice(None)) -> Iterator[tuple[str, str] | None]:
+        """Look at the header of each image of a ``part``: its name and what is wrong with it, or None.
+
+        Raises:
+            DataError: The data is streamed.
+        """
+        if not isinstance(self._records, Sequence):
+            raise DataError(
+                f"{self.name}: a stream cannot be looked through before training", hint="leave out --streaming"
+            )
+        for index in range(len(self._records))[part]:
+            record = self._records[index]
+            fault = header_fault(record)
+            yield None if fault is None else (record.name, fault)
+
     def load(self, record: Record) -> tuple[Image.Image, int]:
         """Decode one record and look its label up.
 
@@ -202,6 +217,19 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _DECODE_ERRORS:  # damaged EXIF; the pixels may be intact
         return 1
+
+
+def header_fault(record: Record) -> str | None:
+    """Why a record is no image, as far as its first bytes tell, which is cheap; None if it is one."""
+    if isinstance(record.image, Image.Image):
+        return None
+    try:
+        with Image.open(_readable(record.image)):
+            return None
+    except UnidentifiedImageError:
+        return "is not an image of a known format"
+    except _DECODE_ERRORS as error:
+        return f"cannot be read: {error}"
 
 
 def _readable(image: str | bytes) -> str | BytesIO:

@@ -65,7 +65,8 @@ def map_labels(
 
 
 def _by_class_map(classes: ClassNames, space: LabelSpace | None, class_map: ClassMap, where: str) -> LabelMapping:
-    labels = class_map.labels
+    reading = class_map.naming(classes.names)
+    labels = reading.labels
     missing = [name for name in classes.names or () if name not in labels]
     if missing:
         raise DataError(
@@ -73,7 +74,7 @@ def _by_class_map(classes: ClassNames, space: LabelSpace | None, class_map: Clas
             hint=did_you_mean(missing[0], labels) or "add a line for each",
         )
     space = space or LabelSpace(max(labels.values()) + 1)
-    if class_map.complete and len(labels) != space.num_classes:
+    if reading.complete and len(labels) != space.num_classes:
         raise DataError(
             f"{class_map.path}: the class map lists {len(labels)} names in label order, "
             f"the model has {space.num_classes} classes",

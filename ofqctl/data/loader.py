@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ofqctl.data.images import ImageData
 from ofqctl.data.samples import Item, LoadedBatch, Samples, Skipped, StreamedSamples, Transform, collate
+from ofqctl.data.workers import load_batches
 from ofqctl.errors import DataError
 
 
@@ -34,6 +35,7 @@ class ImageLoader:
         pin_memory: Copy batches to page-locked memory.
         rank: Rank of this process among those that share the images.
         world: Number of these processes, which take the batches in turn; the batches are the same for any number.
+        image_bytes: Size of one preprocessed image.
 
     Attributes:
         transform_text: Description of the preprocessing.
@@ -53,6 +55,7 @@ class ImageLoader:
         pin_memory: bool = False,
         rank: int = 0,
         world: int = 1,
+        image_bytes: int = 0,
     ) -> None:
         _check_counts({"batch size": (batch_size, 1), "workers": (workers, 0), "limit": (limit, 1)})
         self.data = data
@@ -67,6 +70,7 @@ class ImageLoader:
         self.workers = workers
         self.pin_memory = pin_memory
         self.rank, self.world = rank, world
+        self.image_bytes = image_bytes
         self._skipped: dict[str, str] = {}
 
     @property
@@ -113,11 +117,12 @@ class ImageLoader:
             samples = StreamedSamples(self.data, self.transform, *shape)
         else:
             samples, order = Samples(self.data, self.transform), self._order()
-        return DataLoader(
+        return load_batches(
             samples,
+            workers=self.workers,
+            batch_bytes=self.batch_size * self.image_bytes,
             batch_size=self.batch_size,
             sampler=order,
-            num_workers=self.workers,
             pin_memory=self.pin_memory,
             collate_fn=collate,
             generator=generator,
@@ -187,6 +192,7 @@ def image_loader(
         pin_memory=pin_memory,
         rank=rank,
         world=world,
+        image_bytes=4 * math.prod(config["input_size"]),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ofqctl.devices import memory_kept
+from ofqctl.devices import memory_kept, suited_threads
 from ofqctl.errors import ModelError
 from ofqctl.layers import values_kept
 from ofqctl.progress import Progress, silent
@@ -145,7 +145,7 @@ def evaluate(
     """
     metrics = {name: Metrics() for name in models}
     done = 0
-    with values_kept(*models.values()), memory_kept():
+    with values_kept(*models.values()), memory_kept(), suited_threads(*models.values()):
         for images, labels in batches:
             moved, targets = images.to(device), labels.to(device)
             for name, model in models.items():

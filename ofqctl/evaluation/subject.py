@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ofqctl.artifact import WEIGHTS, ForeignConfigError, Run, is_run, load_run, read_config
 from ofqctl.data import LabelSpace, names_of
 from ofqctl.errors import ArtifactError, ModelError
-from ofqctl.export import OnnxModel
 from ofqctl.models import LoadedModel, ModelRequest, load_model
+
+if TYPE_CHECKING:
+    from ofqctl.export import OnnxModel
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in 0..1
 _COMMON_PREPARATION = {"interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
@@ -153,6 +155,8 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     Raises:
         ArtifactError: It cannot be loaded, or it does not say how images are preprocessed.
     """
+    from ofqctl.export import OnnxModel
+
     model = OnnxModel(path)
     said = model.description
     if said is not None:
@@ -180,7 +184,7 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
     return Subject(model, str(path), "onnx", config, LabelSpace(model.classes, None), about, notes)
 
 
-def _about_file(path: Path, model: OnnxModel) -> list[str]:
+def _about_file(path: Path, model: "OnnxModel") -> list[str]:
     """What a reader should know of a file that this program wrote: whether it holds its digest, and its run's age."""
     notes = []
     if not model.has_digest:

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import nn
 
@@ -12,7 +11,6 @@ from ofqctl.artifact import sign_config
 from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
-from ofqctl.export import look_into, seal_again
 from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
 from ofqctl.packing import packed_size
@@ -67,6 +65,10 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
 
 
 def _onnx(request: InspectRequest, progress: Progress) -> dict[str, Any]:
+    import onnxruntime
+
+    from ofqctl.export import look_into, seal_again
+
     path = request.run
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")

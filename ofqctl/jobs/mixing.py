@@ -13,7 +13,6 @@ from torch import nn
 from ofqctl.artifact import serialize
 from ofqctl.convert import convert, make_plan, weight_site
 from ofqctl.errors import RecipeError
-from ofqctl.export import product_seconds
 from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, calibrate, calibrate_weights
 from ofqctl.ptq.allocation import allocate, check_reachable
@@ -77,6 +76,8 @@ def mix_precision(
         for found in sensitivities(converted, names, bits, few, part="weights", progress=progress):
             damage[found.module][bits] = found.kl
         if limit is None:
+            from ofqctl.export import product_seconds
+
             progress(f"time the products at {bits} bits", 0, None)
             times = product_seconds(converted.cpu(), size)
             for name in names:

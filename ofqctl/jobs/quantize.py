@@ -12,7 +12,7 @@ from torch import nn
 
 from ofqctl.artifact import save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
-from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device
+from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device, suited_threads
 from ofqctl.errors import RecipeError
 from ofqctl.evaluation import Subject, evaluate, of_model, paired
 from ofqctl.files import output_directory
@@ -191,16 +191,17 @@ def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, d
     if request.target is None:
         return request.recipe, None
     model = job.loaded.model.to(job.device)
-    with fused(request.compiled), denormals_flushed(job.device):
+    with fused(request.compiled), denormals_flushed(job.device), suited_threads(model):
         return mix_precision(model, request.recipe, request.target, job.input_size, calibration.batches, job.progress)
 
 
 def _quantize(job: _Job, recipe: Recipe, calibration: CalibrationImages) -> Task:
     """Quantize the model in place."""
     request = job.request
-    with fused(request.compiled), denormals_flushed(job.device), memory_kept():
+    model = job.loaded.model.to(job.device)
+    with fused(request.compiled), denormals_flushed(job.device), memory_kept(), suited_threads(model):
         return quantize_post_training(
-            job.loaded.model.to(job.device),
+            model,
             recipe,
             job.input_size,
             calibration.batches,

@@ -11,7 +11,7 @@ import torch
 
 from ofqctl.convert import convert
 from ofqctl.data import DataSpec
-from ofqctl.devices import DeviceName, denormals_flushed, pick_device
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device, suited_threads
 from ofqctl.errors import DataError
 from ofqctl.evaluation import of_model
 from ofqctl.files import output_file, replaced_file
@@ -87,7 +87,7 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> dict[str, A
         for bits in request.bits:
             model = copy.deepcopy(loaded.model).to(device)
             plan = convert(model, _at(request.recipe, bits), size)
-            with denormals_flushed(device):
+            with denormals_flushed(device), suited_threads(model):
                 calibrate(model, plan, images.batches)
                 for found in sensitivities(
                     model, list(plan.modules), bits, images.batches, part=request.part, progress=progress

@@ -120,6 +120,8 @@ def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], 
         job.start.loaded.notes.extend(check_same_data(job.checkpoint, run.data.identity, job.output))
     if job.is_finished:
         return _finished(job.output)
+    if request.check_data:
+        run.check_headers()
     run.replaces = (job.output / NEXT_STATE).is_file() if job.checkpoint else is_ours(job.output)
     engine = _engine(job, run.data, progress)
     if job.checkpoint is not None:

@@ -14,7 +14,7 @@ from ofqctl.models import ModelRequest
 from ofqctl.recipe import Recipe
 from ofqctl.training import FILE, Checkpoint, LogName, read_checkpoint_state
 
-_NOT_KEPT = {"recipe", "output", "overwrite", "resume", "force_recipe"}
+_NOT_KEPT = {"recipe", "output", "overwrite", "resume", "force_recipe", "check_data"}
 _DECISIVE = ("seed", "amp", "grad_accum")  # other values of these change the result
 _SHOWN = 12
 
@@ -33,6 +33,7 @@ class TrainRequest:
         resume: The run to continue, which is then also ``output``; ``auto`` continues the one in ``output``, if there
             is one.
         force_recipe: Whether to resume even if the request differs from that of the run.
+        check_data: Whether the headers of all images are looked at before training.
         seed: Seed of random weights, order and augmentation.
         device: Device to compute on.
         amp: Whether to autocast to bfloat16.
@@ -51,6 +52,7 @@ class TrainRequest:
     overwrite: bool = False
     resume: Path | Literal["auto"] | None = None
     force_recipe: bool = False
+    check_data: bool = False
     seed: int = 0
     device: DeviceName = "auto"
     amp: bool = False

@@ -24,6 +24,9 @@ from ofqctl.models import LoadedModel
 from ofqctl.progress import Progress
 from ofqctl.training import Checkpoint, Engine, Processes, Row
 
+_LOOKED_AT = 1000  # images between reports of progress
+_SHOWN = 10  # files in a message
+
 
 @dataclass
 class TrainedRun:
@@ -61,6 +64,28 @@ class TrainedRun:
             _check_labelled(val_data)
         return cls(request, processes, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
 
+    def check_headers(self) -> None:
+        """Look at the header of every image; the processes share them.
+
+        Raises:
+            DataError: Some are no images, of which the message names a few.
+        """
+        own = slice(self.processes.rank, None, self.processes.world)
+        found: list[tuple[str, str]] = []
+        for data in (self.data, *([] if self.val_data is None else [self.val_data])):
+            for done, fault in enumerate(data.faulty_headers(own), start=1):
+                found += [] if fault is None else [fault]
+                if done % _LOOKED_AT == 0:
+                    self.progress(f"look at {data.name}", done * self.processes.world, data.image_count)
+        everywhere = [fault for share in self.processes.gather(found) for fault in share]
+        if everywhere:
+            shown = [f"{name} {fault}" for name, fault in everywhere[:_SHOWN]]
+            more = [f"and {len(everywhere) - _SHOWN} more"] if len(everywhere) > _SHOWN else []
+            raise DataError(
+                "\n  ".join([f"--check-data: {len(everywhere)} files are no images:", *shown, *more]),
+                hint="remove or replace them; without --check-data, training goes on without them and lists them",
+            )
+
     def validate(self, model: nn.Module) -> Row:
         """Measure top-1 and loss on the validation images; every process measures its share."""
         if self.val_data is None:
@@ -85,7 +110,12 @@ class TrainedRun:
         config = run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
         figures = {k: v for k, v in (engine.history or [{}])[-1].items() if k.startswith("val_")}
         self.results = about_run(engine.trained, config, weights) | {
-            "training": {"data": self.data.name, "labels": self.data.mapping, "epochs": engine.history},
+            "training": {
+                "data": self.data.name,
+                "labels": self.data.mapping,
+                "skipped": [{"image": name, "reason": reason} for name, reason in engine.batches.skipped.items()],
+                "epochs": engine.history,
+            },
             "evaluation": None if self.val_data is None else {"data": self.val_data.name} | figures,
             "notes": [*self.loaded.notes, *self.data.notes],
             "seed": self.request.seed,

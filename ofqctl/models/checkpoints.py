@@ -8,10 +8,11 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,10 +21,14 @@ from torch import Tensor, nn
 
 from ofqctl.errors import ModelError
 from ofqctl.models.building import weights_config
+from ofqctl.models.transformers_layout import from_transformers, in_transformers_layout
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
-_NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_NESTED_KEYS = (*_AVERAGED_KEYS, "state_dict", "model_state_dict", "model", "module", "net", "network")
+_DEEPEST = 3  # dicts around a state dict
+_WRAPPER = re.compile(r"(module|_orig_mod|model|net|network)\.")  # a name that training code gives the model
 _SHOWN = 4
 _RESAMPLED = ("pos_embed", "patch_embed", "position_bias_table", "rel_pos")  # depend on image and patch size
 # Exceptions that torch.load and timm's conversion functions are known to raise on unsuitable files.
@@ -47,7 +52,8 @@ _ZIP_FAULTS = (zlib.error, struct.error, NotImplementedError, EOFError, ValueErr
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     """Read the content of a PyTorch file, such as the dict of epoch, arch and state_dict in a ``.pth.tar``.
 
-    Only tensors, plain containers and ``argparse.Namespace`` are created; no code in the file is executed.
+    Only tensors, plain containers, ``argparse.Namespace``, numbers of numpy and paths are created; no code in the file
+    is executed.
 
     Args:
         path: Path of the file.
@@ -59,7 +65,7 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     _check_is_file(path)
     try:
         _check_sums(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -94,8 +100,8 @@ def _check_sums(path: Path) -> None:
 def read_checkpoint(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
     """Read the state dict of a ``.safetensors`` or PyTorch file, without wrapper prefixes such as ``module.``.
 
-    In a training checkpoint, averaged weights take precedence: ``state_dict_ema``, ``model_ema``, ``state_dict``,
-    ``model``, in this order.
+    In a training checkpoint, averaged weights take precedence: the first of `_NESTED_KEYS` that holds a state dict, or
+    a dict with one, is read. Prefixes that all names have, as Lightning's ``model.``, are removed.
 
     Args:
         path: Path of the file.
@@ -108,12 +114,16 @@ def read_checkpoint(path: Path, notes: list[str] | None = None) -> dict[str, Ten
     if path.suffix not in SUFFIXES:
         raise ModelError(f"checkpoint '{path}': unknown kind '{path.suffix}'; allowed: {', '.join(SUFFIXES)}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
-    if isinstance(content, dict):
-        nested = next((key for key in _NESTED_KEYS if isinstance(content.get(key), dict)), None)
-        others = [key for key in _NESTED_KEYS if key != nested and isinstance(content.get(key), dict)]
-        if notes is not None and nested is not None and "ema" in nested and others:
-            notes.append(f"{path}: the averaged weights '{nested}' were taken, not '{others[-1]}'")
-        content = content[nested] if nested else content
+    found = _state_dict(content)
+    if found is not None:
+        names, state_dict = found
+        averaged = next((name for name in names if name in _AVERAGED_KEYS), None)
+        others = [name for name in _NESTED_KEYS if name not in _AVERAGED_KEYS and _state_dict(content.get(name))]
+        if notes is not None and averaged is not None and others:
+            notes.append(f"{path}: the averaged weights '{averaged}' were taken, not '{others[0]}'")
+        content = state_dict
+    elif isinstance(content, dict):
+        content = next((content[key] for key in _NESTED_KEYS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict):
         raise ModelError(f"checkpoint '{path}': contains a {type(content).__name__}; allowed: a state dict")
     strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
@@ -123,7 +133,55 @@ def read_checkpoint(path: Path, notes: list[str] | None = None) -> dict[str, Ten
             f"checkpoint '{path}': contains no state dict: {seen}; "
             f"allowed: tensors by name, alone or under one of {', '.join(_NESTED_KEYS)}"
         )
-    return dict(clean_state_dict(content))
+    return _unwrapped(dict(clean_state_dict(content)))
+
+
+def _state_dict(content: Any, depth: int = _DEEPEST) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
+    """The state dict that is ``content`` or lies in it, and the usual names under which it lies; None if none does."""
+    if not isinstance(content, dict) or not content:
+        return None
+    if all(isinstance(value, Tensor) for value in content.values()):
+        return (), content
+    for key in _NESTED_KEYS if depth else ():
+        if (found := _state_dict(content.get(key), depth - 1)) is not None:
+            return (key, *found[0]), found[1]
+    return None
+
+
+def _unwrapped(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state_dict`` without the names of wrappers that all of its names begin with."""
+    while first := _WRAPPER.match(next(iter(state_dict))):
+        if not all(name.startswith(first[0]) for name in state_dict):
+            break
+        state_dict = {name.removeprefix(first[0]): value for name, value in state_dict.items()}
+    return state_dict
+
+
+def _harmless() -> list[Any]:
+    """What a file may create beside tensors and plain containers: values that training code leaves in checkpoints."""
+    numbers = [np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSU"}]
+    scalars = [(_numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    paths = [
+        (pure, f"{module}.{kind}Path")
+        for module in ("pathlib", "pathlib._local")
+        for kind, pure in (("Posix", PurePosixPath), ("Windows", PureWindowsPath))
+    ]
+    lightning = [(dict, f"{module}.AttributeDict") for module in _OF_LIGHTNING]
+    return [argparse.Namespace, *numbers, *scalars, *paths, *lightning]
+
+
+_OF_LIGHTNING = (
+    "lightning_fabric.utilities.data",
+    "lightning.fabric.utilities.data",
+    "pytorch_lightning.utilities.parsing",
+)
+
+
+def _numpy_scalar(kind: np.dtype[Any], content: bytes) -> Any:
+    """A number or text of numpy from its bytes; what a file asks for under the name of numpy's own function."""
+    if kind.kind not in "biufSU" or not isinstance(content, bytes):
+        raise pickle.UnpicklingError(f"a numpy scalar of type {kind}")
+    return np.frombuffer(content, kind)[0]
 
 
 def load_weights(
@@ -236,6 +294,8 @@ def _damaged(path: Path, kind: str, error: Exception) -> ModelError:
 
 def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """``state_dict`` converted by the function of the timm module, if it has one that can read it."""
+    if in_transformers_layout(state_dict):
+        state_dict = from_transformers(state_dict)
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state_dict

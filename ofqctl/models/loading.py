@@ -20,6 +20,7 @@ from ofqctl.models.building import (
 )
 from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint, resampled
 from ofqctl.models.origins import Origin, check_reachable, downloading, find_origin, find_weights
+from ofqctl.models.transformers_layout import follow_preprocessor, in_transformers_layout
 
 # Arguments of timm.create_model that a request has fields for, or that do not create a classifier.
 _RESERVED = frozenset(
@@ -183,7 +184,11 @@ def _from_file(
     model = _construct(origin, kwargs, num_classes=num_classes)
     where = f"checkpoint '{file}'"
     replaced = load_weights(model, state_dict, where=where, replace_head=num_classes is not None, notes=notes)
-    return model, notes if replaced is None else [*notes, _replacement(replaced, model)]
+    if replaced is not None:
+        notes.append(_replacement(replaced, model))
+    if in_transformers_layout(state_dict):
+        notes.append(f"{where}: " + follow_preprocessor(file, weights_config(model)))
+    return model, notes
 
 
 def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any]) -> tuple[nn.Module, list[str]]:

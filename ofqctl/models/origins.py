@@ -146,7 +146,8 @@ def _on_hub(hub_id: str) -> Origin:
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ModelError(
                 f"{where}: its config.json is not timm's: {type(error).__name__} {error}",
-                hint="only repositories in timm's layout can be read",
+                hint=f"`hf download {hub_id}`, then ARCHITECTURE --checkpoint FILE: "
+                "ViT, DeiT, DINOv2 and Swin of the transformers library are read",
             ) from error
     _check_architecture(where, architecture)
     name = f"hf-hub:{hub_id}"
@@ -157,11 +158,24 @@ def _in_directory(directory: Path) -> Origin:
     name = f"local-dir:{directory}"
     config = _read_config(directory)
     architecture = config.get("architecture")
+    if architecture is None and "model_type" in config:
+        raise ModelError(
+            f"model '{name}', config.json: is of the transformers library ({config['model_type']}), "
+            "and does not say which architecture of timm it is",
+            hint=f"name the architecture: `vit_base_patch16_224 --checkpoint {directory / _PREFERRED_FILES[0]}"
+            f"{_classes_of(config)}`; ViT, DeiT, DINOv2 and Swin are read",
+        )
     _check_architecture(f"model '{name}', config.json", architecture)
     for key in ("model_args", "pretrained_cfg"):
         if not isinstance(config.get(key) or {}, dict):
             raise ModelError(f"model '{name}', config.json: {key} is {short(config[key])}; allowed: an object")
     return Origin(name, str(architecture), label=name, directory=directory, model_args=config.get("model_args") or {})
+
+
+def _classes_of(config: Mapping[str, Any]) -> str:
+    """The option that gives a model as many classes as a config.json of the transformers library names."""
+    labels = config.get("id2label")
+    return f" --num-classes {len(labels)}" if isinstance(labels, dict) else ""
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

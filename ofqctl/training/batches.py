@@ -4,28 +4,31 @@ Order and augmentation of an image depend on (seed, epoch, position), never on w
 step k are the same in a resumed run. Only the distribution of a stream's files depends on the number of processes.
 """
 
-import random
-from collections.abc import Callable, Iterator
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, count, islice, repeat
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from timm.data import auto_augment
-from timm.data.transforms_factory import create_transform
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
-from ofqctl.data import Batch, ImageData, UnusableImageError
+from ofqctl.data import Batch, ImageData, Skipped, UnusableImageError
 from ofqctl.data.samples import forget_inherited_locks
 from ofqctl.data.sources.source import Record
+from ofqctl.data.workers import load_batches
 from ofqctl.errors import DataError
-from ofqctl.recipe.training import Augmentation, Training
+from ofqctl.recipe.training import Training
+from ofqctl.training.augmentation import seeded, training_transform
 
 Place = tuple[int, int, int]  # epoch, position in the epoch, index of the image
+
+_TOLERATED = 0.1  # of the images may be unusable
+_TRIES = 100  # images in a row that may be unusable
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class TrainingBatches:
 
     Images with an index are drawn in a new order every epoch. A stream is shuffled by file and within a buffer; each
     process reads its own part of it, and starts over if that ends before the epoch does. To continue within an epoch, a
-    stream is read from its start, and images already seen are skipped without decoding.
+    stream is read from its start, and images already seen are skipped without decoding. In place of an image that
+    cannot be used, the next one is taken; training ends when a tenth of all cannot be used.
 
     Args:
         data: Labelled images.
@@ -73,6 +77,7 @@ class TrainingBatches:
 
     Attributes:
         steps_per_epoch: Number of optimizer steps in an epoch.
+        skipped: The images that could not be used so far, each with the reason; for a stream, those of this epoch.
 
     Raises:
         DataError: There are too few images, their number is unknown, or a batch cannot be divided evenly.
@@ -95,30 +100,44 @@ class TrainingBatches:
         self.repeats = max(1, augmentation.repeats)
         self._decoded = replace(share, batch_size=share.batch_size // augmentation.crops)
         self.steps_per_epoch = _steps(data, self._decoded.batch_size, training.steps_per_epoch)
-        self._augmented = _Augmented(data, _transform(config, augmentation), seed, augmentation.crops)
+        self._augmented = _Augmented(data, training_transform(config, augmentation), seed, augmentation.crops)
         self._targets = targets
+        self._batch_bytes = 4 * math.prod(config["input_size"]) * share.images
+        self.skipped: dict[str, str] = {}
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from optimizer step ``first_step`` on, ``share.micro_batches`` for each step.
 
         Raises:
-            DataError: An image cannot be used.
+            DataError: Too many images cannot be used, or a class is unknown.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         source: dict[str, Any] = {}
         if self.data.streaming:
             each = self._decoded.micro_batches * self._decoded.images
             places = range(first_step * each, self.steps_per_epoch * each)
+            if first_step == 0:
+                self.skipped = {}  # images of a stream are named by their place in the epoch
             source["dataset"] = _Streamed(self._augmented, self._decoded, self.repeats, epoch, places)
             source["batch_size"] = self._decoded.images
         else:
             source["dataset"] = self._augmented
             source["batch_sampler"] = self._drawn(epoch, first_step, generator)
         # with its own generator, creating the loader does not advance the one that dropout uses
-        for batch in DataLoader(**source, num_workers=self.workers, generator=generator, collate_fn=_collate):
-            if isinstance(batch, DataError):
-                raise batch
+        options = {"workers": self.workers, "batch_bytes": self._batch_bytes, "generator": generator}
+        for loaded in load_batches(source.pop("dataset"), **source, **options, collate_fn=_collate):
+            if isinstance(loaded, DataError):
+                raise loaded
+            batch, skipped = loaded
+            self._count(skipped)
             yield batch if self._targets is None else replace(batch, targets=self._targets(batch))
+
+    def _count(self, skipped: Iterable[Skipped]) -> None:
+        """Add images to those that could not be used, which must not become too many."""
+        self.skipped.update(skipped)
+        there = self.data.image_count or self.steps_per_epoch * self._decoded.batch_size
+        if len(self.skipped) > max(1, _TOLERATED * there):
+            raise _too_many(self.data, [Skipped(name, reason) for name, reason in self.skipped.items()])
 
     def _drawn(self, epoch: int, first_step: int, generator: torch.Generator) -> list[list[Place]]:
         """The images in each of this process's micro-batches, for data with an index."""
@@ -171,8 +190,10 @@ def _steps(data: ImageData, batch_size: int, wanted: int | None) -> int:
     return wanted or (there or 0) // batch_size
 
 
-# crops (crops, 3, H, W), label, number of the image; errors are values, as workers hide messages in tracebacks
-Item = tuple[Tensor, int, int] | DataError
+# crops (crops, 3, H, W), label, number of the image, and the images that could not be used in its place; errors are
+# values, as workers hide messages in tracebacks
+Item = tuple[Tensor, int, int, list[Skipped]] | DataError
+Candidate = tuple[int, Callable[[], tuple[Image.Image, int]]]  # number of an image, and what loads it
 
 
 class _Augmented(Dataset[Item]):
@@ -183,21 +204,26 @@ class _Augmented(Dataset[Item]):
 
     def __getitem__(self, place: Place) -> Item:
         epoch, position, index = place
-        return self.item(epoch, position, index, lambda: self.data[index])
+        following = ((index + ahead) % len(self.data) for ahead in range(len(self.data)))
+        return self.item(epoch, position, ((number, partial(self.data.__getitem__, number)) for number in following))
 
-    def item(self, epoch: int, position: int, number: int, load: Callable[[], tuple[Image.Image, int]]) -> Item:
-        """The crops of the image that ``load`` returns (decoded once) at a position of an epoch."""
-        try:
-            image, label = load()
-        except UnusableImageError as error:
-            return DataError(f"{self.data.name}: {error.name} {error.reason}", hint="remove it and resume")
-        except DataError as error:
-            return error
-        first = (self.seed * 1_000_003 + epoch) * 10_000_019 + position * self.crops
-        return torch.stack([self._crop(image, first + own) for own in range(self.crops)]), label, number
+    def item(self, epoch: int, position: int, candidates: Iterable[Candidate]) -> Item:
+        """The crops of the first usable one of ``candidates`` (decoded once) at a position of an epoch."""
+        skipped = []
+        for number, load in islice(candidates, _TRIES):
+            try:
+                image, label = load()
+            except UnusableImageError as error:
+                skipped.append(Skipped(error.name, error.reason))
+                continue
+            except DataError as error:
+                return error
+            first = (self.seed * 1_000_003 + epoch) * 10_000_019 + position * self.crops
+            return torch.stack([self._crop(image, first + own) for own in range(self.crops)]), label, number, skipped
+        return _too_many(self.data, skipped)
 
     def _crop(self, image: Image.Image, seed: int) -> Tensor:
-        with _seeded(seed):
+        with seeded(seed):
             augmented: Tensor = self.transform(image)
         return augmented
 
@@ -218,17 +244,19 @@ class _Streamed(IterableDataset[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
-        count, mine = (worker.num_workers, worker.id) if worker else (1, 0)
+        workers, mine = (worker.num_workers, worker.id) if worker else (1, 0)
         if worker:
             forget_inherited_locks()
         share, data = self.share, self.augmented.data
         repeated = chain.from_iterable(repeat(record, self.repeats) for record in self._records())
         try:
-            records = islice(repeated, self.places.start, self.places.stop)
-            for number, (place, record) in enumerate(zip(self.places, records, strict=True)):
-                if number // share.images % count == mine:
+            records = _Lookahead(islice(repeated, self.places.start, None))
+            for number, place in enumerate(self.places):
+                record = next(records)
+                if number // share.images % workers == mine:
                     position = place * share.world + share.rank
-                    yield self.augmented.item(self.epoch, position, position, partial(data.load, record))
+                    candidates = ((position, partial(data.load, each)) for each in chain([record], records.following()))
+                    yield self.augmented.item(self.epoch, position, candidates)
         except DataError as error:
             yield error
 
@@ -244,56 +272,37 @@ class _Streamed(IterableDataset[Item]):
                 raise DataError(f"{data.name}: there are no images in the part of process {share.rank}")
 
 
-def _collate(items: list[Item]) -> Batch | DataError:
+class _Lookahead:
+    """Records in order, of which the following ones can be seen before it is their turn."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records, self._seen = records, deque[Record]()
+
+    def __next__(self) -> Record:
+        return self._seen.popleft() if self._seen else next(self._records)
+
+    def following(self) -> Iterator[Record]:
+        """The records after the current one, which remain to be returned."""
+        for ahead in count():
+            if ahead == len(self._seen):
+                self._seen.append(next(self._records))
+            yield self._seen[ahead]
+
+
+def _too_many(data: ImageData, skipped: list[Skipped]) -> DataError:
+    return DataError(
+        f"{data.name}: too many images cannot be used, {len(skipped)} so far; "
+        f"the first, {skipped[0].name}, {skipped[0].reason}",
+        hint="remove or replace them; --check-data lists files that are no images before training begins",
+    )
+
+
+def _collate(items: list[Item]) -> tuple[Batch, list[Skipped]] | DataError:
     fault = next((item for item in items if isinstance(item, DataError)), None)
     if fault is not None:
         return fault
-    images, labels, ids = default_collate(items)
+    samples = [item for item in items if not isinstance(item, DataError)]
+    images, labels, ids = default_collate([sample[:3] for sample in samples])
     crops = images.shape[1]
-    return Batch(images.flatten(0, 1), labels.repeat_interleave(crops), ids.repeat_interleave(crops), crops)
-
-
-class _seeded:  # noqa: N801
-    """Seed the CPU generators, which augmentation uses, within the block; afterwards they continue as before."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed % (1 << 63)
-
-    def __enter__(self) -> None:
-        self._states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(self.seed)
-        np.random.seed(self.seed % (1 << 32))
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also set, slowly, those of devices
-
-    def __exit__(self, *_: object) -> None:
-        python, numpy, pytorch = self._states
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)
-
-
-def _posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """The operation of timm, but black for 0 bits, which some policies use and newer releases of Pillow reject."""
-    if bits >= 8:
-        return image
-    return ImageOps.posterize(image, bits) if bits >= 1 else Image.new(image.mode, image.size)
-
-
-auto_augment.NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), _posterized))
-
-
-def _transform(config: dict[str, Any], augmentation: Augmentation) -> Any:
-    return create_transform(
-        tuple(config["input_size"]),
-        is_training=True,
-        interpolation=config["interpolation"],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        scale=augmentation.scale,
-        ratio=augmentation.ratio,
-        hflip=augmentation.hflip,
-        color_jitter=augmentation.color_jitter or 0.0,
-        auto_augment=augmentation.auto_augment,
-        re_prob=augmentation.random_erase,
-        re_mode="pixel",
-    )
+    batch = Batch(images.flatten(0, 1), labels.repeat_interleave(crops), ids.repeat_interleave(crops), crops)
+    return batch, [skipped for sample in samples for skipped in sample[3]]

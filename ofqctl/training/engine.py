@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ofqctl.convert import operands
 from ofqctl.data import Batch
+from ofqctl.devices import suited_threads
 from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
 from ofqctl.errors import RecipeError
@@ -123,6 +124,7 @@ class Engine:
         with fitting("last.pt: its state does not fit the model"):
             self.position, self.meter = Position(**checkpoint.position), Meter(**checkpoint.meter)
             self.history = checkpoint.history
+            self.batches.skipped = dict(checkpoint.skipped)
             self.model.load_state_dict(checkpoint.model)
             self.model.to(self.processes.device)  # frozen codes were loaded to the device of the state
             if self.ema is not None and checkpoint.ema is not None:
@@ -147,7 +149,7 @@ class Engine:
             Interrupted: SIGINT or SIGTERM was received; the state is saved.
             ModelError: The loss is not finite; the message names the first layer.
         """
-        with self._signals.caught():
+        with self._signals.caught(), suited_threads(self.model):
             if self._resumed is None:
                 self._save(None, [])
             while self.position.phase < len(self.settings.phases):
@@ -213,6 +215,7 @@ class Engine:
         position.total_epochs += 1
         position.step = 0
         self.meter = Meter()
+        self._gather_skipped()
         if self.processes.first:
             self.hooks.epoch(row)
         self._save(optimizer, remedies)
@@ -288,7 +291,13 @@ class Engine:
         if asked:
             raise Interrupted(asked)
 
+    def _gather_skipped(self) -> None:
+        """Let every process know the images that any of them skipped."""
+        for skipped in self.processes.gather(self.batches.skipped):
+            self.batches.skipped.update(skipped)
+
     def _save(self, optimizer: Any, remedies: list[Remedy]) -> None:
+        self._gather_skipped()
         states = self.processes.gather(random_state())
         if not self.processes.first:
             return
@@ -306,5 +315,6 @@ class Engine:
             random=states,
             request=self.request,
             data=self.data,
+            skipped=self.batches.skipped,
         )
         self.hooks.save(checkpoint)

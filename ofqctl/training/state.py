@@ -79,6 +79,7 @@ class Checkpoint:
         random: States of the random generators of every process.
         request: The request, without recipe and output; empty if unknown.
         data: Identity of the training images; empty if unknown.
+        skipped: The training images that could not be used so far, each with the reason.
         version: Version of this layout.
     """
 
@@ -95,6 +96,7 @@ class Checkpoint:
     random: list[dict[str, Any]]
     request: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     version: int = field(default=VERSION)
 
     def save(self, directory: Path, name: str = FILE) -> None:

@@ -27,8 +27,23 @@ def labels_by(make_folder, tmp_path):
         "cat 2\ngreat tit\t1\ndog 0\n",
         json.dumps({"great tit": 1, "cat": 2, "dog": 0}),
         json.dumps(["dog", "great tit", "cat"]),
+        "\ufeffdog\r\ngreat tit\r\ncat\r\n",
+        "\ufeff" + json.dumps(["dog", "great tit", "cat"]),
+        "cat,2\ngreat tit,1\ndog,0\n",
+        'class,label\ncat,2\n"great tit",1\ndog,0\n',
+        "index name\n0 dog\n2 cat\n1 great tit\n",
+        "0: dog\n1: great tit\n2: cat\n",
+        json.dumps({"0": "dog", "1": "great tit", "2": "cat"}),
+        json.dumps({"dog": "0", "great tit": "1", "cat": "2"}),
+        json.dumps({"model_type": "vit", "id2label": {"0": "dog", "1": "great tit", "2": "cat"}}),
+        json.dumps({"label2id": {"dog": 0, "great tit": 1, "cat": 2}}),
+        json.dumps({"0": ["n01", "dog"], "1": ["n02", "great tit"], "2": ["n03", "cat"]}),
     ],
-    ids=["lines", "numbered lines", "json object", "json list"],
+    ids=(
+        *("lines", "numbered lines", "json object", "json list", "lines of Windows", "json of Windows", "csv"),
+        *("csv with a header", "index first", "index and colon", "id2label", "label2id as text", "config.json"),
+        *("label2id", "Keras"),
+    ),
 )
 def test_every_format_gives_the_same_labels(labels_by, text):
     assert labels_by(text) == [2, 0, 1]
@@ -79,3 +94,25 @@ def test_it_has_no_effect_on_unlabelled_images(make_folder, tmp_path):
     path.write_text("cat\n")
     data = open_data(DataSpec(str(make_folder({".": 1})), class_map=path))
     assert data.notes[-1].startswith("--class-map has no effect")
+
+
+def test_lines_of_wordnet_ids_and_words_are_in_label_order(make_folder, tmp_path):
+    path = tmp_path / "synset_words.txt"
+    path.write_text("n01443537 goldfish, Carassius auratus\nn01440764 tench, Tinca tinca\n")
+    data = open_data(DataSpec(str(make_folder({"n01440764": 1, "n01443537": 1})), class_map=path), LabelSpace(2))
+    assert [label for _, label in data] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "names", [["Audi S4 2012", "Audi S4 2007", "Geo Metro 1993"], ["2 cents", "1 cent", "0 cents"]]
+)
+def test_names_with_a_number_in_them_are_whole_names_if_the_data_calls_them_so(make_folder, tmp_path, names):
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(names))
+    data = open_data(DataSpec(str(make_folder(dict.fromkeys(names, 1))), class_map=path), LabelSpace(3))
+    assert [label for _, label in data] == [names.index(name) for name in sorted(names)]
+
+
+def test_deeply_nested_json_is_a_fault_of_the_file(labels_by):
+    with pytest.raises(DataError, match="not valid JSON"):
+        labels_by("[" * 100_000)

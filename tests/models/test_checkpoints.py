@@ -2,6 +2,7 @@ import argparse
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -124,3 +125,53 @@ def test_a_missing_file_a_directory_and_an_unknown_kind_are_refused(tmp_path):
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelError, match=r"unknown kind '\.onnx'; allowed: \.safetensors"):
         read_checkpoint(tmp_path / "model.onnx")
+
+
+def test_a_checkpoint_of_lightning_is_read_without_its_prefix(tmp_path):
+    content = {"state_dict": {f"model.{key}": value for key, value in STATE.items()}, "hyper_parameters": {"lr": 0.1}}
+    for name in ("last.ckpt", "last.pth"):
+        torch.save(content | {"pytorch-lightning_version": "2.0"}, tmp_path / name)
+        assert same(read_checkpoint(tmp_path / name), STATE)
+
+
+def test_a_prefix_that_only_some_names_have_stays(tmp_path):
+    mixed = {"model.weight": torch.ones(1), "other.weight": torch.ones(1)}
+    torch.save(mixed, tmp_path / "last.pt")
+    assert same(read_checkpoint(tmp_path / "last.pt"), mixed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {}, "model_ema": {"module": STATE}},
+        {"model": {"a": torch.ones(1)}, "ema": {"decay": 0.9, "state_dict": STATE}},
+        {"state_dict": {"model": STATE}, "ema": {"decay": 0.9}},
+        {"net": STATE},
+        {"module": {"state_dict": {f"module.{key}": value for key, value in STATE.items()}}},
+    ],
+    ids=["ema in module", "ema beside its decay", "ema without weights", "net", "twice"],
+)
+def test_nested_state_dicts_are_found(tmp_path, content):
+    torch.save(content, tmp_path / "last.pt")
+    assert same(read_checkpoint(tmp_path / "last.pt"), STATE)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_numbers_of_numpy_and_paths_beside_the_weights_are_read(tmp_path, legacy):
+    content = {"best": np.float64(81.25), "epoch": np.int32(3), "ok": np.bool_(True), "name": np.str_("vit")}
+    settings = argparse.Namespace(output=tmp_path, acc=np.float32(0.5))
+    path = tmp_path / "last.pth"
+    torch.save({"model": STATE, **content, "args": settings}, path, _use_new_zipfile_serialization=not legacy)
+    assert same(read_checkpoint(path), STATE)
+    read = read_torch_file(path)
+    assert {key: read[key] for key in content} == content
+    assert read["args"].acc == 0.5
+    assert str(read["args"].output) == str(tmp_path)
+
+
+def test_an_object_of_numpy_is_refused(tmp_path):
+    array = np.array([RunsCode(tmp_path / "trace")], dtype=object)
+    torch.save({"model": STATE, "extra": array}, tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match="refused"):
+        read_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "trace").exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ofqctl.data import DataSpec, LabelSpace, open_data
+from ofqctl.data import DataSpec, LabelSpace, UnusableImageError, open_data
 from ofqctl.errors import DataError
 from ofqctl.jobs.train import train
 from ofqctl.recipe.training import Training
@@ -171,3 +171,27 @@ def test_streams_are_validated_on_too(request_for, stream_of):
     result = train(replace(request, data=spec))
     assert "val_top1" in result["training"]["epochs"][-1]
     assert re.search(r"table16.*train", result["training"]["data"])
+
+
+@pytest.mark.parametrize("share", [Share(4), Share(4, micro_batches=2)])
+def test_the_next_image_of_a_stream_is_taken_in_place_of_a_broken_one(stream_of, monkeypatch, share):
+    spec = stream_of(48)
+    batches = batches_of(spec, share)
+    whole = [record.class_name for record in batches.data.stream(3 * 1_000_003)]
+    load = type(batches.data).load
+
+    def some_are_broken(self, record):
+        if re.search("image [5679] of", record.name):
+            raise UnusableImageError(record.name, "is broken")
+        return load(self, record)
+
+    monkeypatch.setattr(type(batches.data), "load", some_are_broken)
+    seen = epoch(batches)
+    wanted = [whole[{5: 8, 6: 8, 7: 8, 9: 10}.get(place, place)] for place in range(48)]
+    assert [f"class{int(label)}" for _, labels in seen for label in labels] == wanted
+    assert len(batches.skipped) == 4
+    assert same(epoch(batches_of(spec, share, workers=2)), seen)
+    assert same(epoch(batches_of(spec, share), first_step=1), seen[share.micro_batches :])
+    for number in range(1, 4):
+        epoch(batches, number)
+    assert len(batches.skipped) == 4  # in an epoch, of which each has an order of its own

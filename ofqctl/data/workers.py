@@ -1,0 +1,52 @@
+"""Batches from loader processes, which end with a message if a process cannot pass its batch on."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from ofqctl.errors import DataError
+
+_SHARED = Path("/dev/shm")
+_AHEAD = 2  # batches that each process makes ahead; DataLoader's own default
+_PATIENCE = 600  # seconds that one batch may take
+_REMEDY = "--workers 0, a smaller batch, or more shared memory (docker: `--shm-size 2g` or `--ipc host`)"
+
+
+def load_batches(samples: Dataset[Any], *, workers: int, batch_bytes: int, **options: Any) -> Iterator[Any]:
+    """Yield the batches of a `DataLoader`.
+
+    Args:
+        samples: What is loaded.
+        workers: Number of loader processes; 0 loads in this process.
+        batch_bytes: Size of one batch.
+        options: Further arguments of `DataLoader`.
+
+    Raises:
+        DataError: The shared memory is too small for the batches of that many processes; or a process was killed, or
+            has not passed a batch on for ten minutes.
+    """
+    if workers:
+        _check_shared_memory(workers, batch_bytes)
+        options |= {"timeout": _PATIENCE, "prefetch_factor": _AHEAD}
+    try:
+        yield from DataLoader(samples, num_workers=workers, **options)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader"):
+            raise
+        raise DataError(f"--workers {workers}: {str(error).splitlines()[0]}", hint=_REMEDY) from error
+
+
+def _check_shared_memory(workers: int, batch_bytes: int) -> None:
+    if not _SHARED.is_dir():
+        return
+    disk = os.statvfs(_SHARED)
+    free, needed = disk.f_bavail * disk.f_frsize, (workers * _AHEAD + 1) * batch_bytes
+    if free < needed:
+        raise DataError(
+            f"--workers {workers}: their batches need {needed / 1e6:.1f} MB of shared memory at a time; "
+            f"{_SHARED} has {free / 1e6:.1f} MB free",
+            hint=_REMEDY,
+        )
