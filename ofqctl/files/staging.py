@@ -4,17 +4,18 @@ The folder lies among the files that it is for. A process that writes holds the 
 and what a killed one left is told from what a live one is writing::
 
     FOLDER/.ofqctl-KEY/lock             locked as long as its process lives
-    FOLDER/.ofqctl-KEY/fresh/files/     files that are being written
+    FOLDER/.ofqctl-KEY/fresh-*/files/   files that are being written
     FOLDER/.ofqctl-KEY/ready/files/     complete files, which are moved to FOLDER one by one
     FOLDER/.ofqctl-KEY/ready/removed    names that their predecessors had and they have not
 
-The renaming of ``fresh`` to ``ready`` is the moment at which all files are replaced: readers look into ``ready`` first
-(:func:`located`), and whoever opens the folder next completes what a killed process began to move.
+The renaming of ``fresh-*`` to ``ready`` is the moment at which all files are replaced: readers look into ``ready``
+first (:func:`located`), and whoever opens the folder next completes what a killed process began to move.
 """
 
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
@@ -53,8 +54,9 @@ class Stage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
         self.mode = 0
+        self._lock: int | None = None
+        self._fresh = path / f"fresh-{secrets.token_hex(8)}"  # its own even where the disk knows no locks
 
     def open(self) -> None:
         """Make and lock the folder, and complete or remove what a killed process left in it.
@@ -63,16 +65,21 @@ class Stage:
             BlockingIOError: Another process has it.
             OSError: It cannot be made, or nothing can be written into it.
         """
-        self._lock = _locked(self.path)
+        self._lock, alone = _locked(self.path)
         try:
             self._finish()
-            self._clear()
-            probe, moved = self.path / "probe", self.path / "probed"
+            for left in self.path.iterdir() if alone else ():
+                if left.is_dir():
+                    shutil.rmtree(left)
+                elif left.name != "lock":
+                    left.unlink()
+            self._fresh.mkdir()
+            probe, moved = self._fresh / "probe", self._fresh / "probed"
             probe.write_bytes(bytes(4096))
             _flush(probe)
             self.mode = stat.S_IMODE(probe.stat().st_mode)
             probe.replace(moved)
-            moved.unlink()
+            self._clear()
         except BaseException:
             self.close()
             raise
@@ -84,7 +91,7 @@ class Stage:
         self._clear()
         if not (self.path / "ready").exists():
             with suppress(OSError):
-                (self.path / "lock").unlink()
+                (self.path / "lock").unlink(missing_ok=True)
                 self.path.rmdir()  # not if another process has just made a lock of its own in it
         self.forget()
 
@@ -104,7 +111,7 @@ class Stage:
         Raises:
             OSError: The disk is full or cannot be written.
         """
-        fresh, ready = self.path / "fresh", self.path / "ready"
+        fresh, ready = self._fresh, self.path / "ready"
         self._clear()
         files = fresh / "files"
         files.mkdir(parents=True)
@@ -137,10 +144,7 @@ class Stage:
 
     def _clear(self) -> None:
         """Remove incomplete files."""
-        shutil.rmtree(self.path / "fresh", ignore_errors=True)
-        for name in ("probe", "probed"):
-            with suppress(OSError):
-                (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self._fresh, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
@@ -152,8 +156,8 @@ def sweep(folder: Path) -> None:
             stage.close()
 
 
-def _locked(path: Path) -> int:
-    """A handle that keeps ``path`` locked."""
+def _locked(path: Path) -> tuple[int, bool]:
+    """A handle that keeps ``path`` locked, and whether it does; some file systems know no locks."""
     while True:
         path.mkdir(exist_ok=True)
         try:
@@ -163,12 +167,12 @@ def _locked(path: Path) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(handle), (path / "lock").stat()):
-                return handle
+                return handle, True
         except FileNotFoundError:
             pass
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return handle
+                return handle, False
             os.close(handle)
             raise
         os.close(handle)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class TrainedRun:
                 save_file(engine.tracker.state_dict(), fresh / TRACKER_FILE)
             (fresh / "summary.csv").write_text(_as_csv(engine.history), encoding="utf-8")
             if self.replaces and following.is_file():
-                following.rename(fresh / TRAINING_STATE)
+                shutil.copyfile(following, fresh / TRAINING_STATE)  # it is lost neither way if the disk is full
         self.replaces = False
 
     def save(self, state: Checkpoint) -> None:

@@ -231,13 +231,30 @@ def test_what_a_killed_process_left_goes_at_the_next_save_and_what_a_live_one_wr
     if child == 0:
         killed(None, None)
     os.waitpid(child, 0)
-    assert len(list(tmp_path.iterdir())) == 1
+    [left] = tmp_path.iterdir()
+    (left / "killed.html").touch()
     with claimed(lambda: output_file(tmp_path / "live.html")):
         with replaced_file(tmp_path / "page.html") as fresh:
             fresh.write_text("whole")
         names = {path.name for path in tmp_path.iterdir()}
         assert "page.html" in names and len(names) == 2
     assert read(tmp_path) == {"page.html": "whole"}
+
+
+def test_two_writers_do_not_mix_their_files_where_the_disk_knows_no_locks(tmp_path, monkeypatch):
+    def unknown(_handle, _operation):
+        raise OSError(38, "Function not implemented")
+
+    def slow(ready, go):
+        with replaced_files(tmp_path / "run") as fresh:
+            written(fresh, config_json=CONFIG, a_txt="slow")
+            ready()
+            go()
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with elsewhere(slow):
+        save(tmp_path / "run", config_json=CONFIG, b_txt="quick")
+    assert read(tmp_path / "run") == {"config.json": CONFIG, "a.txt": "slow", "b.txt": "quick"}
 
 
 OPERATIONS = [(os, "fsync"), (os, "open"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "rmdir")]
