@@ -66,7 +66,7 @@ def parse_json(text: str, where: str, error: Error = ArtifactError) -> Any:
     Raises:
         OfqctlError: It is not JSON, or nested too deeply.
     """
-    return _parsed(_load_json, text, where, "cannot be read", error)
+    return _parsed(_load_json, text, f"{where} cannot be read", error)
 
 
 def parse_yaml(text: str, where: str, error: Error = ArtifactError) -> Any:
@@ -75,7 +75,7 @@ def parse_yaml(text: str, where: str, error: Error = ArtifactError) -> Any:
     Raises:
         OfqctlError: It is not YAML, or nested too deeply.
     """
-    return _parsed(_load_yaml, text, where, "not valid YAML", error)
+    return _parsed(_load_yaml, text, f"{where}: not valid YAML", error)
 
 
 def checked(model: type[Model], values: Any, where: str, error: Error = ArtifactError) -> Model:
@@ -152,13 +152,13 @@ class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc
         return super().construct_mapping(node, deep)
 
 
-def _parsed(parse: Callable[[str], Any], text: str, where: str, wrong: str, error: Error) -> Any:
+def _parsed(parse: Callable[[str], Any], text: str, wrong: str, error: Error) -> Any:
     try:
         values = parse(text)
         _check_values(values)
     except (yaml.YAMLError, *_FAULTS) as fault:
         reason = "nested too deeply" if isinstance(fault, RecursionError) else " ".join(str(fault).split())
-        raise error(f"{where}: {wrong}: {reason}") from fault
+        raise error(f"{wrong}: {reason}") from fault
     return values
 
 

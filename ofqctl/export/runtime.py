@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from ofqctl.export.pixels import to_pixels
 from ofqctl.export.sealing import KEY, check_seal, read_model
 
 Runtime = Literal["onnxruntime", "openvino"]
+_LARGEST_INPUT = 2**30  # numbers in one batch of images
 
 
 def open_session(
@@ -182,6 +184,8 @@ class OnnxModel(nn.Module):
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:
             seen = ", ".join(f"{value.name} {value.shape} {value.type}" for value in (*inputs, *outputs))
             raise ArtifactError(f"{path}: not a classifier of images (B, 3, H, W): its inputs and outputs are {seen}")
+        if prod(length or 1 for length in inputs[0].shape) > _LARGEST_INPUT:
+            raise ArtifactError(f"{path}: takes {inputs[0].shape} values at once; allowed are {_LARGEST_INPUT}")
         self.batch, *size = inputs[0].shape
         self.size = tuple(length or 0 for length in size)
         self.pixels = inputs[0].type == "tensor(uint8)"

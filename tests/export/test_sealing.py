@@ -146,3 +146,11 @@ def test_a_tensor_in_another_file_that_is_not_there_is_an_error(file):
     for read in (OnnxModel, look_into):
         with pytest.raises(ArtifactError, match="cannot load it"):
             read(file)
+
+
+def test_a_file_that_takes_more_images_at_once_than_memory_holds_is_refused(file):
+    model = classifier()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10**12
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="values at once"):
+        OnnxModel(file)

@@ -279,7 +279,7 @@ def test_the_data_config_follows_the_number_of_channels():
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "config.json: cannot be read"),
+        ("{", "config.json cannot be read"),
         ("[]", "contains a list"),
         ("{}", "'architecture' is None"),
         ('{"architecture": "vit_tinny"}', "no architecture called 'vit_tinny'"),
