@@ -162,6 +162,11 @@ def test_a_label_column_of_another_type_is_an_error(make_table, images):
         open_table(root, label_column="weight")
 
 
+def test_a_number_that_is_no_label_is_an_error(make_table, images):
+    with pytest.raises(DataError, match="holds the number 1000000000000; labels are 0"):
+        open_table(make_table({"image": images, "label": (Value("int64"), [0, 1, 2, 10**12])}), LabelSpace(3))
+
+
 def test_a_table_without_images_is_an_error(make_table):
     with pytest.raises(DataError, match="no column is clearly the image; the columns are text, label"):
         open_table(make_table({"text": (Value("string"), ["a"]), "label": (ANIMALS, [0])}))

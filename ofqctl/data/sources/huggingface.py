@@ -11,6 +11,8 @@ from ofqctl.data.sources.splits import choose_split, find_split
 from ofqctl.data.spec import DataSpec, Purpose
 from ofqctl.errors import DataError
 
+_MOST_CLASSES = 1_000_000  # of plain numbers; more are no labels
+
 
 def open_datasets(repo: str, spec: DataSpec, purpose: Purpose) -> Source:
     """Open a `datasets` table.
@@ -93,6 +95,11 @@ def _classes(feature: Any, labels: list[Any] | None) -> ClassNames:
         return ClassNames(None, "classes", "in the data's own order", numbered)
     if not numbered:
         return classes_by_name(labels, "classes")
+    if labels[-1] >= _MOST_CLASSES:
+        raise DataError(
+            f"label column: holds the number {labels[-1]}; labels are 0..{_MOST_CLASSES - 1}",
+            hint="--label-column NAME",
+        )
     names = tuple(str(number) for number in range(labels[-1] + 1))
     return ClassNames(names, "classes", "as numbered in the data", numbered)
 
