@@ -224,7 +224,7 @@ def header_fault(record: Record) -> str | None:
     if isinstance(record.image, Image.Image):
         return None
     try:
-        with Image.open(_readable(record.image)):
+        with Image.open(_readable(record.image), formats=image_formats()):
             return None
     except UnidentifiedImageError:
         return "is not an image of a known format"
