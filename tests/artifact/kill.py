@@ -102,6 +102,7 @@ def kill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]]:
             near = chosen.choice(known.flushes) + chosen.uniform(-_NEAR, _NEAR)
             moment = near if number % 2 else chosen.uniform(0, known.seconds)
             found[command.name][kill_once(command, known, own, moment)] += 1
+        print(f"{command.name}: {len(numbers)} moments, {dict(found[command.name])}", flush=True)
     return found
 
 
@@ -112,6 +113,4 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         results = kill(asked.moments, asked.seed, Path(place))
-    for name, counts in results.items():
-        print(f"{name}: {sum(counts.values())} moments, {dict(counts)}")
     sys.exit(any(key.startswith("FAULT") for counts in results.values() for key in counts))
