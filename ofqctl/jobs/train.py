@@ -17,7 +17,7 @@ from ofqctl.devices import denormals_flushed, pick_device
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
-from ofqctl.files import NEXT_STATE, is_ours, output_directory
+from ofqctl.files import NEXT_STATE, is_ours, output_directory, sweep
 from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
@@ -208,7 +208,8 @@ def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Che
 
 
 def _finished(output: Path) -> dict[str, Any]:
-    """The result of a run that is already finished."""
+    """The result of a run that is already finished; its process may have been killed at the very end."""
+    sweep(output)
     results = load_run(output).results
     note = f"{output}: was finished already; `ofqctl train {output} --output NEW` starts another training from it"
     return {"output": str(output)} | results | {"notes": [*results.get("notes", []), note]}
