@@ -12,7 +12,7 @@ from ofqctl.files.output import (
     replaced_file,
     replaced_files,
 )
-from ofqctl.files.staging import located
+from ofqctl.files.staging import located, sweep
 
 __all__ = [
     "NEXT_STATE",
@@ -26,4 +26,5 @@ __all__ = [
     "output_file",
     "replaced_file",
     "replaced_files",
+    "sweep",
 ]

@@ -18,7 +18,7 @@ from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
-from ofqctl.files import NEXT_STATE, is_ours, output_directory
+from ofqctl.files import NEXT_STATE, is_ours, output_directory, sweep
 from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, check_same_data, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
@@ -221,7 +221,8 @@ def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Che
 
 
 def _finished(output: Path) -> dict[str, Any]:
-    """The result of a run that is already finished."""
+    """The result of a run that is already finished; its process may have been killed at the very end."""
+    sweep(output)
     run = load_run(output)
     note = f"{output}: was finished already; `ofqctl train {output} --output NEW` starts another training from it"
     return {"output": str(output)} | run.results | {"notes": [*run.results.get("notes", []), *run.notes, note]}

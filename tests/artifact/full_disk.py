@@ -77,7 +77,7 @@ def _logged(path: Path) -> None:
     os.dup2(log, 2)
 
 
-def fill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]] | None:
+def fill(moments: int, seed: int, folder: Path, only: str) -> dict[str, Counter[str]] | None:
     """Fill the disk at so many moments in all; gives the results by command, or None if no disk can be mounted."""
     disk = folder / "disk"
     disk.mkdir(parents=True)
@@ -85,6 +85,8 @@ def fill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]] | Non
         return None
     chosen, found = random.Random(seed), {}
     for command, numbers in zip(COMMANDS, divided(moments, COMMANDS), strict=True):
+        if only not in ("", command.name):
+            continue
         own = folder / command.name.replace(" ", "-")
         prepare(command, own)
         found[command.name] = Counter()
@@ -94,7 +96,7 @@ def fill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]] | Non
     return found
 
 
-def apart(moments: int, seed: int, folder: Path) -> int:
+def apart(moments: int, seed: int, folder: Path, only: str = "") -> int:
     """:func:`fill` in a process of its own, whose mounts nobody else sees; prints its results and gives 0, 1, or 77."""
     sys.stdout.flush()
     child = os.fork()
@@ -102,7 +104,7 @@ def apart(moments: int, seed: int, folder: Path) -> int:
         return ended(child)
     code = 70
     try:
-        results = fill(moments, seed, folder)
+        results = fill(moments, seed, folder, only)
         for name, counts in (results or {}).items():
             print(f"{name}: {sum(counts.values())} moments, {dict(counts)}", flush=True)
         code = 77 if results is None else any(k.startswith("FAULT") for counts in results.values() for k in counts)
@@ -114,9 +116,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="the moments of one command")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as there:
-        ended_with = apart(asked.moments, asked.seed, Path(there))
+        ended_with = apart(asked.moments, asked.seed, Path(there), asked.only)
     if ended_with == 77:
         print("skipped: a disk can be mounted by root only")
     sys.exit(ended_with)

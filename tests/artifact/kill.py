@@ -90,11 +90,13 @@ def kill_once(command: Command, known: Known, folder: Path, moment: float) -> st
         return {0: "old", 1: "new"}.get(known.states.index(state) if state in known.states else 2, "between")
 
 
-def kill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]]:
+def kill(moments: int, seed: int, folder: Path, only: str = "") -> dict[str, Counter[str]]:
     """Kill quantize, export and train at so many moments in all; gives the results by command."""
     chosen, found = random.Random(seed), {}
     commands = [command for command in COMMANDS if command.name != "html"]
     for command, numbers in zip(commands, divided(moments, commands), strict=True):
+        if only not in ("", command.name):
+            continue
         own = folder / command.name.replace(" ", "-")
         known = know(command, own)
         found[command.name] = Counter()
@@ -102,6 +104,7 @@ def kill(moments: int, seed: int, folder: Path) -> dict[str, Counter[str]]:
             near = chosen.choice(known.flushes) + chosen.uniform(-_NEAR, _NEAR)
             moment = near if number % 2 else chosen.uniform(0, known.seconds)
             found[command.name][kill_once(command, known, own, moment)] += 1
+        print(f"{command.name}: {len(numbers)} moments, {dict(found[command.name])}", flush=True)
     return found
 
 
@@ -109,9 +112,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="the moments of one command")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        results = kill(asked.moments, asked.seed, Path(place))
-    for name, counts in results.items():
-        print(f"{name}: {sum(counts.values())} moments, {dict(counts)}")
+        results = kill(asked.moments, asked.seed, Path(place), asked.only)
     sys.exit(any(key.startswith("FAULT") for counts in results.values() for key in counts))

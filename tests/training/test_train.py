@@ -114,9 +114,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(request_for, steps):
 def test_a_finished_run_resumes_to_itself(request_for):
     request = request_for()
     train(request)
-    before = weights_of(request.output)
+    before, names = weights_of(request.output), set(request.output.iterdir())
+    (request.output / ".ofqctl-run").mkdir()  # as a process leaves it that is killed at the very end
     train(replace(request, resume="auto"))
     assert weights_of(request.output) == before
+    assert set(request.output.iterdir()) == names
 
 
 @pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
