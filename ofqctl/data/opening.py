@@ -17,6 +17,7 @@ from ofqctl.errors import DataError, did_you_mean
 
 DIGITS = "digits"
 HUB_PREFIX = "hfds/"
+_TABLES = (".parquet", ".tar")  # those of webdataset
 
 
 def open_data(spec: DataSpec, labels: LabelSpace | None = None) -> ImageData:
@@ -49,7 +50,7 @@ def _open_source(spec: DataSpec) -> tuple[Source, list[str]]:
     if spec.path == DIGITS:
         return open_digits(spec.split), _table_options(spec)
     root = _existing_folder(spec.path)
-    if _holds_parquet(root):
+    if _holds_tables(root):
         return open_datasets(str(root.resolve()), spec), []
     return open_folder(root, spec.split), _table_options(spec)
 
@@ -73,19 +74,22 @@ def _existing_folder(path: str) -> Path:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions: ls -ld") from error
     if exists:
-        raise DataError(f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}", hint=f"--data {root.parent}")
+        raise DataError(
+            f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}",
+            hint="a tar of webdataset is read in a folder of its own, another one is unpacked first: --data FOLDER",
+        )
     hint = did_you_mean(root.name, [*siblings, DIGITS])
     if hint is None and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         hint = f"--data {HUB_PREFIX}{path} reads the dataset of this name from the hub"
     raise DataError(f"{path}: no such folder; data is a folder, {HUB_PREFIX}NAME or {DIGITS}", hint=hint)
 
 
-def _holds_parquet(root: Path) -> bool:
-    """Whether the first data file below ``root`` is parquet rather than an image."""
+def _holds_tables(root: Path) -> bool:
+    """Whether the first data file below ``root`` is parquet, or a tar of webdataset, rather than an image."""
     for _, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if any(is_image(name) for name in files):
             return False
-        if any(name.lower().endswith(".parquet") for name in files):
+        if any(name.lower().endswith(_TABLES) for name in files if not name.startswith(".")):
             return True
     return False
