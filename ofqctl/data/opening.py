@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from ofqctl.data.class_map import read_class_map
+from ofqctl.data.image_labels import with_labels
 from ofqctl.data.images import ImageData
 from ofqctl.data.labels import map_labels
 from ofqctl.data.sources.digits import open_digits
@@ -30,8 +31,13 @@ def open_data(spec: DataSpec, labels: LabelSpace | None = None) -> ImageData:
     Raises:
         DataError: The data is missing, unreadable or empty, or its classes do not fit the model.
     """
-    class_map = read_class_map(spec.class_map) if spec.class_map else None
     source, unused = _open_source(spec)
+    class_map = None
+    labelled = with_labels(source, spec.class_map) if spec.class_map and source.classes is None else None
+    if labelled is not None:
+        source, class_map = labelled
+    elif spec.class_map:
+        class_map = read_class_map(spec.class_map)
     if source.classes is None:
         unused += ["--class-map"] if class_map else []
         mapping = None
