@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ofqctl.data.channels import with_channels
 from ofqctl.data.images import ImageData
 from ofqctl.data.samples import Item, LoadedBatch, Samples, Skipped, StreamedSamples, Transform, collate
 from ofqctl.data.workers import load_batches
@@ -179,7 +180,7 @@ def image_loader(
         world: Number of these processes, which take the batches in turn.
 
     Raises:
-        DataError: A number is out of range, or the model does not take 3 channels.
+        DataError: A number is out of range, or the model takes neither 1 nor 3 channels.
     """
     return ImageLoader(
         data,
@@ -206,8 +207,6 @@ def _transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None
     from timm.data.transforms_factory import create_transform
 
     input_size = tuple(config["input_size"])
-    if input_size[0] != 3:
-        raise DataError(f"data config: the model takes {input_size[0]} channels; images are loaded with 3")
     transform: Transform = create_transform(
         input_size,
         interpolation=config["interpolation"],
@@ -218,7 +217,7 @@ def _transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None
         is_training=augmentation is not None,
         **(augmentation or {}),
     )
-    return transform
+    return with_channels(transform, input_size[0])
 
 
 def _permuted(indices: list[int], seed: int) -> list[int]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from ofqctl.data.class_map import read_class_map
+from ofqctl.data.image_labels import with_labels
 from ofqctl.data.images import ImageData
 from ofqctl.data.labels import map_labels
 from ofqctl.data.sources.digits import open_digits
@@ -18,6 +19,7 @@ from ofqctl.errors import DataError, did_you_mean
 
 DIGITS = "digits"
 HUB_PREFIX = "hfds/"
+_TABLES = (".parquet", ".tar")  # those of webdataset
 
 
 def open_data(
@@ -34,8 +36,13 @@ def open_data(
     Raises:
         DataError: The data is missing, unreadable or empty, or its classes do not fit the model.
     """
-    class_map = read_class_map(spec.class_map) if spec.class_map else None
     source, unused = _open_source(spec, purpose)
+    class_map = None
+    labelled = with_labels(source, spec.class_map) if spec.class_map and source.classes is None else None
+    if labelled is not None:
+        source, class_map = labelled
+    elif spec.class_map:
+        class_map = read_class_map(spec.class_map)
     if source.classes is None or purpose == "calibrate":
         unused += ["--class-map"] if class_map else []
         mapping = None
@@ -54,7 +61,7 @@ def _open_source(spec: DataSpec, purpose: Purpose) -> tuple[Source, list[str]]:
     if spec.path == DIGITS:
         return open_digits(spec.split, purpose), _table_options(spec)
     root = _existing_folder(spec.path)
-    if _holds_parquet(root):
+    if _holds_tables(root):
         return open_datasets(str(root.resolve()), spec, purpose), []
     return open_folder(root, spec.split, purpose), _table_options(spec)
 
@@ -78,19 +85,22 @@ def _existing_folder(path: str) -> Path:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions: ls -ld") from error
     if exists:
-        raise DataError(f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}", hint=f"--data {root.parent}")
+        raise DataError(
+            f"{path}: is a file; data is a folder, hfds/NAME or {DIGITS}",
+            hint="a tar of webdataset is read in a folder of its own, another one is unpacked first: --data FOLDER",
+        )
     hint = did_you_mean(root.name, [*siblings, DIGITS])
     if hint is None and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         hint = f"--data {HUB_PREFIX}{path} reads the dataset of this name from the hub"
     raise DataError(f"{path}: no such folder; data is a folder, {HUB_PREFIX}NAME or {DIGITS}", hint=hint)
 
 
-def _holds_parquet(root: Path) -> bool:
-    """Whether the first data file below ``root`` is parquet rather than an image."""
+def _holds_tables(root: Path) -> bool:
+    """Whether the first data file below ``root`` is parquet, or a tar of webdataset, rather than an image."""
     for _, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if any(is_image(name) for name in files):
             return False
-        if any(name.lower().endswith(".parquet") for name in files):
+        if any(name.lower().endswith(_TABLES) for name in files if not name.startswith(".")):
             return True
     return False

@@ -17,31 +17,36 @@ def synthetic_images(config: Mapping[str, Any], count: int, batch_size: int, see
     """Noise images, normalised as the model's data config says.
 
     Amplitudes fall with 1/f, as in natural images (Field, 1987), and colours follow ImageNet's. Image i depends only on
-    ``seed`` and i, not on ``batch_size``.
+    ``seed`` and i, not on ``batch_size``. Where there are not 3 channels, each is grey noise of its own.
 
     Args:
-        config: timm's data config: input_size (3, H, W), mean and std.
+        config: timm's data config: input_size (C, H, W), mean and std.
         count: Number of images, >= 1.
         batch_size: Number of images in a batch, >= 1; the last batch may be smaller.
         seed: Seed of the noise.
 
     Returns:
-        Batches, float32 (B, 3, H, W).
+        Batches, float32 (B, C, H, W).
     """
     generator = torch.Generator().manual_seed(seed)
-    amplitude = _amplitude(*config["input_size"][1:])
+    channels, *size = config["input_size"]
+    amplitude = _amplitude(*size)
     mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    images = torch.stack([_image(amplitude, generator) for _ in range(count)])
+    images = torch.stack([_image(amplitude, channels, generator) for _ in range(count)])
     return list(torch.split((images - mean) / std, batch_size))
 
 
-def _image(amplitude: Tensor, generator: torch.Generator) -> Tensor:
-    """One image (3, H, W) with values in 0..1."""
+def _image(amplitude: Tensor, channels: int, generator: torch.Generator) -> Tensor:
+    """One image (C, H, W) with values in 0..1."""
     height, width = amplitude.shape
-    white = torch.randn(3, height, width, generator=generator)
-    components = torch.fft.ifft2(torch.fft.fft2(white) * amplitude).real
-    colours = _DIRECTIONS * _VARIANCES.sqrt()
-    return (_MEAN.view(3, 1, 1) + torch.einsum("cd,dhw->chw", colours, components)).clamp(0, 1)
+    white = torch.randn(channels, height, width, generator=generator)
+    components: Tensor = torch.fft.ifft2(torch.fft.fft2(white) * amplitude).real
+    if channels != 3:
+        values = _MEAN.mean() + components * (_VARIANCES[0] / 3).sqrt()
+    else:
+        colours = _DIRECTIONS * _VARIANCES.sqrt()
+        values = _MEAN.view(3, 1, 1) + torch.einsum("cd,dhw->chw", colours, components)
+    return values.clamp(0, 1)
 
 
 def _amplitude(height: int, width: int) -> Tensor:

@@ -31,7 +31,7 @@ def open_labelled(
     if not data.labelled:
         raise DataError(
             f"{data.name}: its images have no labels, so there is no accuracy to measure",
-            hint="put the images into one folder for each class",
+            hint="put the images into one folder for each class, or name them with their labels in --class-map FILE",
         )
     return image_loader(
         data, subject.data_config, batch_size=batch_size, workers=workers, limit=limit, rank=rank, world=world

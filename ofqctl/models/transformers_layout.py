@@ -27,6 +27,7 @@ _RENAMED = tuple(
         (r"embeddings\.distillation_token", "dist_token"),
         (r"embeddings\.register_tokens", "reg_token"),
         (r"encoder\.layer\.(\d+)", r"blocks.\1"),
+        (r"layers\.(\d+)", r"blocks.\1"),
         (r"encoder\.layers\.(\d+)", r"layers.\1"),
         (r"layernorm", "norm"),
         (r"classifier", "head"),
@@ -38,8 +39,10 @@ _RENAMED_IN_BLOCKS = tuple(
     (re.compile(rf"^(.*blocks\.\d+)\.{there}(?=\.|$)"), rf"\1.{here}")
     for there, here in (
         (r"attention\.(?:attention|self)\.(query|key|value)", r"attn.\2"),
+        (r"attention\.([qkv])_proj", r"attn.\2"),
         (r"attention\.self\.relative_position_bias_table", "attn.relative_position_bias_table"),
-        (r"attention\.output\.dense", "attn.proj"),
+        (r"attention\.relative_position_bias\.relative_position_bias_table", "attn.relative_position_bias_table"),
+        (r"attention\.(?:output\.dense|o_proj)", "attn.proj"),
         (r"intermediate\.dense", "mlp.fc1"),
         (r"output\.dense", "mlp.fc2"),
         (r"layernorm_before", "norm1"),
@@ -52,7 +55,7 @@ _RENAMED_IN_BLOCKS = tuple(
 )
 # Of other tasks, and a table that follows from the size of a window.
 _UNUSED = re.compile(r"embeddings\.mask_token$|pooler\.|.*\.relative_position_index$")
-_PROJECTIONS = ("query", "key", "value")
+_PROJECTIONS = (("query", "key", "value"), ("q", "k", "v"))  # up to release 4, and since
 
 
 def in_transformers_layout(state_dict: Mapping[str, Tensor]) -> bool:
@@ -67,6 +70,11 @@ def from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = _PREFIX.sub("", name)
         if not _UNUSED.match(own):
             renamed[_rename(own)] = value
+    if {"reg_token", "pos_embed"} <= renamed.keys():
+        # timm adds positions to patches alone where there are registers, so the class token has its own in it
+        positions = renamed["pos_embed"]
+        renamed["cls_token"] = renamed["cls_token"] + positions[:, :1]
+        renamed["pos_embed"] = positions[:, 1:]
     return _fused(renamed)
 
 
@@ -101,8 +109,10 @@ def _fused(separate: dict[str, Tensor]) -> dict[str, Tensor]:
     """Query, key and value as one layer, in this order, where all three are there."""
     fused = dict(separate)
     for name in separate:
-        own = re.fullmatch(r"(.*\.attn)\.query\.(weight|bias)", name)
-        parts = [f"{own[1]}.{part}.{own[2]}" for part in _PROJECTIONS] if own else []
-        if own and separate.keys() >= set(parts):
-            fused[f"{own[1]}.qkv.{own[2]}"] = torch.cat([fused.pop(part) for part in parts])
+        own = re.fullmatch(r"(.*\.attn)\.(query|q)\.(weight|bias)", name)
+        if own is None:
+            continue
+        parts = [f"{own[1]}.{part}.{own[3]}" for part in _PROJECTIONS[own[2] == "q"]]
+        if separate.keys() >= set(parts):
+            fused[f"{own[1]}.qkv.{own[3]}"] = torch.cat([fused.pop(part) for part in parts])
     return fused

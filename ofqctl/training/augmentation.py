@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 
+from ofqctl.data.channels import with_channels
 from ofqctl.recipe.training import Augmentation
 
 
@@ -43,7 +44,7 @@ auto_augment.NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing"
 
 def training_transform(config: dict[str, Any], augmentation: Augmentation) -> Any:
     """The augmentation of a training image, from a PIL image to a normalized tensor (3, H, W)."""
-    return create_transform(
+    transform = create_transform(
         tuple(config["input_size"]),
         is_training=True,
         interpolation=config["interpolation"],
@@ -57,3 +58,4 @@ def training_transform(config: dict[str, Any], augmentation: Augmentation) -> An
         re_prob=augmentation.random_erase,
         re_mode="pixel",
     )
+    return with_channels(transform, config["input_size"][0])

@@ -1,7 +1,11 @@
+import io
+import tarfile
+
 import datasets
 import fsspec
 import pytest
 from datasets import ClassLabel, Value
+from PIL import Image
 from timm.data import ImageNetInfo
 
 from ofqctl.data import DataSpec, LabelSpace, image_loader, label_names, open_data
@@ -281,3 +285,25 @@ class TestStreaming:
             list(image_loader(data, config, batch_size=2, workers=workers))
         assert "Traceback" not in str(caught.value)
         assert "--class-map" in caught.value.hint
+
+
+def test_tars_of_webdataset_are_read_like_tables(tmp_path):
+    for split, count in (("train", 6), ("val", 3)):
+        with tarfile.open(tmp_path / f"{split}-0000.tar", "w") as tar:
+            for number in range(count):
+                png = io.BytesIO()
+                Image.new("RGB", (4, 4), (10 * number, 0, 0)).save(png, "PNG")
+                for suffix, content in (("png", png.getvalue()), ("cls", str(number % 2).encode())):
+                    member = tarfile.TarInfo(f"{number:05}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    data = open_data(DataSpec(str(tmp_path), split="train"), LabelSpace(2))
+    assert [(image.getpixel((0, 0))[0], label) for image, label in data] == [(10 * n, n % 2) for n in range(6)]
+    assert len(open_data(DataSpec(str(tmp_path), split="val"), LabelSpace(2))) == 3
+
+
+def test_a_tar_without_images_of_webdataset_is_an_error(tmp_path):
+    with tarfile.open(tmp_path / "train-0000.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("a/readme.txt"))
+    with pytest.raises(DataError):
+        open_data(DataSpec(str(tmp_path)), LabelSpace(2))

@@ -34,3 +34,12 @@ def test_power_falls_with_the_square_of_the_frequency(pixels):
     power = torch.fft.fft2(pixels).abs().square().mean((0, 1))
     ratio = power[0, 2:5].mean() / power[0, 8:20:4].mean()
     assert 8 < ratio < 32
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_numbers_of_channels_are_grey_noise_like_the_brightness_of_photographs(channels):
+    config = {"input_size": (channels, 64, 64), "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    grey = torch.cat(synthetic_images(config, 64, 16)) * 0.5 + 0.5
+    assert grey.shape == (64, channels, 64, 64)
+    assert torch.allclose(grey.mean((0, 2, 3)), torch.full((channels,), 0.449), atol=0.05)
+    assert torch.allclose(grey.std((0, 2, 3)), torch.full((channels,), 0.26), atol=0.05)
