@@ -109,7 +109,10 @@ def field_fault(fault: Exception) -> str:
     """The first field that pydantic found at fault, and why."""
     if not isinstance(fault, ValidationError):
         return f"cannot be read: {type(fault).__name__} {short(fault)}"
-    first, *more = fault.errors(include_url=False)
+    try:
+        first, *more = fault.errors(include_url=False)
+    except UnicodeError:
+        return "a name is not Unicode"
     field = ".".join(short(part, "s") for part in first["loc"])
     message = str(first["msg"]).removeprefix("Value error, ")
     seen = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f", seen {short(first['input'])}"

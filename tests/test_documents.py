@@ -5,6 +5,7 @@ from pydantic import BaseModel
 
 from ofqctl.documents import check_lengths, checked, fitting, parse_json, parse_yaml, read_text
 from ofqctl.errors import ArtifactError, ModelError, RecipeError
+from ofqctl.recipe import Plan
 
 DEEP = "[" * 70 + "]" * 70
 
@@ -76,3 +77,9 @@ def test_what_libraries_raise_on_values_that_do_not_fit_becomes_one_line():
         raise RuntimeError("a\n  b")
     with pytest.raises(KeyboardInterrupt), fitting("file"):
         raise KeyboardInterrupt
+
+
+def test_a_method_whose_name_is_no_unicode_is_refused():
+    plan = {"modules": {"head": {"kind": "linear", "weight": {"method": "\ud800", "bits": 4, "step_shape": []}}}}
+    with pytest.raises(ArtifactError, match=r"^file: "):
+        checked(Plan, plan, "file")
