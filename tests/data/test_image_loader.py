@@ -115,8 +115,3 @@ def test_augmentation_is_timms(data, config):
 def test_counts_out_of_range_are_an_error(data, config, option):
     with pytest.raises(DataError, match="is too small"):
         image_loader(data, config, **{"batch_size": 1, **option})
-
-
-def test_a_model_of_one_channel_is_an_error(data, config):
-    with pytest.raises(DataError, match="the model takes 1 channels"):
-        image_loader(data, {**config, "input_size": (1, 16, 16)}, batch_size=1)
