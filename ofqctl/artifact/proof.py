@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ofqctl.artifact.tensors import fault_of, float_tensors, read_weight
+from ofqctl.artifact.tensors import fault_of, float_tensors, names_of_bounds, read_weight
 from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
 from ofqctl.layers import weight_sites
@@ -71,10 +71,11 @@ def _activations(model: nn.Module, plan: Plan) -> Iterator[str]:
 
 
 def _float_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> Iterator[str]:
+    bounds = names_of_bounds(model)
     for name, tensor in float_tensors(model).items():
         if name not in tensors or not _same(tensors[name], tensor.cpu()):
             yield f"{name}: is missing or differs from the model's"
-        elif fault := fault_of(name, tensors[name], tensor):
+        elif fault := fault_of(name, tensors[name], tensor, bound=name in bounds):
             yield fault
 
 

@@ -47,12 +47,10 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
         site.fix_codes(read_weight(name, site.weight_quantizer, site.latent().shape, rest, where))
     faults = [f"{name}: missing" for name in wanted if name not in rest]
     faults += [f"{name}: unknown" for name in rest if name not in wanted]
-    steps = _names_of_steps(model)
-    faults += [
-        fault
-        for name, tensor in rest.items()
-        if name in wanted and (fault := fault_of(name, tensor, wanted[name], positive=name in steps))
-    ]
+    steps, bounds = _names_of_steps(model), names_of_bounds(model)
+    for name in rest.keys() & wanted.keys():
+        fault = fault_of(name, rest[name], wanted[name], positive=name in steps, bound=name in bounds)
+        faults += [fault] if fault else []
     if faults:
         raise ArtifactError("\n  ".join([f"{where}: its tensors do not match its config.json:", *faults[:8]]))
     model.load_state_dict(rest, strict=False)  # names, shapes and types were checked above
@@ -117,7 +115,7 @@ def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[s
     return Encoded(unpacked.to(codes.dtype), parts["step"], grid)
 
 
-def fault_of(name: str, tensor: Tensor, expected: Tensor, *, positive: bool = False) -> str | None:
+def fault_of(name: str, tensor: Tensor, expected: Tensor, *, positive: bool = False, bound: bool = False) -> str | None:
     """What is wrong with a tensor that was read, or None.
 
     Args:
@@ -125,16 +123,23 @@ def fault_of(name: str, tensor: Tensor, expected: Tensor, *, positive: bool = Fa
         tensor: The tensor.
         expected: A tensor of the type and shape that it must have.
         positive: Whether its values must be positive, as those of grid steps.
+        bound: Whether its values may be infinite.
     """
     if _kind(tensor) != _kind(expected):
         return f"{name} is {_kind(tensor)}, expected {_kind(expected)}"
     if not tensor.is_floating_point():
         return None
-    if bad := int((~tensor.isfinite()).sum()):
+    if bad := int((tensor.isnan() if bound else ~tensor.isfinite()).sum()):
         return f"{name} has {bad} values that are NaN or infinite"
     if positive and (bad := int((tensor <= 0).sum())):
         return f"{name} has {bad} grid steps that are 0 or negative"
     return None
+
+
+def names_of_bounds(model: nn.Module) -> set[str]:
+    """Names of the buffers of timm's own modules, which hold infinite values where they are the bounds of a clamp."""
+    own = ((prefix, module) for prefix, module in model.named_modules() if not isinstance(module, Quantizer))
+    return {f"{prefix}.{name}" for prefix, module in own for name, _ in module.named_buffers(recurse=False)}
 
 
 def _names_of_steps(model: nn.Module) -> set[str]:

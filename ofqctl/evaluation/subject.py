@@ -1,5 +1,6 @@
 """What can be evaluated, behind one interface: a float model by name, a run directory, or an ONNX file."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,8 @@ def _about_file(path: Path, model: "OnnxModel") -> list[str]:
     if holds_run(path.parent) and model.run_sha256 is not None:
         now = read_config(path.parent).quantization_config.sha256
         if now != model.run_sha256:
-            again = f"`ofqctl export {path.parent} --onnx --output {path} --overwrite` renews it"
+            target = "" if model.description is None else f" --target {model.description.target}"
+            where = f"{shlex.quote(str(path.parent))} --onnx{target} --output {shlex.quote(str(path))}"
+            again = f"`ofqctl export {where} --overwrite` renews it"
             notes.append(f"{path}: is older than the run beside it, which has other weights now; {again}")
     return notes

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ofqctl.errors import PackageError
 from ofqctl.export import openvino
+from ofqctl.export.sealing import seal_again
 from ofqctl.export.tracing import INPUT, quietly
 
 Build = Callable[[Path, Path, list[Tensor]], Path]
@@ -34,7 +35,10 @@ def build_peer(name: str, source: Path, folder: Path, images: list[Tensor]) -> t
     start = time.process_time()
     with quietly():
         path = PEERS[name](source, folder / name, images)
-    return path, time.process_time() - start
+    seconds = time.process_time() - start
+    if path.suffix == ".onnx":
+        seal_again(path)  # the program copied the digest of the float file
+    return path, seconds
 
 
 def _ort_dynamic(source: Path, target: Path, images: list[Tensor]) -> Path:  # noqa: ARG001

@@ -112,6 +112,7 @@ def started(arguments: list[str], folder: Path, before: Callable[[], object] = l
         os.dup2(log, 1)
         os.dup2(log, 2)
         before()
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False, buffering=1) for stream in (1, 2))  # noqa: SIM115
         code = main([word.replace("F/", f"{folder}/") for word in arguments])
         sys.stderr.flush()
     except BaseException:  # noqa: BLE001

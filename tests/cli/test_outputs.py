@@ -122,7 +122,7 @@ def test_an_exported_file_of_earlier_weights_is_told(ofqctl, run):
     assert not any("other weights" in note for note in ofqctl(*evaluate).json["notes"])
     assert ofqctl(*quantize_tiny("--seed", 5, "--output", run, "--overwrite")).code == 0
     [note] = [note for note in ofqctl(*evaluate).json["notes"] if "other weights" in note]
-    assert f"ofqctl export {run} --onnx --overwrite" in note
+    assert f"ofqctl export {run} --onnx --target onnxruntime --output {run / 'model.onnx'} --overwrite" in note
 
 
 @pytest.mark.parametrize(

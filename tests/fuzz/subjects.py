@@ -98,8 +98,8 @@ class Subjects:
         """Make the trained run, with the training state of its first epoch, so that there is something to resume."""
         save, saved = Checkpoint.save, []
 
-        def keep(state: Checkpoint, directory: Path) -> None:
-            save(state, directory)
+        def keep(state: Checkpoint, directory: Path, *name: str) -> None:
+            save(state, directory, *name)
             saved.append((directory / "last.pt").read_bytes())
 
         Checkpoint.save = keep  # type: ignore[method-assign]

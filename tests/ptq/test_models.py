@@ -54,9 +54,9 @@ def test_every_stage_runs_on_images_of_full_size(name):
     torch.manual_seed(0)
     depth = {"depths": (1, 1, 2, 1)} if name.startswith("swin") else {"depth": 2}
     model = timm.create_model(name, **depth).eval()
-    images = torch.randn(2, 3, 224, 224)
+    images = torch.randn(4, 3, 224, 224)
     recipe = build(load("ptq/best", ["weights.bits=4", "activations.bits=4"]).model_dump() | {"ptq": STEPS}, where="x")
-    with on_disk(images.split(1), torch.device("cpu")) as stored:
+    with on_disk(images.split(2), torch.device("cpu")) as stored:
         quantize_post_training(model, recipe, (3, 224, 224), stored)
     with torch.no_grad():
         assert torch.isfinite(model(images[:1])).all()

@@ -89,10 +89,10 @@ def test_a_run_killed_at_the_end_of_a_phase_loses_nothing(request_for, monkeypat
         if len(engine.history) == 2:
             raise MemoryError
 
-    def save(state, directory, *, real=Checkpoint.save):
+    def save(state, directory, *name, real=Checkpoint.save):
         if state.position["phase"] == 1:
             raise MemoryError
-        real(state, directory)
+        real(state, directory, *name)
 
     request = request_for("killed", sets=[SHORT], checkpoint_every=1, resume="auto")
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
