@@ -273,7 +273,9 @@ def _quantized(
         plan = Plan.model_validate(checkpoint.plan)
         with fitting("last.pt: its plan does not fit the model"):
             apply_plan(loaded.model, plan)
-        loaded.model.to(processes.device)
+            loaded.model.to(processes.device)
+            with torch.no_grad():  # the shapes in it are broadcast to those of the model
+                loaded.model.eval()(torch.zeros(1, *loaded.data_config["input_size"], device=processes.device))
         return plan
 
     def images() -> ImageLoader:

@@ -127,6 +127,18 @@ def test_a_state_without_its_request_needs_the_command_again(request_for):
         recorded_request(request.output)
 
 
+def test_a_plan_whose_shapes_do_not_fit_is_refused(request_for):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(3))
+    state = read_checkpoint_state(request.output)
+    module = next(m for m in state.plan["modules"].values() if m["weight"] is not None and m["kind"] == "conv2d")
+    module["weight"]["step_shape"][1] = 2
+    state.save(request.output)
+    with pytest.raises(ArtifactError, match=r"last\.pt: its plan does not fit the model"):
+        train(recorded_request(request.output))
+
+
 def test_a_run_goes_on_where_it_lies(request_for):
     request = request_for()
     train(request)
