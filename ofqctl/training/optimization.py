@@ -7,7 +7,7 @@ from typing import Any
 
 from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ofqctl.convert import operands, weight_site
@@ -17,6 +17,12 @@ from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Phase, Training
 
 _OF_THE_PHASE = ("params", "param_names", "weight_decay", "lr", "initial_lr")  # keys of a group that are not restored
+_MOMENTS = {
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+}  # broadcast to the parameter in all optimizers
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -90,7 +96,8 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
         model: The model, with the trainable parameters of the current phase selected.
 
     Raises:
-        ArtifactError: The state has no names, and another number of parameters than are trained.
+        ArtifactError: The state has no names, and another number of parameters than are trained; or a value of it is
+            none that an optimizer has.
     """
     if any("param_names" not in group for group in saved["param_groups"]):
         saved = _with_names(saved, model)
@@ -105,6 +112,18 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
         )  # some optimizers count optimizer steps in groups
         groups.append(counts | {key: group[key] for key in _OF_THE_PHASE if key in group})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            _check_moments(optimizer.state.get(parameter, {}), name, parameter)
+
+
+def _check_moments(state: dict[str, Any], name: str, parameter: Tensor) -> None:
+    """Check that moments can be broadcast to their parameter, as they can in all optimizers."""
+    for key in state.keys() & _MOMENTS:
+        shape = state[key].shape if isinstance(state[key], Tensor) else None
+        pairs = zip(reversed(shape or ()), reversed(parameter.shape), strict=False)
+        if shape is None or len(shape) > parameter.dim() or any(own not in (1, whole) for own, whole in pairs):
+            raise ArtifactError(f"last.pt: the {key} of {name} in the optimizer's state does not fit it")
 
 
 def warmup_steps(phase: Phase, steps_per_epoch: int) -> int:

@@ -183,3 +183,15 @@ def test_statistics_stay_where_nothing_of_their_norm_is_trained(trainable, still
     model = nn.Sequential(nn.Linear(3, 3), *norms)
     frozen = frozen_batch_norms(model, Phase(trainable=(trainable,)))
     assert "".join(name for name, module in model.named_modules() if module in frozen) == still
+
+
+@pytest.mark.parametrize("damage", ["x", torch.zeros(3, 7)])
+def test_moments_that_fit_no_parameter_are_refused(tiny_vit, damage):
+    before, now = (make_optimizer(tiny_vit, Training()) for _ in range(2))
+    for parameter in tiny_vit.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before.step()
+    saved = before.state_dict()
+    saved["state"][0]["exp_avg_sq"] = damage
+    with pytest.raises(ArtifactError, match=r"exp_avg_sq of .* does not fit it"):
+        restore_optimizer(now, saved, tiny_vit)
