@@ -9,6 +9,7 @@ import typer
 from ofqctl.cli import options
 from ofqctl.cli.examples import examples
 from ofqctl.cli.output import Sink, Table
+from ofqctl.files import output_file, replaced_file
 
 NameOrFile = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe, or a YAML file.", show_default=False)
@@ -60,8 +61,6 @@ def copy(
 
     catalogue.load(name)
     text = catalogue.path_of(name).read_text(encoding="utf-8")
-    from ofqctl.files import output_file, replaced_file
-
     with output_file(file, overwrite=overwrite), replaced_file(file) as fresh:
         fresh.write_text(text, encoding="utf-8")
     with Sink(as_json=as_json) as sink:
