@@ -4,6 +4,7 @@ Every reader of the program goes through here, so that a damaged document is one
 field, whatever is wrong with it: it is not text, too large, nested too deeply, or a number is none.
 """
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -67,6 +68,11 @@ def parse_json(text: str, where: str, error: Error = ArtifactError) -> Any:
         OfqctlError: It is not JSON, or nested too deeply.
     """
     return _parsed(_load_json, text, f"{where} cannot be read", error)
+
+
+def digest_of(values: Any) -> str:
+    """SHA-256 in hexadecimal digits of the values of a JSON document: of their shortest text, with sorted keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def parse_yaml(text: str, where: str, error: Error = ArtifactError) -> Any:

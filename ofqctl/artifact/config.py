@@ -1,6 +1,5 @@
 """``config.json``: what a run directory says about itself, in timm's layout plus ``quantization_config``."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ofqctl import __version__
-from ofqctl.documents import check_lengths, checked, parse_json, read_text
+from ofqctl.documents import check_lengths, checked, digest_of, parse_json, read_text
 from ofqctl.errors import ArtifactError
 from ofqctl.files import located, replaced_files
 from ofqctl.models.preprocessing import check_data_config, check_preprocessing
@@ -114,14 +113,9 @@ def signed(text: str) -> str:
 
 
 def config_digest(values: dict[str, Any]) -> str:
-    """SHA-256 of the values in a ``config.json``, in hexadecimal digits.
-
-    It is that of the shortest JSON text of the values with sorted keys, without the digest itself. With the digest of
-    the weights among them, it covers everything that computes.
-    """
+    """Digest of the values in a ``config.json`` but itself; with that of the weights, it covers all that computes."""
     quantization = {key: value for key, value in values["quantization_config"].items() if key != _DIGEST}
-    whole = values | {"quantization_config": quantization}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of(values | {"quantization_config": quantization})
 
 
 def read_config(directory: Path) -> RunConfig:

@@ -1,13 +1,12 @@
 """``results.json``: what a run measured. No command needs it: what cannot be trusted is left out, with a note."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ofqctl.documents import checked, parse_json, read_text
+from ofqctl.documents import checked, digest_of, parse_json, read_text
 from ofqctl.errors import ArtifactError
 from ofqctl.files import located
 
@@ -56,7 +55,7 @@ class _Results(_Part):
 def results_text(results: dict[str, Any]) -> str:
     """The text of ``results.json``, with a digest of what it says; numbers that are not finite are null."""
     values = parse_json(json.dumps(results), RESULTS)
-    return json.dumps({**values, _DIGEST: _digest(values)}, indent=1) + "\n"
+    return json.dumps({**values, _DIGEST: digest_of(values)}, indent=1) + "\n"
 
 
 def read_results(directory: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -69,11 +68,6 @@ def read_results(directory: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         checked(_Results, values, str(path))
     except ArtifactError as error:
         return {}, (f"{error}; its figures are left out",)
-    if values.pop(_DIGEST, None) not in (None, _digest(values)):
+    if values.pop(_DIGEST, None) not in (None, digest_of(values)):
         return {}, (f"{path}: changed after it was written; its figures are left out",)
     return values, ()
-
-
-def _digest(values: dict[str, Any]) -> str:
-    content = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -48,9 +48,12 @@ def from_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     faults = [f"{name}: missing" for name in wanted if name not in rest]
     faults += [f"{name}: unknown" for name in rest if name not in wanted]
     steps, bounds = _names_of_steps(model), names_of_bounds(model)
-    for name in rest.keys() & wanted.keys():
-        fault = fault_of(name, rest[name], wanted[name], positive=name in steps, bound=name in bounds)
-        faults += [fault] if fault else []
+    found = (
+        fault_of(name, tensor, wanted[name], positive=name in steps, bound=name in bounds)
+        for name, tensor in rest.items()
+        if name in wanted
+    )
+    faults += [fault for fault in found if fault]
     if faults:
         raise ArtifactError("\n  ".join([f"{where}: its tensors do not match its config.json:", *faults[:8]]))
     model.load_state_dict(rest, strict=False)  # names, shapes and types were checked above

@@ -3,13 +3,14 @@
 The process is forked from this one, which has imported everything, so that many of them take little time.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -124,6 +125,20 @@ def started(arguments: list[str], folder: Path, before: Callable[[], object] = l
 def ended(child: int) -> int:
     """The exit code of a process, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def asked_for(description: str | None, *, moments: int) -> argparse.Namespace:
+    """The arguments of a program that disturbs the commands at random moments."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--moments", type=int, default=moments)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="the moments of one command")
+    return parser.parse_args()
+
+
+def faulty(results: Mapping[str, Iterable[str]]) -> bool:
+    """Whether a result of some command is a fault."""
+    return any(key.startswith("FAULT") for counts in results.values() for key in counts)
 
 
 def divided(moments: int, commands: list[Command]) -> list[range]:

@@ -6,7 +6,6 @@ The disk is a small tmpfs in a mount namespace of its own, so this needs root. I
 lie on it as well.
 """
 
-import argparse
 import ctypes
 import os
 import random
@@ -16,7 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from .commands import COMMANDS, Command, copied, divided, ended, names, prepare, started
+from .commands import COMMANDS, Command, asked_for, copied, divided, ended, faulty, names, prepare, started
 
 _SIZE = 16 << 20  # bytes of the disk
 _PAGE = 4096
@@ -107,17 +106,13 @@ def apart(moments: int, seed: int, folder: Path, only: str = "") -> int:
         results = fill(moments, seed, folder, only)
         for name, counts in (results or {}).items():
             print(f"{name}: {sum(counts.values())} moments, {dict(counts)}", flush=True)
-        code = 77 if results is None else any(k.startswith("FAULT") for counts in results.values() for k in counts)
+        code = 77 if results is None else faulty(results)
     finally:
         os._exit(code)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--moments", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="the moments of one command")
-    asked = parser.parse_args()
+    asked = asked_for(__doc__, moments=30)
     with tempfile.TemporaryDirectory() as there:
         ended_with = apart(asked.moments, asked.seed, Path(there), asked.only)
     if ended_with == 77:

@@ -6,7 +6,6 @@ Half of the moments are anywhere in the command, half within a few milliseconds 
 flushed to the disk.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -17,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .commands import COMMANDS, OTHERS, Command, copied, divided, ended, names, prepare, started
+from .commands import COMMANDS, OTHERS, Command, asked_for, copied, divided, ended, faulty, names, prepare, started
 
 _NEAR = 0.004  # seconds
 
@@ -109,11 +108,7 @@ def kill(moments: int, seed: int, folder: Path, only: str = "") -> dict[str, Cou
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--moments", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="the moments of one command")
-    asked = parser.parse_args()
+    asked = asked_for(__doc__, moments=100)
     with tempfile.TemporaryDirectory() as place:
         results = kill(asked.moments, asked.seed, Path(place), asked.only)
-    sys.exit(any(key.startswith("FAULT") for counts in results.values() for key in counts))
+    sys.exit(faulty(results))
