@@ -67,12 +67,12 @@ def output_directory(
 
 @contextmanager
 def output_file(
-    path: Path, *, overwrite: bool = True, make_folders: bool = False, sources: Iterable[Path] = ()
+    path: Path | None, *, overwrite: bool = True, make_folders: bool = False, sources: Iterable[Path] = ()
 ) -> Iterator[None]:
     """Keep other processes from writing ``path`` within the block, which writes it with :func:`replaced_file`.
 
     Args:
-        path: The file, or something that is written in place, such as a pipe.
+        path: The file, or something that is written in place, such as a pipe; None if nothing is written.
         overwrite: Whether an existing file may be replaced.
         make_folders: Whether to make the folder that it lies in.
         sources: Models and files that it is made from.
@@ -81,6 +81,9 @@ def output_file(
         ArtifactError: It exists and ``overwrite`` is not set, it is a folder, a source or a file of a run, another
             process is writing it, or it cannot be written.
     """
+    if path is None:
+        yield
+        return
     if _in_place(path):
         if not os.access(path, os.W_OK):
             raise ArtifactError(f"{path}: cannot be written: Permission denied")

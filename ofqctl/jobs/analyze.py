@@ -1,7 +1,6 @@
 """Diagnose the oscillation of weights from training states, runs and the OFQ authors' checkpoints."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +65,7 @@ def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
     """
     if request.steps is not None and request.data is None:
         raise DataError(f"--steps {request.steps}: live steps need training images", hint="--data DATA")
-    with nullcontext() if request.html is None else output_file(request.html, sources=request.sources):
+    with output_file(request.html, sources=request.sources):
         return _analyze(request, progress)
 
 

@@ -27,12 +27,11 @@ def compare(request: CompareRequest) -> Comparison:
     Raises:
         ArtifactError: A path is not a run directory, or the page cannot be written.
     """
-    if request.html is None:
-        return compared(request.runs)
-    from ofqctl.reports import comparison_page
-
     with output_file(request.html, sources=request.runs):
         comparison = compared(request.runs)
-        with replaced_file(request.html) as fresh:
-            fresh.write_text(comparison_page(comparison), encoding="utf-8", errors="backslashreplace")
+        if request.html is not None:
+            from ofqctl.reports import comparison_page
+
+            with replaced_file(request.html) as fresh:
+                fresh.write_text(comparison_page(comparison), encoding="utf-8", errors="backslashreplace")
     return comparison

@@ -110,7 +110,6 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
     verification = _verify(graph, subject, request, others, batches, total, progress) | about
     run = {"run": {"sha256": subject.about["sha256"]}} if subject.kind == "run" else {}
     set_metadata(graph.model, verification=verification, runtimes=runtimes, **run)
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".xml":
         openvino.write_ir(graph.serialize(), output)
     else:

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,8 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
         OfqctlError: The model cannot be used.
     """
     _check(request)
-    target, given = request.save_logits, (*request.images, *([request.array] if request.array else []))
-    with nullcontext() if target is None else output_file(target, sources=given):
+    given = (*request.images, *([request.array] if request.array else []))
+    with output_file(request.save_logits, sources=given):
         return _predict(request, progress)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dic
         OfqctlError: An error that the user can fix.
     """
     _check(request)
-    with nullcontext() if request.plot is None else output_file(request.plot):
+    with output_file(request.plot):
         return _sensitivity(request, progress)
 
 

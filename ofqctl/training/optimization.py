@@ -17,12 +17,7 @@ from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Phase, Training
 
 _OF_THE_PHASE = ("params", "param_names", "weight_decay", "lr", "initial_lr")  # keys of a group that are not restored
-_MOMENTS = {
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-}  # broadcast to the parameter in all optimizers
+_MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
