@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ofqctl.data.class_map import ClassMap, Reading
+from ofqctl.data.imagenet import are_wordnet_ids
 from ofqctl.data.sources.classes import ClassNames
 from ofqctl.data.sources.source import Record, Source
 from ofqctl.errors import DataError
 
-_WORDNET_ID = re.compile(r"n\d{8}")
 _FORMAT = "every line names an image and its class, a label or a WordNet id: `ILSVRC2012_val_00000001.JPEG 65`"
 
 
@@ -40,18 +40,19 @@ def with_labels(source: Source, path: Path) -> tuple[Source, ClassMap | None] | 
     if not used:
         return None
     numbered = all(name.isdecimal() for name in used)
-    if not numbered and not all(map(_WORDNET_ID.fullmatch, used)):
-        strange = next(name for name in sorted(used) if not _WORDNET_ID.fullmatch(name))
+    if not numbered and not are_wordnet_ids(used):
+        strange = next(name for name in sorted(used) if not are_wordnet_ids([name]))
         raise DataError(f"{path}: '{strange}' is neither a label nor a WordNet id", hint=_FORMAT)
     records = [record._replace(class_name=name) for record, name in zip(source.records, found, strict=True)]
     names = tuple(sorted(used, key=int) if numbered else sorted(used))
-    notes = (f"the labels of {source.name} are those of {path}",)
+    notes = (*source.notes, f"the labels of {source.name} are those of {path}")
     labelled = replace(
         source,
         records=records,
         classes=ClassNames(names, "labels" if numbered else "classes", f"as {path.name} says", numbered),
         class_count=len(used),
         notes=notes,
+        unlabelled=None,
     )
     if not numbered:
         return labelled, None
@@ -72,6 +73,6 @@ def _classes(path: Path, records: Sequence[Record]) -> dict[str, str]:
 
 def _in_order(names: list[str], records: Sequence[Record]) -> dict[str, str]:
     """A WordNet id for each image, in the order of the sorted names of images; a class map repeats none of them."""
-    if not all(map(_WORDNET_ID.fullmatch, names)) or len(set(names)) == len(names) or len(names) != len(records):
+    if not are_wordnet_ids(names) or len(set(names)) == len(names) or len(names) != len(records):
         return {}
     return dict(zip(sorted(Path(record.name).stem for record in records), names, strict=True))

@@ -48,7 +48,8 @@ def open_data(
         mapping = None
     else:
         mapping = map_labels(source.classes, labels, class_map, source.name, renaming=renaming)
-    notes = [f"{option} has no effect on {spec.path}" for option in unused]
+    notes = [source.unlabelled] if source.unlabelled and purpose != "calibrate" else []
+    notes += [f"{option} has no effect on {spec.path}" for option in unused]
     return ImageData(source, mapping, labels or LabelSpace(0), notes)
 
 

@@ -66,3 +66,12 @@ def test_a_file_that_names_no_image_leaves_them_unlabelled(flat, text):
     data = flat(text)
     assert not data.labelled
     assert data.notes[-1].startswith("--class-map has no effect")
+
+
+def test_what_was_left_out_of_the_folder_is_still_told(make_folder, tmp_path):
+    root = make_folder({".": 3})
+    (root / "readme.txt").write_text("read me")
+    (tmp_path / "labels.txt").write_text("000.png 65\n001.png 970\n002.png 65\n")
+    data = open_data(DataSpec(str(root), class_map=tmp_path / "labels.txt"), LabelSpace(1000))
+    assert any("readme.txt" in note or ".txt" in note for note in data.notes[:-1])
+    assert not any("unlabelled" in note for note in data.notes)

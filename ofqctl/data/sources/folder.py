@@ -28,7 +28,7 @@ def open_folder(root: Path, split: str | None, purpose: Purpose) -> Source:
     class_folders, files = listed(folder)
     passed = PassedOver()
     if not class_folders:
-        return _flat(folder, [str(folder / name) for name in files if passed.keeps(name)], passed, notes, purpose)
+        return _flat(folder, [str(folder / name) for name in files if passed.keeps(name)], passed, notes)
     loose = [name for name in files if PassedOver().keeps(name)]
     if loose:
         notes.append(f"{len(loose)} images beside the class folders of {folder} were skipped")
@@ -48,13 +48,12 @@ def open_folder(root: Path, split: str | None, purpose: Purpose) -> Source:
     return Source(str(folder), records, classes, len(found), (*notes, *passed.notes(folder)))
 
 
-def _flat(folder: Path, images: list[str], passed: PassedOver, notes: list[str], purpose: Purpose) -> Source:
+def _flat(folder: Path, images: list[str], passed: PassedOver, notes: list[str]) -> Source:
     if not images:
         raise _no_images(folder)
-    if purpose != "calibrate":
-        notes.append(f"{folder} has no class folders: its images are unlabelled")
     records = [Record(path, path, None) for path in images]
-    return Source(str(folder), records, None, None, (*notes, *passed.notes(folder)))
+    unlabelled = f"{folder} has no class folders: its images are unlabelled"
+    return Source(str(folder), records, None, None, (*notes, *passed.notes(folder)), unlabelled=unlabelled)
 
 
 def _enter_split(root: Path, split: str | None, purpose: Purpose) -> tuple[Path, list[str]]:

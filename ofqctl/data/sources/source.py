@@ -47,6 +47,7 @@ class Source:
         notes: What was guessed or left out, a sentence each.
         declared: Number of records according to a stream's description; None if it has none, or if the data has an
             index.
+        unlabelled: Why the images have no labels, one sentence, for who needs some; None if they have.
     """
 
     name: str
@@ -55,3 +56,4 @@ class Source:
     class_count: int | None
     notes: tuple[str, ...] = ()
     declared: int | None = None
+    unlabelled: str | None = None
