@@ -11,6 +11,7 @@ import onnxscript.optimizer
 import torch
 from onnx_ir.passes.common import IdentityEliminationPass
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ofqctl.errors import ModelError
 from ofqctl.export.codes import OPSET
@@ -40,7 +41,7 @@ def trace(
     if sites is not None:
         sites.products.clear()
     try:
-        with quietly():
+        with quietly(), sdpa_kernel(SDPBackend.MATH):  # with a mask, no other gives the strides that torch.onnx expects
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -53,7 +54,8 @@ def trace(
                 dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},),
             )
     except Exception as error:  # torch.export has no exception class for models that it cannot trace
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        cause = error.__cause__ or error  # what torch.onnx wraps is more exact than its advice
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ModelError(
             f"export: {type(model).__name__} cannot be traced{'' if batch else ' for any number of images'}: {reason}",
             hint=None if batch else "--batch 1 fixes the number of images",
