@@ -13,6 +13,8 @@ _Crop = Annotated[float, Field(strict=True, gt=0.0, le=8.0)]
 _Size = Annotated[list[_Length], Field(min_length=3, max_length=3)]
 _Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random"]
 
+_CropMode = Literal["center", "squash", "border"]
+
 
 class Preprocessing(BaseModel):
     """The keys of timm's data config, and of its description of weights, that decide how images are prepared.
@@ -32,16 +34,23 @@ class Preprocessing(BaseModel):
     mean: list[_Finite] | None = None
     std: list[_Scale] | None = None
     crop_pct: _Crop | None = None
-    crop_mode: Literal["center", "squash", "border"] | None = None
+    crop_mode: _CropMode | None = None
 
 
 class DataConfig(Preprocessing):
-    """timm's data config: the mean and the standard deviation are those of the channels of the images."""
+    """timm's data config: it has them all, and a mean and a standard deviation for each channel."""
+
+    input_size: _Size
+    interpolation: _Interpolation
+    mean: list[_Finite]
+    std: list[_Scale]
+    crop_pct: _Crop
+    crop_mode: _CropMode
 
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> "DataConfig":
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and self.input_size is not None and len(values) != self.input_size[0]:
+            if len(values) != self.input_size[0]:
                 raise ValueError(f"{name}: {len(values)} values for {self.input_size[0]} channels")
         return self
 

@@ -94,7 +94,7 @@ class ByName(_Dispatching):
             hint = f"did you mean '{self.key}' in place of '{other}'?" if other else f"it names a {self.registry.noun}"
             raise _fault(base, self.key, f"is missing; {hint}", values)
         name = values.get(self.key, field.default)
-        if name not in methods:
+        if not isinstance(name, str) or name not in methods:
             match = closest(str(name), methods)
             hint = f"did you mean '{match}'?" if match else f"allowed are {', '.join(methods)}"
             raise _fault(base, self.key, f"'{name}' is unknown; {hint}", name)

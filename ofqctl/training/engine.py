@@ -16,7 +16,7 @@ from ofqctl.data import Batch
 from ofqctl.devices import suited_threads
 from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
-from ofqctl.errors import RecipeError
+from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
@@ -105,6 +105,7 @@ class Engine:
         self._called = self.model
         self.planned_steps = self.batches.steps_per_epoch * sum(phase.epochs for phase in self.settings.phases)
         self._optimizer: torch.optim.Optimizer | None = None
+        self._restored = False  # whether the state of the optimizer comes from a file
         self._frozen_norms: list[nn.Module] = []
         self._switched_off: list[Quantizer] = []
         self._oscillating: Row = {}
@@ -186,6 +187,7 @@ class Engine:
         with fitting("last.pt: its state does not fit the phase"):
             if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
                 restore_optimizer(optimizer, checkpoint.optimizer, self.model)
+                self._restored = True
             if begun:
                 for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
                     remedy.load_state_dict(state)
@@ -233,7 +235,12 @@ class Engine:
             remedy.before_step()
         if self.settings.optimizer.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except KeyError as error:
+            if not self._restored:
+                raise
+            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
         for remedy in remedies:
             remedy.after_step()
         if self.ema is not None:

@@ -16,7 +16,7 @@ from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Phase, Training
 
-_OF_THE_PHASE = ("params", "param_names", "weight_decay", "lr", "initial_lr")  # keys of a group that are not restored
+_OF_THE_PHASE = {"weight_decay", "lr", "initial_lr"}  # numbers of a group that are not restored
 _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -102,14 +102,19 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
     for group in optimizer.state_dict()["param_groups"]:
         found = {number: known[name] for name, number in _numbered(group) if name in known}
         state |= {number: saved["state"][old] for number, (old, _) in found.items() if old in saved["state"]}
-        counts = next(
-            (theirs for _, theirs in found.values()), group
-        )  # some optimizers count optimizer steps in groups
-        groups.append(counts | {key: group[key] for key in _OF_THE_PHASE if key in group})
+        theirs = next((theirs for _, theirs in found.values()), {})
+        groups.append(group | {key: value for key, value in theirs.items() if _counted(key, value, group)})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for group in optimizer.param_groups:
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             _check_moments(optimizer.state.get(parameter, {}), name, parameter)
+
+
+def _counted(key: str, value: Any, group: dict[str, Any]) -> bool:
+    """Whether a value of a saved group is what some optimizers count there, such as steps; all else is the recipe's."""
+    both = (value, group.get(key, value))
+    numbers = all(isinstance(each, int | float | Tensor) and not isinstance(each, bool) for each in both)
+    return numbers and key not in _OF_THE_PHASE
 
 
 def _check_moments(state: dict[str, Any], name: str, parameter: Tensor) -> None:

@@ -35,7 +35,7 @@ def quantized(images, recipe="ptq/minmax", bits=4, **kwargs):
         num_classes=10,
         model_args=TINY | kwargs,
         pretrained_cfg={},
-        data_config={"input_size": [3, 32, 32]},
+        data_config=timm.data.resolve_data_config(model=model) | {"input_size": [3, 32, 32]},
         source="random",
         quantization_config=QuantizationConfig(
             recipe=recipe, plan=describe(model, plan), sha256=digest(weights), float_bytes=1

@@ -103,6 +103,7 @@ def test_a_run_of_an_earlier_version_has_no_digest_and_loads_with_a_note(run):
 
 
 NOT_USABLE = [
+    (("data_config",), {"input_size": [3, 32, 32]}, "data_config: interpolation"),
     (("data_config", "std"), [0.0, 0.5, 0.5], "data_config: std.0"),
     (("data_config", "mean"), [None, 0.5, 0.5], "data_config: mean.0"),
     (("data_config", "mean"), [0.5], "1 values for 3 channels"),

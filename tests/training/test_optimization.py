@@ -141,6 +141,15 @@ def test_counts_of_steps_that_an_optimizer_keeps_for_a_group_go_on(tiny_vit):
     assert [float(group["step"]) for group in now.param_groups] == [2.0, 2.0]
 
 
+@pytest.mark.parametrize("damage", ["\u00b2", True, None])
+def test_what_a_saved_group_says_besides_counts_is_left_to_the_recipe(tiny_vit, damage):
+    before, now = (make_optimizer(tiny_vit, Training()) for _ in range(2))
+    saved, fresh = before.state_dict(), now.state_dict()
+    saved["param_groups"][0] |= {"capturable": damage, "betas": damage, "eps": damage}
+    restore_optimizer(now, saved, tiny_vit)
+    assert now.state_dict() == fresh
+
+
 def cosine(step, steps, peak, end):
     return end + (peak - end) * (1 + math.cos(math.pi * step / steps)) / 2
 

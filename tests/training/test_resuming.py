@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ofqctl.data import DataSpec
 from ofqctl.errors import ArtifactError, RecipeError
@@ -61,6 +62,17 @@ def test_what_would_change_the_result_is_refused(request_for, change, told):
         train(request, on_step=stop_at(3))
     with pytest.raises(RecipeError, match=told):
         train(replace(request, resume="auto", **change))
+
+
+def test_a_state_without_a_moment_of_the_optimizer_is_refused(request_for):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(3))
+    state = torch.load(request.output / FILE, weights_only=True)
+    del state["optimizer"]["state"][0]["exp_avg"]
+    torch.save(state, request.output / FILE)
+    with pytest.raises(ArtifactError, match=r"^last\.pt: the optimizer's state of a parameter lacks 'exp_avg'$"):
+        train(recorded_request(request.output))
 
 
 def test_what_differs_in_the_recipe_is_named_by_its_path(request_for):
