@@ -8,7 +8,7 @@ from torch import nn
 from ofqctl.errors import ModelError
 from ofqctl.export.tracing import trace
 
-TINY = dict(depth=1, embed_dim=32, num_heads=2, num_classes=3)
+TINY = {"depth": 1, "embed_dim": 32, "num_heads": 2, "num_classes": 3}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ TINY = dict(depth=1, embed_dim=32, num_heads=2, num_classes=3)
         ("vit_tiny_patch16_224", TINY),
         ("beit_base_patch16_224", TINY),  # its attention adds a bias
         ("eva02_tiny_patch14_224", TINY),
-        ("swin_tiny_patch4_window7_224", dict(embed_dim=32, depths=(1, 1, 1, 2), num_classes=3)),  # and a mask
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 32, "depths": (1, 1, 1, 2), "num_classes": 3}),  # and a mask
     ],
 )
 def test_a_float_model_is_traced_for_any_number_of_images(name, config):
