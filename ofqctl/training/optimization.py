@@ -102,7 +102,7 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], model: nn.Mod
     for group in optimizer.state_dict()["param_groups"]:
         found = {number: known[name] for name, number in _numbered(group) if name in known}
         state |= {number: saved["state"][old] for number, (old, _) in found.items() if old in saved["state"]}
-        theirs = next((theirs for _, theirs in found.values()), {})
+        theirs: dict[str, Any] = next((theirs for _, theirs in found.values()), {})
         groups.append(group | {key: value for key, value in theirs.items() if _counted(key, value, group)})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for group in optimizer.param_groups:
