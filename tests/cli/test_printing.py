@@ -11,7 +11,9 @@ import sys
 import termios
 
 import pytest
+from PIL import Image
 
+from ofqctl.artifact import sign_config
 from ofqctl.cli.output import Sink, Table
 from ofqctl.cli.printing import say, say_json, visible
 from ofqctl.cli.tables import print_table
@@ -79,16 +81,14 @@ WORDS = [
 ]
 
 
-def drawn(columns, show):
-    """What a terminal of so many columns is sent."""
+def sent(columns, *arguments, **environment):
+    """What Python with these arguments sends to a terminal of so many columns, as bytes."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    code = (
-        "import sys; from ofqctl.cli.printing import prepare_streams; from ofqctl.cli.output import Table, print_table;"
-        "prepare_streams();" + show
-    )
-    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env=environment | {"TERM": "xterm"}) as process:
+    inherited = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "LC_ALL", "LANG")}
+    environment = inherited | {"TERM": "xterm"} | environment
+    command = [sys.executable, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment) as process:
         os.close(theirs)
         content = b""
         try:
@@ -97,8 +97,18 @@ def drawn(columns, show):
         except OSError:  # the other end was closed
             pass
         os.close(ours)
-    assert process.returncode == 0
-    return content.decode()
+        told = process.stderr.read()
+    assert process.returncode == 0, told
+    return content
+
+
+def drawn(columns, show):
+    """What the code of ``show`` draws on a terminal of so many columns."""
+    code = (
+        "import sys; from ofqctl.cli.printing import prepare_streams; from ofqctl.cli.output import Table, print_table;"
+        "prepare_streams();" + show
+    )
+    return sent(columns, "-c", code).decode()
 
 
 NAMES = ["module", "kind", ">tensor", ">bits", "method", "grid", "shape", ">bytes"]
@@ -116,6 +126,24 @@ def test_on_a_terminal_no_word_is_broken_and_no_escape_of_a_name_passes(name, co
         assert word in words
     longest = len(visible(name)) if " " not in name else 0
     assert max(map(len, text.splitlines())) <= max(columns, len("module  ") + longest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoding", "columns", "cat"), [("ascii", 40, r"\u732b"), ("latin-1", 80, r"\u732b"), ("utf-8", 100, "猫")]
+)
+def test_a_command_shows_hostile_labels_in_any_locale_on_any_terminal(run, encoding, columns, cat):
+    names = [HOSTILE, "猫", "\x1b]0;owned\x07\x1b[2J", *(f"digit±{number}" for number in range(7))]
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"label_names": names}))
+    sign_config(run)
+    Image.new("RGB", (32, 32)).save(run.parent / "a.png")
+    asked = ("-m", "ofqctl", "predict", run, run.parent / "a.png", "--top", 10)
+    content = sent(columns, *asked, PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C")
+    text = content.decode(encoding)
+    assert not {character for character in text if not character.isprintable()} - set("\r\n")
+    for word in (cat, visible(HOSTILE), r"\x1b]0;owned\x07\x1b[2J"):
+        assert word.encode(encoding, "backslashreplace").decode(encoding) in text.split()
 
 
 @pytest.mark.parametrize("target", ["/dev/full", None])
