@@ -17,7 +17,8 @@ INTRODUCTION = """\
 Generated from the program by `docs/generate_cli.py`.
 
 The result goes to stdout: tables for people, or one JSON document with `--json`. Progress, notes and errors go to
-stderr. `--set` and `--model-kwargs` take several `k=v` values after one flag.
+stderr; with `--json` an error is a document too, [schemas/failure.json](schemas/failure.json): `{"error": {"kind",
+"message", "hint"}}`. `--set` and `--model-kwargs` take several `k=v` values after one flag.
 
 | exit code | meaning |
 |---|---|

@@ -6,11 +6,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from ofqctl.cli.failures import FailureDocument
 from ofqctl.diagnosis.comparison import Comparison
 from ofqctl.diagnosis.result import Analysis
 
 FOLDER = Path(__file__).resolve().parent / "schemas"
-MODELS: dict[str, type[BaseModel]] = {"analyze-oscillation": Analysis, "compare": Comparison}
+MODELS: dict[str, type[BaseModel]] = {
+    "analyze-oscillation": Analysis,
+    "compare": Comparison,
+    "failure": FailureDocument,
+}
 
 
 def schema(name: str) -> str:

@@ -18,7 +18,6 @@ EXAMPLES = (
 )
 
 _GATES = "Gates"
-_INTERRUPTED = 130
 
 
 def analyze_oscillation(
@@ -93,6 +92,7 @@ def analyze_oscillation(
     seed: options.Seed = 0,
 ) -> None:
     """Show whether, where and why weights oscillate, and how to stop it."""
+    from ofqctl.cli.failures import InterruptionError
     from ofqctl.diagnosis.report import Selection
     from ofqctl.jobs.analyze import AnalyzeRequest, analyze
     from ofqctl.training import Interrupted
@@ -115,8 +115,7 @@ def analyze_oscillation(
         try:
             result = analyze(request, sink.progress).model_dump(mode="json")
         except Interrupted:
-            tell("\ninterrupted; nothing was written")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise InterruptionError from None
         sink.show(result, lambda shown: _render(shown, top, html))
     _judge(result["gates"])
 

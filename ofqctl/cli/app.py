@@ -3,9 +3,7 @@
 Exit codes: 0 success, 1 an error that the user can fix, 2 wrong usage, 70 a bug, 130 interrupted.
 """
 
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -31,22 +29,20 @@ from ofqctl.cli import (
 )
 from ofqctl.cli.arguments import spread
 from ofqctl.cli.examples import examples
-from ofqctl.cli.printing import finish, give_up_stdout, prepare_streams, say, tell
-from ofqctl.errors import OfqctlError, OutputError, disk_fault
-
-FAULT, BUG, INTERRUPTED = 1, 70, 130
+from ofqctl.cli.printing import finish, prepare_streams, say
 
 
 class _Commands(TyperGroup):
-    """The group of commands, which handles Ctrl-C with a message."""
+    """The group of commands, which makes Ctrl-C a failure like others."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            tell("\ninterrupted; nothing was written")
-            raise typer.Exit(INTERRUPTED) from None
+            from ofqctl.cli.failures import InterruptionError
+
+            raise InterruptionError from None
 
 
 app = typer.Typer(
@@ -101,36 +97,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     prepare_streams()
+    words = spread(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
     try:
-        code = _run(spread(sys.argv[1:] if arguments is None else arguments))
+        code = _run(words, as_json=as_json)
         finish()
     except Exception as error:  # noqa: BLE001
-        return _failed(error)
+        from ofqctl.cli.failures import failed
+
+        return failed(error, as_json=as_json)
     return code
 
 
-def _failed(error: Exception) -> int:
-    """Tell what went wrong, and return the exit code."""
-    if not isinstance(error, OfqctlError) and (fault := disk_fault(error)) is not None:
-        error = OutputError(f"a file cannot be read or written: {fault}")
-    if isinstance(error, BrokenPipeError | OutputError):
-        give_up_stdout()
-    if isinstance(error, BrokenPipeError):  # a reader that goes away, as `head` does, is no news
-        return FAULT
-    if not isinstance(error, OfqctlError) or os.environ.get("OFQCTL_DEBUG") == "1":
-        tell("".join(traceback.format_exception(error)))
-    if not isinstance(error, OfqctlError):
-        tell("ofqctl: this is a bug; please report it with the lines above")
-        return BUG
-    tell(f"error: {error.message}")
-    if error.hint:
-        tell(f"hint: {error.hint}")
-    return FAULT
-
-
-def _run(arguments: Sequence[str]) -> int:
+def _run(words: Sequence[str], *, as_json: bool) -> int:
     try:
-        get_command(app).main(args=list(arguments), prog_name="ofqctl")
+        get_command(app).main(args=list(words), prog_name="ofqctl")
     except SystemExit as end:
+        if end.code == 2:  # as typer ends wrong usage
+            from ofqctl.cli.failures import misused
+
+            return misused(end.__context__, as_json=as_json)
         return end.code if isinstance(end.code, int) else 0
     return 0

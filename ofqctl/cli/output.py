@@ -1,14 +1,13 @@
 """All output: the result goes to stdout, as tables or one JSON document, everything else to stderr."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ofqctl.cli.printing import finish, say, say_json, tell, visible
+from ofqctl.cli.printing import finish, prints, say, say_json, tell, visible
 from ofqctl.cli.tables import Table, print_table
 
 __all__ = ["Part", "Sink", "Table", "duration", "megabytes", "print_table"]
@@ -36,7 +35,7 @@ class Sink:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._prints = os.environ.get("RANK", "0") == "0"
+        self._prints = prints()
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}

@@ -21,6 +21,11 @@ def prepare_streams() -> None:
     os.close(handle)
 
 
+def prints() -> bool:
+    """Whether this process prints results; of several that torchrun started, the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def visible(text: str, kept: str = "") -> str:
     """``text`` with every character that a terminal acts on, or that reorders text, written as an escape.
 

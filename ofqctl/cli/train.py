@@ -173,6 +173,7 @@ def train(
     run = None if resume in (None, "auto") else Path(str(resume))
     _check_usage({"MODEL": model, "--data": data, "--val-data": val_data}, needs, resumed=run is not None)
 
+    from ofqctl.cli.failures import InterruptionError
     from ofqctl.jobs.train import TrainRequest, recorded_request
     from ofqctl.jobs.train import train as execute
     from ofqctl.training import Interrupted
@@ -208,8 +209,8 @@ def train(
             result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))
         except Interrupted as interruption:
             command = f"ofqctl train --resume {shlex.quote(str(interruption.directory))}"
-            tell(f"\ninterrupted; the state is saved, `{command}` continues")
-            raise typer.Exit(128 + interruption.signum) from None
+            left = f"interrupted; the state is saved, `{command}` continues"
+            raise InterruptionError(left, interruption.signum) from None
         sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
 
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from ofqctl.cli.app import main
+from ofqctl.cli.failures import FailureDocument
 from ofqctl.diagnosis.comparison import Comparison
 from ofqctl.diagnosis.result import Analysis
 
@@ -56,7 +57,9 @@ def test_json_keeps_to_its_documented_schema(ofqctl, trained, run):
     assert Comparison.model_validate(ofqctl("compare", trained, run, "--json").json).format == 1
 
 
-@pytest.mark.parametrize(("name", "model"), [("analyze-oscillation", Analysis), ("compare", Comparison)])
+@pytest.mark.parametrize(
+    ("name", "model"), [("analyze-oscillation", Analysis), ("compare", Comparison), ("failure", FailureDocument)]
+)
 def test_the_schema_in_the_docs_is_that_of_the_program(name: str, model: type[BaseModel]):
     written = json.loads((SCHEMAS / f"{name}.json").read_text())
     assert written == model.model_json_schema(mode="serialization"), "python docs/generate_schemas.py writes it"

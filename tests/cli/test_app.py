@@ -13,6 +13,7 @@ from typer.main import get_command
 from ofqctl import __version__
 from ofqctl.cli import models
 from ofqctl.cli.app import app, main
+from ofqctl.errors import DataError
 
 from .conftest import quantize_tiny
 
@@ -84,11 +85,45 @@ def test_wrong_usage_ends_with_2(ofqctl, arguments):
 
 
 def test_an_error_is_one_message_and_a_hint_on_stderr(ofqctl):
-    ended = ofqctl("recipe", "show", "ptq/mmse", "--json")
+    ended = ofqctl("recipe", "show", "ptq/mmse")
     assert ended.code == 1
     assert ended.out == ""
     assert "Traceback" not in ended.err
     assert ended.err.splitlines()[-1] == "hint: did you mean 'ptq/mse'?"
+
+
+def failing(error):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "code", "kind", "message", "hint"),
+    [
+        (
+            ("show", "ptq/mmse"),
+            None,
+            1,
+            "recipe",
+            "recipe 'ptq/mmse': no shipped recipe of this name, and no such file",
+            "did you mean 'ptq/mse'?",
+        ),
+        (("show",), None, 2, "usage", "Missing argument 'NAME|FILE'.", None),
+        (("ls", "--nosuch"), None, 2, "usage", "No such option: --nosuch", None),
+        (("ls",), ZeroDivisionError("oh"), 70, "bug", "ZeroDivisionError: oh", None),
+        (("ls",), KeyboardInterrupt(), 130, "interruption", "interrupted; nothing was written", None),
+        (("ls",), DataError("no images", hint="--data D"), 1, "data", "no images", "--data D"),
+    ],
+)
+def test_with_json_a_failure_is_one_document(ofqctl, monkeypatch, arguments, error, code, kind, message, hint):
+    if error is not None:
+        monkeypatch.setattr(models.Sink, "show", failing(error))
+    ended = ofqctl("recipe", *arguments, "--json")
+    assert ended.code == code
+    assert ended.json == {"format": 1, "error": {"kind": kind, "message": message, "hint": hint}}
+    assert message in " ".join(ended.err.split()) or kind == "usage"
 
 
 def test_debug_shows_the_traceback_of_an_error_too(ofqctl, monkeypatch):

@@ -15,7 +15,7 @@ from ofqctl.training import read_checkpoint_state
 
 SCRIPT = """
 import os, pickle, signal, sys, torch
-from ofqctl.cli.app import _failed
+from ofqctl.cli.failures import failed
 from ofqctl.errors import OfqctlError
 from ofqctl.jobs.train import train
 rank, dies = int(os.environ.get("RANK", "0")), int(sys.argv[3])
@@ -34,7 +34,7 @@ def step(row, total):
 try:
     train(request, on_step=step)
 except OfqctlError as error:
-    sys.exit(_failed(error))
+    sys.exit(failed(error, as_json=False))
 if rank == 0:
     pickle.dump(losses, open(sys.argv[2], "wb"))
 """
