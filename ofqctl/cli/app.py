@@ -16,6 +16,7 @@ from ofqctl.cli import (
     analyze_oscillation,
     bench,
     compare,
+    doctor,
     evaluate,
     export,
     importing,
@@ -67,6 +68,7 @@ app.command("analyze-oscillation", epilog=examples(*analyze_oscillation.EXAMPLES
     analyze_oscillation.analyze_oscillation
 )
 app.command("compare", epilog=examples(*compare.EXAMPLES))(compare.compare)
+app.command("doctor", epilog=examples(*doctor.EXAMPLES))(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bench.app, name="bench")
 

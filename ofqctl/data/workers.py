@@ -12,7 +12,7 @@ from ofqctl.errors import DataError
 _SHARED = Path("/dev/shm")
 _AHEAD = 2  # batches that each process makes ahead; DataLoader's own default
 _PATIENCE = 600  # seconds that one batch may take
-_REMEDY = "--workers 0, a smaller batch, or more shared memory (docker: `--shm-size 2g` or `--ipc host`)"
+MORE_SHARED_MEMORY = "--workers 0, a smaller batch, or more shared memory (docker: `--shm-size 2g` or `--ipc host`)"
 
 
 def load_batches(samples: Dataset[Any], *, workers: int, batch_bytes: int, **options: Any) -> Iterator[Any]:
@@ -36,17 +36,22 @@ def load_batches(samples: Dataset[Any], *, workers: int, batch_bytes: int, **opt
     except RuntimeError as error:
         if not str(error).startswith("DataLoader"):
             raise
-        raise DataError(f"--workers {workers}: {str(error).splitlines()[0]}", hint=_REMEDY) from error
+        raise DataError(f"--workers {workers}: {str(error).splitlines()[0]}", hint=MORE_SHARED_MEMORY) from error
+
+
+def free_shared_memory() -> int | None:
+    """Bytes through which processes can pass batches on; None where the system does not limit them by a disk."""
+    if not _SHARED.is_dir():
+        return None
+    disk = os.statvfs(_SHARED)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _check_shared_memory(workers: int, batch_bytes: int) -> None:
-    if not _SHARED.is_dir():
-        return
-    disk = os.statvfs(_SHARED)
-    free, needed = disk.f_bavail * disk.f_frsize, (workers * _AHEAD + 1) * batch_bytes
-    if free < needed:
+    free, needed = free_shared_memory(), (workers * _AHEAD + 1) * batch_bytes
+    if free is not None and free < needed:
         raise DataError(
             f"--workers {workers}: their batches need {needed / 1e6:.1f} MB of shared memory at a time; "
             f"{_SHARED} has {free / 1e6:.1f} MB free",
-            hint=_REMEDY,
+            hint=MORE_SHARED_MEMORY,
         )

@@ -5,8 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ofqctl.errors import ArtifactError, PackageError
+from ofqctl.errors import ArtifactError
 from ofqctl.files import replaced_file
+from ofqctl.packages import missing
 
 _INTEGERS = ("i8", "u8")
 
@@ -25,7 +26,7 @@ def package() -> Any:
     try:
         import openvino  # type: ignore[import-untyped]
     except ImportError as error:
-        raise PackageError("OpenVINO is not installed", hint="pip install openvino") from error
+        raise missing("openvino") from error
     return openvino
 
 

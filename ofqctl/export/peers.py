@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ofqctl.errors import PackageError
 from ofqctl.export import openvino
 from ofqctl.export.sealing import seal_again
 from ofqctl.export.tracing import INPUT, quietly
+from ofqctl.packages import missing
 
 Build = Callable[[Path, Path, list[Tensor]], Path]
 
@@ -84,7 +84,7 @@ def _nncf(source: Path, target: Path, images: list[Tensor]) -> Path:
     try:
         import nncf  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
-        raise PackageError("--against nncf: NNCF is not installed", hint="pip install nncf") from error
+        raise missing("nncf", "--against nncf") from error
     each = [image.numpy() for batch in images for image in torch.split(batch, 1)]
     model = nncf.quantize(
         openvino.core().read_model(source),

@@ -127,7 +127,7 @@ class TrainedRun:
             write_files(fresh, engine.trained, weights, config, self.results)
             if engine.tracker is not None:
                 save_file(engine.tracker.state_dict(), fresh / TRACKER_FILE)
-            (fresh / "summary.csv").write_text(_as_csv(engine.history), encoding="utf-8")
+            (fresh / "summary.csv").write_text(_as_csv(engine.history), encoding="utf-8", errors="backslashreplace")
             if self.replaces and following.is_file():
                 shutil.copyfile(following, fresh / TRAINING_STATE)  # it is lost neither way if the disk is full
         self.replaces = False

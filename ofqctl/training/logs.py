@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from ofqctl.errors import PackageError
+from ofqctl.packages import missing
 
 LogName = Literal["tensorboard", "wandb"]
 Add = Callable[[int, Mapping[str, float]], None]
@@ -56,9 +57,7 @@ def check_logs(names: Sequence[LogName]) -> None:
     """
     for name in names:
         if find_spec(name) is None:
-            raise PackageError(
-                f"--log {name}: the package {name} is not installed", hint="pip install 'ofqctl[logging]'"
-            )
+            raise missing(name, f"--log {name}")
     if "wandb" in names:
         import wandb
 

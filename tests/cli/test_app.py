@@ -184,3 +184,14 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(tmp_path):
 def test_without_arguments_the_help_is_shown(capsys):
     assert main([]) in (0, 2)
     assert "quantize" in "".join(capsys.readouterr())
+
+
+def test_the_doctor_shows_versions_the_machine_and_what_is_missing(ofqctl, monkeypatch):
+    monkeypatch.setattr("ofqctl.jobs.doctor.has_vnni", lambda: False)
+    ended = ofqctl("doctor")
+    assert ended.code == 0
+    shown = dict(line.split(None, 1) for line in ended.out.splitlines() if len(line.split()) > 1)
+    assert shown["ofqctl"] == __version__
+    assert "VNNI: no" in shown["CPU"]
+    assert "8 bits gain less speed" in shown["VNNI"]
+    assert ofqctl("doctor", "--json").json["machine"]["vnni"] is False

@@ -75,6 +75,17 @@ def test_a_state_without_a_moment_of_the_optimizer_is_refused(request_for):
         train(recorded_request(request.output))
 
 
+def test_a_name_that_is_not_unicode_ends_no_training(request_for):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(9))
+    state = torch.load(request.output / FILE, weights_only=True)
+    state["history"][0]["phase"] = "\ud800"
+    torch.save(state, request.output / FILE)
+    train(recorded_request(request.output))
+    assert "\\ud800" in (request.output / "summary.csv").read_text(encoding="utf-8")
+
+
 def test_what_differs_in_the_recipe_is_named_by_its_path(request_for):
     request = request_for(checkpoint_every=1)
     with pytest.raises(MemoryError):
