@@ -11,6 +11,7 @@ from ofqctl.artifact import WEIGHTS, ForeignConfigError, Run, is_run, load_run, 
 from ofqctl.data import LabelSpace, names_of
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.models import LoadedModel, ModelRequest, load_model
+from ofqctl.models.preprocessing import check_data_config
 
 if TYPE_CHECKING:
     from ofqctl.export import OnnxModel
@@ -155,6 +156,7 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
 
     Raises:
         ArtifactError: It cannot be loaded, or it does not say how images are preprocessed.
+        ModelError: ``normalization`` has values that images cannot be normalized by.
     """
     from ofqctl.export import OnnxModel
 
@@ -176,7 +178,10 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
         )
     mean, std = normalization
     config = {"input_size": model.size, "mean": mean, "std": std} | _COMMON_PREPARATION
-    model.data_config = config
+    try:
+        model.data_config = check_data_config(config)
+    except ValueError as fault:
+        raise ModelError(f"--mean, --std: {fault}") from fault
     notes = [
         f"{path}: does not say how images are preprocessed; assuming {config['interpolation']}, "
         f"crop {config['crop_pct']} ({config['crop_mode']}), and labels in the order of the data"

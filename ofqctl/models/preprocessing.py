@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ofqctl.documents import field_fault
 
 _Length = Annotated[int, Field(strict=True, ge=1, le=2**14)]
-_Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Scale = Annotated[float, Field(strict=True, gt=0.0, allow_inf_nan=False)]
+_Mean = Annotated[float, Field(strict=True, ge=-(2.0**16), le=2.0**16)]
+_Scale = Annotated[float, Field(strict=True, ge=2.0**-16, le=2.0**16)]  # pixels divided by it are finite in float32
 _Crop = Annotated[float, Field(strict=True, gt=0.0, le=8.0)]
 _Size = Annotated[list[_Length], Field(min_length=3, max_length=3)]
 _Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random"]
@@ -31,7 +31,7 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(extra="allow")
     input_size: _Size | None = None
     interpolation: _Interpolation | None = None
-    mean: list[_Finite] | None = None
+    mean: list[_Mean] | None = None
     std: list[_Scale] | None = None
     crop_pct: _Crop | None = None
     crop_mode: _CropMode | None = None
@@ -42,7 +42,7 @@ class DataConfig(Preprocessing):
 
     input_size: _Size
     interpolation: _Interpolation
-    mean: list[_Finite]
+    mean: list[_Mean]
     std: list[_Scale]
     crop_pct: _Crop
     crop_mode: _CropMode

@@ -86,7 +86,7 @@ def test_an_accepted_config_is_taken_as_it_is_from_then_on(run):
 def test_a_config_that_cannot_be_used_cannot_be_accepted(run):
     change(run, "data_config", "std", to=[0.0, 0.5, 0.5])
     before = (run / "config.json").read_bytes()
-    with pytest.raises(ArtifactError, match=r"data_config: std\.0: .* greater than 0"):
+    with pytest.raises(ArtifactError, match=r"data_config: std\.0: .* greater than or equal to "):
         sign_config(run)
     assert (run / "config.json").read_bytes() == before
 
@@ -105,6 +105,8 @@ def test_a_run_of_an_earlier_version_has_no_digest_and_loads_with_a_note(run):
 NOT_USABLE = [
     (("data_config",), {"input_size": [3, 32, 32]}, "data_config: interpolation"),
     (("data_config", "std"), [0.0, 0.5, 0.5], "data_config: std.0"),
+    (("data_config", "std"), [1e-300, 0.5, 0.5], "data_config: std.0"),
+    (("data_config", "mean"), [1e300, 0.5, 0.5], "data_config: mean.0"),
     (("data_config", "mean"), [None, 0.5, 0.5], "data_config: mean.0"),
     (("data_config", "mean"), [0.5], "1 values for 3 channels"),
     (("data_config", "input_size"), [3, 10**12, 32], "data_config: input_size.1"),

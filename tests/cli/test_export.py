@@ -205,6 +205,14 @@ def test_half_a_normalization_is_refused(ofqctl, options):
     assert "expected three numbers" in ended.err
 
 
+@pytest.mark.parametrize("std", ["1e-300,1,1", "nan,1,1"])
+def test_a_normalization_that_pixels_do_not_survive_is_refused(ofqctl, std):
+    foreign("other.onnx")
+    ended = ofqctl("evaluate", "other.onnx", "--data", "digits", "--mean", "0.5,0.5,0.5", "--std", std)
+    assert ended.code == 1
+    assert ended.err.splitlines()[-1].startswith("error: --mean, --std: std.0: ")
+
+
 def test_an_array_of_another_size_is_refused(ofqctl, file):
     np.save("a.npy", np.zeros((1, 3, 16, 16), np.float32))
     ended = ofqctl("predict", file, "--array", "a.npy")
