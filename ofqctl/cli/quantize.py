@@ -10,7 +10,7 @@ import typer
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_size, parse_widths
 from ofqctl.cli.output import Sink
-from ofqctl.cli.summary import next_commands, run_summary
+from ofqctl.cli.summary import next_commands, run_summary, training_hint
 from ofqctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def quantize(
         compiled=compiled,
     )
     with Sink(as_json=as_json) as sink:
-        sink.show(run(request, sink.progress), lambda result: _render(result, data, chosen=recipe is not None))
+        sink.show(run(request, sink.progress), lambda result: _render(result, model, data, chosen=recipe is not None))
 
 
 def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -> "Target | None":
@@ -171,7 +171,7 @@ def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -
     return Target(bits, size_bytes, parse_widths("--candidates", candidates, least=2), cost)
 
 
-def _render(result: dict[str, Any], data: str | None, *, chosen: bool) -> Iterator[Any]:
+def _render(result: dict[str, Any], model: str, data: str | None, *, chosen: bool) -> Iterator[Any]:
     yield from run_summary(result)
     if result["recipe"] == AT_8_BITS and not chosen:
         yield f"recipe    {AT_8_BITS} makes the fastest files; --recipe {WITH_IMAGES} takes minutes for more accuracy"
@@ -186,4 +186,5 @@ def _render(result: dict[str, Any], data: str | None, *, chosen: bool) -> Iterat
         spent = mixed["cost"]
         if spent["unit"] == "ms":
             yield f"products  {spent['spent']:.2f} ms of {spent['budget']:.2f} ms, one image, one thread"
+    yield from training_hint(result["bits"], model)
     yield from next_commands(Path(result["output"]), data)

@@ -11,6 +11,7 @@ from ofqctl.files import TRACKER_FILE
 
 _FLOAT_BITS = "32"
 _SHOWN_REASONS = 5
+_NEEDS_TRAINING = 3  # bits
 
 
 def run_summary(result: dict[str, Any]) -> Iterator[Table | str]:
@@ -62,6 +63,19 @@ def left_float_lines(left_float: list[dict[str, str]]) -> Iterator[str]:
         yield f"in float  and {len(reasons) - _SHOWN_REASONS} more reasons: `ofqctl inspect` lists all"
 
 
+def training_hint(bits: dict[str, Any], model: str) -> Iterator[str]:
+    """The command that trains a model at bit-widths at which calibration alone leaves little of its accuracy."""
+    widths = {part: bits[part] for part in ("weights", "activations")}
+    low = min(widths.values())
+    if low > _NEEDS_TRAINING:
+        return
+    shipped = max(low, 2)
+    sets = " ".join(f"{part}.bits={width}" for part, width in widths.items() if width != shipped)
+    yield f"accuracy  calibration alone leaves little of it at {low} bits; training brings it back:"
+    recipe = f"ofq/vit_w{shipped}a{shipped}" + (f" --set {sets}" if sets else "")
+    yield f"          ofqctl train {shlex.quote(model)} --recipe {recipe} --data DATA --val-data DATA"
+
+
 def next_commands(output: Path, data: str | None) -> Iterator[str]:
     """Suggestions for the next commands."""
     run = shlex.quote(str(output))
@@ -71,5 +85,6 @@ def next_commands(output: Path, data: str | None) -> Iterator[str]:
     yield f"  ofqctl inspect {run}"
     yield f"  ofqctl evaluate {run} --data {shlex.quote(data) if data else 'DATA'}"
     yield f"  ofqctl predict {run} IMAGE"
+    yield f"  ofqctl export {run} --onnx"
     if (output / TRACKER_FILE).is_file():
         yield f"  ofqctl analyze-oscillation {run} --html report.html"

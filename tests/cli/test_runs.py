@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ofqctl.cli.summary import training_hint
+
 from .conftest import QUICK, TINY, quantize_tiny
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -32,9 +34,25 @@ def test_quantize_ends_with_a_table_and_the_next_commands(ofqctl, tmp_path):
     assert ended.code == 0
     for words in ("weight bits", "top-1 accuracy", "images/s", "size", "Next:", "ofqctl evaluate 'out dir/a'"):
         assert words in ended.out
+    assert "ofqctl export 'out dir/a' --onnx" in ended.out
+    assert "ofqctl train" not in ended.out
     assert "calibrate 8/8" in ended.err
     assert "evaluate 360/360" in ended.err
     assert (tmp_path / "out dir" / "a" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("bits", "recipe"),
+    [
+        ((2, 2), "ofq/vit_w2a2"),
+        ((3, 8), "ofq/vit_w3a3 --set activations.bits=8"),
+        ((1, 2), "ofq/vit_w2a2 --set weights.bits=1"),
+    ],
+)
+def test_below_4_bits_the_command_that_brings_accuracy_back_is_told(bits, recipe):
+    hint = "\n".join(training_hint({"weights": bits[0], "activations": bits[1]}, "deit small"))
+    assert f"calibration alone leaves little of it at {min(bits)} bits" in hint
+    assert f"ofqctl train 'deit small' --recipe {recipe} --data DATA" in hint
 
 
 def test_calibration_images_are_not_those_that_are_measured_on(ofqctl):
