@@ -166,8 +166,9 @@ def _typed(values: dict[str, Any], path: Path) -> Checkpoint:
     if unknown:
         raise ArtifactError(f"{path}: has an unknown field {short(min(unknown, key=str))}")
     try:
-        for form, part in ((Checkpoint, values), (Position, values["position"]), (Meter, values["meter"])):
-            TypeAdapter(form).validate_python(part)
+        TypeAdapter(Checkpoint).validate_python(values)
+        position = TypeAdapter(Position).validate_python(values["position"])
+        meter = TypeAdapter(Meter).validate_python(values["meter"])
     except (ValidationError, LookupError) as fault:
         raise ArtifactError(f"{path}: {field_fault(fault)}") from fault
     if values["position"].keys() != asdict(Position()).keys() or min(values["position"].values()) < 0:
@@ -178,7 +179,7 @@ def _typed(values: dict[str, Any], path: Path) -> Checkpoint:
                 raise ArtifactError(f"{path}: {part}: {short(name)} is not a tensor")
             if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
                 raise ArtifactError(f"{path}: {part}: {name} has {bad} values that are NaN or infinite")
-    return Checkpoint(**values)
+    return Checkpoint(**values | {"position": asdict(position), "meter": asdict(meter)})
 
 
 def random_state() -> dict[str, Any]:

@@ -75,6 +75,16 @@ def test_a_state_without_a_moment_of_the_optimizer_is_refused(request_for):
         train(recorded_request(request.output))
 
 
+def test_a_number_of_steps_stays_an_integer(request_for):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(3))
+    state = torch.load(request.output / FILE, weights_only=True)
+    state["position"]["step"] = float(state["position"]["step"])
+    torch.save(state, request.output / FILE)
+    train(recorded_request(request.output))
+
+
 def test_a_name_that_is_not_unicode_ends_no_training(request_for):
     request = request_for(checkpoint_every=1)
     with pytest.raises(MemoryError):
