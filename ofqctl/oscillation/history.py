@@ -1,9 +1,12 @@
 """Figures of every weight over the whole training, in a table of bounded size."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from ofqctl.errors import ArtifactError
 
 ROWS = 256  # largest number of rows
 FIGURES = ("step", "oscillating", "flips")
@@ -45,9 +48,17 @@ class HistoryTable:
         return {"history_steps": torch.tensor(self.steps), "history": torch.stack(self.rows).cpu()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state` returned; a state without a table starts a new one."""
-        self.steps = state["history_steps"].tolist() if "history_steps" in state else []
-        self.rows = list(state["history"].unbind()) if self.steps else []
+        """Restore what :meth:`state` returned; a state without a table starts a new one.
+
+        Raises:
+            ArtifactError: The rows are not evenly spaced.
+        """
+        steps = state["history_steps"].tolist() if "history_steps" in state else []
+        rows = list(state["history"].unbind()) if steps else []
+        gaps = {after - before for before, after in pairwise(steps)}
+        if len(rows) != len(steps) or len(gaps) > 1 or min(gaps | set(steps[:1]), default=1) < 1:
+            raise ArtifactError("oscillation: the steps of the tracker's history are not evenly spaced")
+        self.steps, self.rows = steps, rows
 
     @property
     def _stride(self) -> int:

@@ -3,11 +3,11 @@
 import random
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from ofqctl.documents import checked, field_fault, fitting, short
@@ -19,6 +19,8 @@ from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_
 
 FILE = TRAINING_STATE
 VERSION = 2
+
+_Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 @dataclass
@@ -34,12 +36,12 @@ class Position:
         total_steps: Number of optimizer steps done, over all phases.
     """
 
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    phase_step: int = 0
-    total_epochs: int = 0
-    total_steps: int = 0
+    phase: _Count = 0
+    epoch: _Count = 0
+    step: _Count = 0
+    phase_step: _Count = 0
+    total_epochs: _Count = 0
+    total_steps: _Count = 0
 
 
 @dataclass
@@ -55,9 +57,9 @@ class Meter:
     """
 
     loss: float = 0.0
-    correct: int = 0
-    images: int = 0
-    steps: int = 0
+    correct: _Count = 0
+    images: _Count = 0
+    steps: _Count = 0
     seconds: float = 0.0
 
 
@@ -171,7 +173,7 @@ def _typed(values: dict[str, Any], path: Path) -> Checkpoint:
         meter = TypeAdapter(Meter).validate_python(values["meter"])
     except (ValidationError, LookupError) as fault:
         raise ArtifactError(f"{path}: {field_fault(fault)}") from fault
-    if values["position"].keys() != asdict(Position()).keys() or min(values["position"].values()) < 0:
+    if values["position"].keys() != asdict(Position()).keys():
         raise ArtifactError(f"{path}: position: {short(values['position'])}; allowed: a number from 0 for each field")
     for part in ("model", "ema"):
         for name, tensor in (values[part] or {}).items():

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ofqctl.errors import ArtifactError
 from ofqctl.layers import weight_sites
 from ofqctl.oscillation import OscillationTracker, history
 from ofqctl.oscillation.history import HistoryTable
@@ -104,3 +105,10 @@ def test_a_row_has_the_mean_step_the_oscillating_share_and_the_flips_of_every_pa
 )
 def test_roles_follow_from_names(module, rows, roles):
     assert roles_of(module, rows) == roles
+
+
+@pytest.mark.parametrize("steps", [[True, True], [1, 2, 4], [2, 1], [0, 1], [1]])
+def test_a_table_whose_steps_were_changed_is_refused(steps):
+    state = recorded(2).state() | {"history_steps": torch.tensor(steps)}
+    with pytest.raises(ArtifactError, match="not evenly spaced"):
+        HistoryTable().restore(state)

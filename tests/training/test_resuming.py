@@ -85,6 +85,20 @@ def test_a_number_of_steps_stays_an_integer(request_for):
     train(recorded_request(request.output))
 
 
+@pytest.mark.parametrize("part", ["position.step", "meter.images"])
+@pytest.mark.parametrize("number", [-1, 10**39])
+def test_a_count_that_no_training_reaches_is_refused(request_for, part, number):
+    request = request_for(checkpoint_every=1)
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(3))
+    state = torch.load(request.output / FILE, weights_only=True)
+    outer, inner = part.split(".")
+    state[outer][inner] = number
+    torch.save(state, request.output / FILE)
+    with pytest.raises(ArtifactError, match=rf"last\.pt: {inner}: "):
+        train(recorded_request(request.output))
+
+
 def test_a_name_that_is_not_unicode_ends_no_training(request_for):
     request = request_for(checkpoint_every=1)
     with pytest.raises(MemoryError):
