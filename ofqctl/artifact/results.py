@@ -12,6 +12,7 @@ from ofqctl.files import located
 
 RESULTS = "results.json"
 _DIGEST = "sha256"  # key of the digest in the file
+_DIGESTED = "digested"  # key that says there is one, so that damage to the other key is no file of an earlier version
 
 
 class _Part(BaseModel):
@@ -54,7 +55,7 @@ class _Results(_Part):
 
 def results_text(results: dict[str, Any]) -> str:
     """The text of ``results.json``, with a digest of what it says; numbers that are not finite are null."""
-    values = parse_json(json.dumps(results), RESULTS)
+    values = parse_json(json.dumps(results), RESULTS) | {_DIGESTED: True}
     return json.dumps({**values, _DIGEST: digest_of(values)}, indent=1) + "\n"
 
 
@@ -68,6 +69,8 @@ def read_results(directory: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         checked(_Results, values, str(path))
     except ArtifactError as error:
         return {}, (f"{error}; its figures are left out",)
-    if values.pop(_DIGEST, None) not in (None, digest_of(values)):
+    said = values.pop(_DIGEST, None)
+    if said != digest_of(values) and (said is not None or _DIGESTED in values):
         return {}, (f"{path}: changed after it was written; its figures are left out",)
+    values.pop(_DIGESTED, None)
     return values, ()

@@ -219,6 +219,17 @@ def test_figures_that_were_changed_by_hand_are_left_out(run):
     )
 
 
+def test_no_flipped_bit_changes_a_figure_without_a_word(run):
+    path = run / "results.json"
+    content, whole = path.read_bytes(), read_results(run)
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        results, notes = read_results(run)
+        assert (results, notes) == whole or (results == {} and "its figures are left out" in notes[0]), bit
+
+
 def test_results_without_a_digest_are_those_of_an_earlier_version(run):
     (run / "results.json").write_text('{"seed": 3, "loss": NaN}')
     assert read_results(run) == ({"seed": 3, "loss": None}, ())
