@@ -45,7 +45,7 @@ def test_what_quantize_returns_is_what_lies_in_the_run(tmp_path):
     told = []
     result = quantize(quick(output=tmp_path / "run"), lambda *step: told.append(step))
     written = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert len(written.pop("sha256")) == 64
+    assert len(written.pop("sha256")) == 64 and written.pop("digested") is True
     assert {"output": str(tmp_path / "run")} | written == result
     assert inspect(InspectRequest(tmp_path / "run"))["results"] == written
     assert told[0] == ("load the model", 0, None)
