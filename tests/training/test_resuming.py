@@ -1,7 +1,7 @@
 """Going on with a run: what it remembers of what it was asked, and what is refused."""
 
 import shutil
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,16 @@ def stop_at(step):
             raise MemoryError
 
     return stop
+
+
+@contextmanager
+def changed_state(request, step=3):
+    """The content of ``last.pt`` of a training that stopped at a step, to be changed in the block."""
+    with pytest.raises(MemoryError):
+        train(request, on_step=stop_at(step))
+    state = torch.load(request.output / FILE, weights_only=True)
+    yield state
+    torch.save(state, request.output / FILE)
 
 
 def test_a_run_alone_says_how_it_goes_on(request_for, folder):
@@ -66,22 +76,16 @@ def test_what_would_change_the_result_is_refused(request_for, change, told):
 
 def test_a_state_without_a_moment_of_the_optimizer_is_refused(request_for):
     request = request_for(checkpoint_every=1)
-    with pytest.raises(MemoryError):
-        train(request, on_step=stop_at(3))
-    state = torch.load(request.output / FILE, weights_only=True)
-    del state["optimizer"]["state"][0]["exp_avg"]
-    torch.save(state, request.output / FILE)
+    with changed_state(request) as state:
+        del state["optimizer"]["state"][0]["exp_avg"]
     with pytest.raises(ArtifactError, match=r"^last\.pt: the optimizer's state of a parameter lacks 'exp_avg'$"):
         train(recorded_request(request.output))
 
 
 def test_a_number_of_steps_stays_an_integer(request_for):
     request = request_for(checkpoint_every=1)
-    with pytest.raises(MemoryError):
-        train(request, on_step=stop_at(3))
-    state = torch.load(request.output / FILE, weights_only=True)
-    state["position"]["step"] = float(state["position"]["step"])
-    torch.save(state, request.output / FILE)
+    with changed_state(request) as state:
+        state["position"]["step"] = float(state["position"]["step"])
     train(recorded_request(request.output))
 
 
@@ -89,23 +93,17 @@ def test_a_number_of_steps_stays_an_integer(request_for):
 @pytest.mark.parametrize("number", [-1, 10**39])
 def test_a_count_that_no_training_reaches_is_refused(request_for, part, number):
     request = request_for(checkpoint_every=1)
-    with pytest.raises(MemoryError):
-        train(request, on_step=stop_at(3))
-    state = torch.load(request.output / FILE, weights_only=True)
     outer, inner = part.split(".")
-    state[outer][inner] = number
-    torch.save(state, request.output / FILE)
+    with changed_state(request) as state:
+        state[outer][inner] = number
     with pytest.raises(ArtifactError, match=rf"last\.pt: {inner}: "):
         train(recorded_request(request.output))
 
 
 def test_a_name_that_is_not_unicode_ends_no_training(request_for):
     request = request_for(checkpoint_every=1)
-    with pytest.raises(MemoryError):
-        train(request, on_step=stop_at(9))
-    state = torch.load(request.output / FILE, weights_only=True)
-    state["history"][0]["phase"] = "\ud800"
-    torch.save(state, request.output / FILE)
+    with changed_state(request, step=9) as state:
+        state["history"][0]["phase"] = "\ud800"
     train(recorded_request(request.output))
     assert "\\ud800" in (request.output / "summary.csv").read_text(encoding="utf-8")
 
