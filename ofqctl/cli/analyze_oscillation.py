@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ofqctl.cli import options
+from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
 from ofqctl.cli.printing import tell
 
@@ -17,7 +18,37 @@ EXAMPLES = (
     "ofqctl analyze-oscillation runs/deit_tiny-w2a2 --max-oscillating 2 --max-flip-rate 0.0005 --json",
 )
 
-_GATES = "Gates"
+
+@group("Data")
+class _Data:
+    data: str | None = option("DATA", "Labelled training images, for live steps.")
+    steps: int | None = option(
+        "N", "Optimizer steps to take from the last checkpoint; by default 30. They are not saved.", min=1
+    )
+
+
+@group("Output")
+class _Output:
+    layers: str = option("PATTERN", "Shell-style pattern of module names.", default="*")
+    top: int = option("K", "Number of layers, channels and weights to show.", default=5, min=1)
+    html: Path | None = option("FILE", "Write an HTML report: one self-contained file.")
+
+
+@group("Options")
+class _File:
+    wbits: int | None = option(
+        "N", "Bits of the weights of an OFQ .pth.tar; by default those in its name.", min=2, max=8
+    )
+
+
+@group("Gates")
+class _Gates:
+    max_oscillating: float | None = option(
+        "PCT", "Exit with 1 if more than this percentage of the weights of any layer oscillates.", min=0.0, max=100.0
+    )
+    max_flip_rate: float | None = option(
+        "R", "Exit with 1 if a larger share (0 to 1) of the codes of any layer flips in a step.", min=0.0, max=1.0
+    )
 
 
 def analyze_oscillation(
@@ -29,66 +60,14 @@ def analyze_oscillation(
             show_default=False,
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(help="Labelled training images, for live steps.", metavar="DATA", rich_help_panel="Data"),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Optimizer steps to take from the last checkpoint; by default 30. They are not saved.",
-            metavar="N",
-            min=1,
-            rich_help_panel="Data",
-        ),
-    ] = None,
-    split: options.Split = None,
-    image_column: options.ImageColumn = None,
-    label_column: options.LabelColumn = None,
-    class_map: options.ClassMap = None,
-    layers: Annotated[
-        str,
-        typer.Option(help="Shell-style pattern of module names.", metavar="PATTERN", rich_help_panel="Output"),
-    ] = "*",
-    top: Annotated[
-        int,
-        typer.Option(
-            help="Number of layers, channels and weights to show.", metavar="K", min=1, rich_help_panel="Output"
-        ),
-    ] = 5,
-    wbits: Annotated[
-        int | None,
-        typer.Option(
-            help="Bits of the weights of an OFQ .pth.tar; by default those in its name.", metavar="N", min=2, max=8
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write an HTML report: one self-contained file.", metavar="FILE", rich_help_panel="Output"),
-    ] = None,
+    *,
+    data: _Data,
+    reading: options.DataOptions,
+    output: _Output,
+    file: _File,
     as_json: options.Json = False,
-    max_oscillating: Annotated[
-        float | None,
-        typer.Option(
-            help="Exit with 1 if more than this percentage of the weights of any layer oscillates.",
-            metavar="PCT",
-            min=0.0,
-            max=100.0,
-            rich_help_panel=_GATES,
-        ),
-    ] = None,
-    max_flip_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Exit with 1 if a larger share (0 to 1) of the codes of any layer flips in a step.",
-            metavar="R",
-            min=0.0,
-            max=1.0,
-            rich_help_panel=_GATES,
-        ),
-    ] = None,
-    device: options.Device = "auto",
-    workers: options.Workers = 0,
+    gates: _Gates,
+    execution: options.ExecutionOptions,
     seed: options.Seed = 0,
 ) -> None:
     """Show whether, where and why weights oscillate, and how to stop it."""
@@ -97,18 +76,18 @@ def analyze_oscillation(
     from ofqctl.jobs.analyze import AnalyzeRequest, analyze
     from ofqctl.training import Interrupted
 
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "class_map": class_map}
+    limit, top, html = gates.max_oscillating, output.top, output.html
     request = AnalyzeRequest(
         sources=sources,
-        data=None if data is None else options.data_spec(data, split=split, **columns, streaming=False),
-        steps=steps,
-        selection=Selection(layers, top),
-        wbits=wbits,
+        data=None if data.data is None else reading.labelled(data.data),
+        steps=data.steps,
+        selection=Selection(output.layers, top),
+        wbits=file.wbits,
         html=html,
-        max_oscillating=None if max_oscillating is None else max_oscillating / 100.0,
-        max_flip_rate=max_flip_rate,
-        device=device,
-        workers=workers,
+        max_oscillating=None if limit is None else limit / 100.0,
+        max_flip_rate=gates.max_flip_rate,
+        device=execution.device,
+        workers=execution.workers,
         seed=seed,
     )
     with Sink(as_json=as_json) as sink:

@@ -29,7 +29,7 @@ from ofqctl.cli import (
     train,
 )
 from ofqctl.cli.arguments import spread
-from ofqctl.cli.examples import examples
+from ofqctl.cli.commands import command, examples
 from ofqctl.cli.printing import finish, prepare_streams, say
 
 
@@ -55,20 +55,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quantize", epilog=examples(*quantize.EXAMPLES))(quantize.quantize)
-app.command("train", epilog=examples(*train.EXAMPLES))(train.train)
-app.command("evaluate", epilog=examples(*evaluate.EXAMPLES))(evaluate.evaluate)
-app.command("predict", epilog=examples(*predict.EXAMPLES))(predict.predict)
-app.command("inspect", epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
-app.command("export", epilog=examples(*export.EXAMPLES))(export.export)
-app.command("models", epilog=examples(*models.EXAMPLES))(models.models)
-app.command("sensitivity", epilog=examples(*sensitivity.EXAMPLES))(sensitivity.sensitivity)
-app.command("import", epilog=examples(*importing.EXAMPLES))(importing.import_)
-app.command("analyze-oscillation", epilog=examples(*analyze_oscillation.EXAMPLES))(
-    analyze_oscillation.analyze_oscillation
-)
-app.command("compare", epilog=examples(*compare.EXAMPLES))(compare.compare)
-app.command("doctor", epilog=examples(*doctor.EXAMPLES))(doctor.doctor)
+command(app, "quantize", *quantize.EXAMPLES)(quantize.quantize)
+command(app, "train", *train.EXAMPLES)(train.train)
+command(app, "evaluate", *evaluate.EXAMPLES)(evaluate.evaluate)
+command(app, "predict", *predict.EXAMPLES)(predict.predict)
+command(app, "inspect", *inspect.EXAMPLES)(inspect.inspect)
+command(app, "export", *export.EXAMPLES)(export.export)
+command(app, "models", *models.EXAMPLES)(models.models)
+command(app, "sensitivity", *sensitivity.EXAMPLES)(sensitivity.sensitivity)
+command(app, "import", *importing.EXAMPLES)(importing.import_)
+command(app, "analyze-oscillation", *analyze_oscillation.EXAMPLES)(analyze_oscillation.analyze_oscillation)
+command(app, "compare", *compare.EXAMPLES)(compare.compare)
+command(app, "doctor", *doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bench.app, name="bench")
 

@@ -8,7 +8,8 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_counts
-from ofqctl.cli.examples import examples
+from ofqctl.cli.commands import command
+from ofqctl.cli.groups import flag, group, option
 from ofqctl.cli.output import Sink, Table, megabytes
 
 EXAMPLES = (
@@ -19,72 +20,51 @@ EXAMPLES = (
 app = typer.Typer(no_args_is_help=True, help="Measure what quantization costs.")
 
 
-@app.command("step", epilog=examples(*EXAMPLES))
+@group("Recipe")
+class _Recipe:
+    recipe: str = option(
+        "NAME|FILE", "Name of a recipe (see `ofqctl recipe ls`), or a YAML file.", default="ofq/vit_w2a2"
+    )
+    wbits: str | None = option("N", "Bits of the weights, 1-8.")
+    abits: str | None = option("N", "Bits of the activations, 1-8.")
+
+
+@group("Execution")
+class _StepExecution:
+    device: options.Device = option("auto|cpu|cuda|mps", "Device to compute on.", default="auto")
+    batch_size: int = option("N", "Images in one optimizer step.", default=16, min=1)
+    amp: Literal["bf16"] | None = option("bf16", "Autocast of the forward pass.")
+    steps: int = option("N", "Number of timed optimizer steps of each model.", default=10, min=1)
+    no_fused: bool = flag("Do not compile the quantizers' functions.", "--no-fused")
+
+
+@command(app, "step", *EXAMPLES)
 def step(
     model: options.FloatModel,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="Name of a recipe (see `ofqctl recipe ls`), or a YAML file.",
-            metavar="NAME|FILE",
-            rich_help_panel="Recipe",
-        ),
-    ] = "ofq/vit_w2a2",
-    wbits: Annotated[
-        str | None, typer.Option(help="Bits of the weights, 1-8.", metavar="N", rich_help_panel="Recipe")
-    ] = None,
-    abits: Annotated[
-        str | None, typer.Option(help="Bits of the activations, 1-8.", metavar="N", rich_help_panel="Recipe")
-    ] = None,
-    assignments: options.Assignments = None,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
+    *,
+    recipe: _Recipe,
+    settings: options.RecipeOptions,
+    architecture: options.ArchitectureOptions,
     as_json: options.Json = False,
-    device: options.Device = "auto",
-    batch_size: Annotated[
-        int, typer.Option(help="Images in one optimizer step.", metavar="N", min=1, rich_help_panel="Execution")
-    ] = 16,
-    amp: Annotated[
-        Literal["bf16"] | None,
-        typer.Option(help="Autocast of the forward pass.", metavar="bf16", rich_help_panel="Execution"),
-    ] = None,
-    steps: Annotated[
-        int,
-        typer.Option(
-            help="Number of timed optimizer steps of each model.", metavar="N", min=1, rich_help_panel="Execution"
-        ),
-    ] = 10,
-    no_fused: Annotated[
-        bool,
-        typer.Option("--no-fused", help="Do not compile the quantizers' functions.", rich_help_panel="Execution"),
-    ] = False,
+    execution: _StepExecution,
     seed: options.Seed = 0,
 ) -> None:
     """Time an optimizer step in float, quantized, and quantized with the tracker, with random weights."""
     from ofqctl.recipe import catalogue
 
-    shorthand = (("weights.bits", wbits), ("activations.bits", abits))
-    changes = [f"{path}={value}" for path, value in shorthand if value is not None]
-    resolved = catalogue.load(recipe, [*changes, *(assignments or [])])
+    changes = settings.changes(("weights.bits", recipe.wbits), ("activations.bits", recipe.abits))
+    resolved = catalogue.load(recipe.recipe, changes)
 
     from ofqctl.jobs.bench_step import BenchStepRequest, bench_step
 
     request = BenchStepRequest(
-        model=options.model_request(
-            model,
-            checkpoint=None,
-            no_pretrained=True,
-            num_classes=num_classes,
-            img_size=img_size,
-            model_kwargs=model_kwargs,
-        ),
+        model=architecture.request(model),
         recipe=resolved,
-        batch_size=batch_size,
-        device=device,
-        bf16=amp == "bf16",
-        steps=steps,
-        fused=not no_fused,
+        batch_size=execution.batch_size,
+        device=execution.device,
+        bf16=execution.amp == "bf16",
+        steps=execution.steps,
+        fused=not execution.no_fused,
         seed=seed,
     )
     with Sink(as_json=as_json) as sink:
@@ -122,65 +102,55 @@ INFER_EXAMPLES = (
 )
 
 
-@app.command("infer", epilog=examples(*INFER_EXAMPLES))
+@group("Comparison")
+class _Comparison:
+    against: list[str] | None = option(
+        "FILE|RUN|float|PEER",
+        "Another file or run; `float`, the float model of the same architecture; or what another program "
+        "makes of it: `ort-dynamic`, `ort-static` (percentiles), `nncf` (transformer preset). May be repeated.",
+    )
+    calib_data: str | None = option(
+        "DATA", "Calibration images for `ort-static` and `nncf`, 128 of them; by default synthetic images."
+    )
+
+
+@group("Execution")
+class _InferExecution:
+    runtime: Literal["onnxruntime", "openvino"] = option(
+        "onnxruntime|openvino", "What runs the files.", default="onnxruntime"
+    )
+    threads: int = option("N", "Number of threads of the runtime.", default=1, min=1)
+    batch_size: str = option("N,N", "Images in one pass, or several numbers.", default="1")
+    runs: int = option("N", "Timed passes.", default=30, min=1)
+    profile: bool = flag("Also show the time by kind of operator.", "--profile")
+
+
+@command(app, "infer", *INFER_EXAMPLES)
 def infer(
     model: Annotated[
         Path,
         typer.Argument(metavar="FILE|RUN", help="ONNX file, or a run directory.", show_default=False),
     ],
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another file or run; `float`, the float model of the same architecture; or what another program "
-            "makes of it: `ort-dynamic`, `ort-static` (percentiles), `nncf` (transformer preset). May be repeated.",
-            metavar="FILE|RUN|float|PEER",
-            rich_help_panel="Comparison",
-        ),
-    ] = None,
-    runtime: Annotated[
-        Literal["onnxruntime", "openvino"],
-        typer.Option(help="What runs the files.", metavar="onnxruntime|openvino", rich_help_panel="Execution"),
-    ] = "onnxruntime",
-    threads: Annotated[
-        int, typer.Option(help="Number of threads of the runtime.", metavar="N", min=1, rich_help_panel="Execution")
-    ] = 1,
-    batch_size: Annotated[
-        str,
-        typer.Option(help="Images in one pass, or several numbers.", metavar="N,N", rich_help_panel="Execution"),
-    ] = "1",
-    runs: Annotated[int, typer.Option(help="Timed passes.", metavar="N", min=1, rich_help_panel="Execution")] = 30,
-    profile: Annotated[
-        bool,
-        typer.Option("--profile", help="Also show the time by kind of operator.", rich_help_panel="Execution"),
-    ] = False,
+    *,
+    comparison: _Comparison,
+    execution: _InferExecution,
     data: options.Data = None,
-    split: options.Split = None,
-    class_map: options.ClassMap = None,
-    calib_data: Annotated[
-        str | None,
-        typer.Option(
-            help="Calibration images for `ort-static` and `nncf`, 128 of them; by default synthetic images.",
-            metavar="DATA",
-            rich_help_panel="Comparison",
-        ),
-    ] = None,
+    reading: options.DataOptions,
     as_json: options.Json = False,
 ) -> None:
     """Compare latency, load time, memory, size and accuracy of files on the CPU, in turns in one process."""
-    from ofqctl.data import DataSpec
     from ofqctl.jobs.bench_infer import BenchInferRequest, bench_infer
 
-    columns: dict[str, Any] = {"image_column": None, "label_column": None, "class_map": class_map, "streaming": False}
     request = BenchInferRequest(
         model,
-        tuple(against or ()),
-        runtime,
-        threads,
-        parse_counts("--batch-size", batch_size),
-        runs,
-        None if data is None else options.data_spec(data, split=split, **columns),
-        None if calib_data is None else DataSpec(calib_data),
-        profile,
+        tuple(comparison.against or ()),
+        execution.runtime,
+        execution.threads,
+        parse_counts("--batch-size", execution.batch_size),
+        execution.runs,
+        reading.labelled(data) if data else None,
+        reading.images(comparison.calib_data, None) if comparison.calib_data else None,
+        execution.profile,
     )
     with Sink(as_json=as_json) as sink:
         sink.show(bench_infer(request, sink.progress), _render_infer)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ofqctl.cli import options
+from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table, megabytes
 
 EXAMPLES = (
@@ -15,21 +16,25 @@ EXAMPLES = (
 )
 
 
+@group("Output")
+class _Output:
+    html: Path | None = option("FILE", "Write an HTML page: one self-contained file.")
+
+
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(metavar="RUN ...", help="Run directories, written by any command.", show_default=False),
     ],
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write an HTML page: one self-contained file.", metavar="FILE", rich_help_panel="Output"),
-    ] = None,
+    *,
+    output: _Output,
     as_json: options.Json = False,
 ) -> None:
     """Compare runs side by side: bits, size, accuracy, oscillation and training time."""
     from ofqctl.jobs.compare import CompareRequest
     from ofqctl.jobs.compare import compare as run
 
+    html = output.html
     with Sink(as_json=as_json) as sink:
         sink.show(run(CompareRequest(runs, html)).model_dump(mode="json"), lambda shown: _render(shown, html))
 

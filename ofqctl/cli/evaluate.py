@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ofqctl.cli import options
+from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
 
 EXAMPLES = (
@@ -14,39 +15,35 @@ EXAMPLES = (
 )
 
 
+@group("Data")
+class _Data:
+    data: str = option(
+        "DATA", "Labelled images: folder with a subfolder per class, parquet folder, hfds/NAME or digits.", default=...
+    )
+    limit: int | None = option("N", "Number of images to use, drawn at random from all.", min=1)
+
+
 def evaluate(
     model: options.AnyModel,
-    data: options.RequiredData,
-    split: options.Split = None,
-    image_column: options.ImageColumn = None,
-    label_column: options.LabelColumn = None,
-    class_map: options.ClassMap = None,
-    streaming: options.Streaming = False,
-    limit: options.Limit = None,
-    checkpoint: options.Checkpoint = None,
-    no_pretrained: options.NoPretrained = False,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
+    *,
+    images: _Data,
+    reading: options.StreamedDataOptions,
+    subject: options.SubjectOptions,
     as_json: options.Json = False,
-    device: options.Device = "auto",
-    batch_size: options.BatchSize = 64,
-    workers: options.Workers = 0,
+    execution: options.BatchedOptions,
 ) -> None:
     """Measure accuracy, loss and speed of a run directory, an ONNX file or a float model."""
     from ofqctl.jobs.evaluate import EvaluateRequest
     from ofqctl.jobs.evaluate import evaluate as run
 
     request = EvaluateRequest(
-        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
-        data=options.data_spec(data, split, image_column, label_column, class_map, streaming),
-        limit=limit,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        normalization=options.normalization(mean, std),
+        model=subject.request(model),
+        data=reading.labelled(images.data),
+        limit=images.limit,
+        device=execution.device,
+        batch_size=execution.batch_size,
+        workers=execution.workers,
+        normalization=subject.normalization(),
     )
     with Sink(as_json=as_json) as sink:
         sink.show(run(request, sink.progress), _render)

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from ofqctl.cli import options
+from ofqctl.cli.groups import flag, group, option
 from ofqctl.cli.output import Sink, Table, megabytes
 from ofqctl.errors import ArtifactError
 
@@ -19,132 +18,89 @@ EXAMPLES = (
 
 Target = Literal["onnxruntime", "openvino", "portable"]
 _FORMER: dict[str, Target] = {"integer": "onnxruntime", "qdq": "portable"}
-_WHAT, _CHECK = "What to write", "Verification"
+
+
+@group("What to write")
+class _What:
+    onnx: bool = flag("Write a verified ONNX file.", "--onnx")
+    safetensors: bool = flag("Write the packed weights and their description.", "--safetensors")
+    target: Target | None = option(
+        "onnxruntime|openvino|portable",
+        "What runs the file: `onnxruntime` (default) has its operators; `portable` has those of the standard "
+        "alone, which compilers recognize; `openvino` is verified there, and may be its IR (--output FILE.xml).",
+    )
+    style: Literal["integer", "qdq"] | None = option(
+        "integer|qdq", "Former names: `integer` is --target onnxruntime, `qdq` is --target portable."
+    )
+    layout: Literal["ofqctl", "compressed-tensors"] = option(
+        "ofqctl|compressed-tensors",
+        "Layout of --safetensors: one self-describing file, or a folder for other programs.",
+        default="ofqctl",
+    )
+    batch: str = option(
+        "dynamic|N", "Batch size of the file: `dynamic` for any number of images, or exactly N.", default="dynamic"
+    )
+    with_preprocess: bool = flag(
+        "Make the file take pixels, uint8 (B, 3, H, W) RGB, and normalize them itself.", "--with-preprocess"
+    )
+
+
+@group("Verification")
+class _Check:
+    verify_data: str | None = option("DATA", "Images to verify the file on; by default synthetic images.")
+    verify_images: int = option("N", "Number of images for the end-to-end comparison.", default=64, min=1)
+    strict: bool = flag("Fail if a runtime computes a layer in float.", "--strict")
+
+
+@group("Output")
+class _Output:
+    output: Path | None = option("FILE", "File to write; by default in the run directory.")
+    overwrite: bool = flag("Replace existing output.", "--overwrite")
 
 
 def export(
     model: options.AnyModel,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write a verified ONNX file.", rich_help_panel=_WHAT)] = False,
-    safetensors: Annotated[
-        bool,
-        typer.Option("--safetensors", help="Write the packed weights and their description.", rich_help_panel=_WHAT),
-    ] = False,
-    target: Annotated[
-        Target | None,
-        typer.Option(
-            help="What runs the file: `onnxruntime` (default) has its operators; `portable` has those of the standard "
-            "alone, which compilers recognize; `openvino` is verified there, and may be its IR (--output FILE.xml).",
-            metavar="onnxruntime|openvino|portable",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    style: Annotated[
-        Literal["integer", "qdq"] | None,
-        typer.Option(
-            help="Former names: `integer` is --target onnxruntime, `qdq` is --target portable.",
-            metavar="integer|qdq",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    layout: Annotated[
-        Literal["ofqctl", "compressed-tensors"],
-        typer.Option(
-            help="Layout of --safetensors: one self-describing file, or a folder for other programs.",
-            metavar="ofqctl|compressed-tensors",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "ofqctl",
-    batch: Annotated[
-        str,
-        typer.Option(
-            help="Batch size of the file: `dynamic` for any number of images, or exactly N.",
-            metavar="dynamic|N",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "dynamic",
-    with_preprocess: Annotated[
-        bool,
-        typer.Option(
-            "--with-preprocess",
-            help="Make the file take pixels, uint8 (B, 3, H, W) RGB, and normalize them itself.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = False,
-    verify_data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images to verify the file on; by default synthetic images.", metavar="DATA", rich_help_panel=_CHECK
-        ),
-    ] = None,
-    verify_images: Annotated[
-        int,
-        typer.Option(
-            help="Number of images for the end-to-end comparison.", metavar="N", min=1, rich_help_panel=_CHECK
-        ),
-    ] = 64,
-    split: options.Split = None,
-    class_map: options.ClassMap = None,
-    checkpoint: options.Checkpoint = None,
-    no_pretrained: options.NoPretrained = False,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="File to write; by default in the run directory.", metavar="FILE", rich_help_panel="Output"),
-    ] = None,
-    overwrite: options.Overwrite = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Fail if a runtime computes a layer in float.", rich_help_panel=_CHECK),
-    ] = False,
+    *,
+    what: _What,
+    check: _Check,
+    reading: options.DataOptions,
+    weights: options.ModelOptions,
+    output: _Output,
     as_json: options.Json = False,
     workers: options.Workers = 0,
 ) -> None:
     """Write a run as an ONNX file that is verified against torch, or as packed safetensors."""
-    if onnx == safetensors:
+    if what.onnx == what.safetensors:
         raise ArtifactError(
-            f"export: {'both' if onnx else 'neither'} of --onnx and --safetensors; exactly one of them is needed",
+            f"export: {'both' if what.onnx else 'neither'} of --onnx and --safetensors; exactly one of them is needed",
             hint=f"ofqctl export {model} --onnx",
         )
-    if safetensors:
-        _export_safetensors(Path(model), layout, output, overwrite=overwrite, as_json=as_json)
+    if what.safetensors:
+        _export_safetensors(Path(model), what.layout, output, as_json=as_json)
         return
 
     from ofqctl.jobs.export import ExportRequest, export_onnx
 
     request = ExportRequest(
-        model=options.model_request(
-            model,
-            checkpoint=checkpoint,
-            no_pretrained=no_pretrained,
-            num_classes=num_classes,
-            img_size=img_size,
-            model_kwargs=model_kwargs,
-        ),
-        target=_target(target, style),
-        output=output,
-        batch=_batch(batch),
-        pixels=with_preprocess,
-        data=None
-        if verify_data is None
-        else options.data_spec(
-            verify_data, split=split, image_column=None, label_column=None, class_map=class_map, streaming=False
-        ),
-        images=verify_images,
-        overwrite=overwrite,
+        model=weights.request(model),
+        target=_target(what.target, what.style),
+        output=output.output,
+        batch=_batch(what.batch),
+        pixels=what.with_preprocess,
+        data=None if check.verify_data is None else reading.labelled(check.verify_data),
+        images=check.verify_images,
+        overwrite=output.overwrite,
         workers=workers,
-        strict=strict,
+        strict=check.strict,
     )
     with Sink(as_json=as_json) as sink:
         sink.show(export_onnx(request, sink.progress), _render)
 
 
-def _export_safetensors(run: Path, layout: str, output: Path | None, *, overwrite: bool, as_json: bool) -> None:
+def _export_safetensors(run: Path, layout: str, output: _Output, *, as_json: bool) -> None:
     from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors
 
-    request = SafetensorsRequest(run, layout, output, overwrite)  # type: ignore[arg-type]
+    request = SafetensorsRequest(run, layout, output.output, output.overwrite)  # type: ignore[arg-type]
     with Sink(as_json=as_json) as sink:
         sink.show(export_safetensors(request, sink.progress), _render_safetensors)
 

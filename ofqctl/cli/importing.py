@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ofqctl.cli import options
-from ofqctl.cli.arguments import parse_model_kwargs
+from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink
 from ofqctl.cli.summary import next_commands, run_summary
 
@@ -17,45 +17,22 @@ EXAMPLES = (
 )
 
 
+@group("Model")
+class _Model(options.ArchitectureOptions):
+    wbits: int = option("N", "Bits of its weights, which the file does not contain.", default=...)
+    abits: int = option("N", "Bits of its activations, which the file does not contain.", default=...)
+    model: str | None = option("NAME", "timm's name of the architecture; by default that in the file.")
+    num_classes: int | None = option("N", "Number of classes; by default that in the file.")
+
+
 def import_(
     file: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="The .pth.tar; no code in it is executed.", show_default=False),
     ],
-    wbits: Annotated[
-        int,
-        typer.Option(
-            help="Bits of its weights, which the file does not contain.",
-            metavar="N",
-            rich_help_panel="Model",
-            show_default=False,
-        ),
-    ],
-    abits: Annotated[
-        int,
-        typer.Option(
-            help="Bits of its activations, which the file does not contain.",
-            metavar="N",
-            rich_help_panel="Model",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="timm's name of the architecture; by default that in the file.",
-            metavar="NAME",
-            rich_help_panel="Model",
-        ),
-    ] = None,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(help="Number of classes; by default that in the file.", metavar="N", rich_help_panel="Model"),
-    ] = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    output: options.Output = None,
-    overwrite: options.Overwrite = False,
+    *,
+    said: _Model,
+    output: options.RunOptions,
     as_json: options.Json = False,
 ) -> None:
     """Convert a checkpoint of the OFQ authors to a run directory."""
@@ -63,14 +40,14 @@ def import_(
 
     request = ImportRequest(
         checkpoint=file,
-        wbits=wbits,
-        abits=abits,
-        model=model,
-        num_classes=num_classes,
-        img_size=img_size,
-        kwargs=parse_model_kwargs(model_kwargs or []),
-        output=output,
-        overwrite=overwrite,
+        wbits=said.wbits,
+        abits=said.abits,
+        model=said.model,
+        num_classes=said.num_classes,
+        img_size=said.img_size,
+        kwargs=said.kwargs(),
+        output=output.output,
+        overwrite=output.overwrite,
     )
     with Sink(as_json=as_json) as sink:
         sink.show(import_checkpoint(request, sink.progress), _render)

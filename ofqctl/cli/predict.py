@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ofqctl.cli import options
+from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
 
 EXAMPLES = (
@@ -16,58 +17,44 @@ EXAMPLES = (
 )
 
 
+@group("Data")
+class _Data:
+    array: Path | None = option("FILE", "A .npy file with preprocessed float values (N, 3, H, W), instead of images.")
+
+
+@group("Output")
+class _Output:
+    save_logits: Path | None = option("FILE", "Write the logits, float32 (N, classes), to this .npy file.")
+    top: int = option("N", "Number of labels to print for each image.", default=5, min=1)
+
+
 def predict(
     model: options.AnyModel,
     images: Annotated[
         list[Path] | None,
         typer.Argument(metavar="IMAGE...", help="Image files, or folders of images.", show_default=False),
     ] = None,
-    array: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .npy file with preprocessed float values (N, 3, H, W), instead of images.",
-            metavar="FILE",
-            rich_help_panel="Data",
-        ),
-    ] = None,
-    save_logits: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the logits, float32 (N, classes), to this .npy file.",
-            metavar="FILE",
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    top: Annotated[
-        int,
-        typer.Option(help="Number of labels to print for each image.", metavar="N", min=1, rich_help_panel="Output"),
-    ] = 5,
-    checkpoint: options.Checkpoint = None,
-    no_pretrained: options.NoPretrained = False,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
+    *,
+    data: _Data,
+    output: _Output,
+    subject: options.SubjectOptions,
     as_json: options.Json = False,
-    device: options.Device = "auto",
-    batch_size: options.BatchSize = 64,
-    workers: options.Workers = 0,
+    execution: options.BatchedOptions,
 ) -> None:
     """Classify images, with probabilities, or compute the logits of a preprocessed array."""
     from ofqctl.jobs.predict import PredictRequest
     from ofqctl.jobs.predict import predict as run
 
     request = PredictRequest(
-        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
+        model=subject.request(model),
         images=tuple(images or ()),
-        array=array,
-        save_logits=save_logits,
-        top=top,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        normalization=options.normalization(mean, std),
+        array=data.array,
+        save_logits=output.save_logits,
+        top=output.top,
+        device=execution.device,
+        batch_size=execution.batch_size,
+        workers=execution.workers,
+        normalization=subject.normalization(),
     )
     with Sink(as_json=as_json) as sink:
         sink.show(run(request, sink.progress), _render)

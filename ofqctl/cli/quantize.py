@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_size, parse_widths
+from ofqctl.cli.groups import flag, group, option
 from ofqctl.cli.output import Sink
 from ofqctl.cli.summary import next_commands, run_summary, training_hint
 from ofqctl.errors import RecipeError
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ofqctl.jobs.mixing import Target
 
 AT_8_BITS, WITH_IMAGES, WITHOUT_IMAGES = "deploy/w8a8", "ptq/best", "ptq/minmax"
-_MIXED = "Mixed precision"
 Cost = Literal["bits", "latency"]
 
 EXAMPLES = (
@@ -29,146 +27,114 @@ EXAMPLES = (
 )
 
 
+@group("Recipe")
+class _Recipe:
+    wbits: str | None = option("N", "Bits of the weights: 1-8, or 32 for float.")
+    abits: str | None = option("N", "Bits of the activations: 1-8, or 32 for float.")
+    recipe: str | None = option(
+        "NAME|FILE",
+        "Name of a recipe (see `ofqctl recipe ls`), or a YAML file; "
+        f"by default {AT_8_BITS} at 8 bits with --calib-data, {WITH_IMAGES} at others, {WITHOUT_IMAGES} without.",
+    )
+
+
+@group("Mixed precision")
+class _Mixing:
+    target_bits: float | None = option(
+        "BITS", "Mixed precision: average bits of the weights, allocated by each layer's sensitivity."
+    )
+    target_size: str | None = option("SIZE", "Mixed precision: largest size of the weights' file, such as 3MB.")
+    candidates: str = option("N,N,...", "Bit-widths that a layer can get.", default="2,3,4,5,6,8")
+    cost: Cost = option(
+        "bits|latency",
+        "What --target-bits limits: the average, or the time that layers take at so many bits, measured here.",
+        default="bits",
+    )
+
+    def target(self) -> "Target | None":
+        """The target; None without one."""
+        bits, size = self.target_bits, self.target_size
+        if self.cost == "latency" and (bits is None or size is not None):
+            raise RecipeError("--cost latency: needs --target-bits, which says how long layers may take")
+        if bits is None and size is None:
+            return None
+        if bits is not None and size is not None:
+            raise RecipeError("--target-bits and --target-size: only one of them can be given")
+        from ofqctl.jobs.mixing import Target
+
+        return Target(
+            bits,
+            None if size is None else parse_size(size),
+            parse_widths("--candidates", self.candidates, least=2),
+            self.cost,
+        )
+
+
+@group("Output")
+class _Output(options.RunOptions):
+    strict: bool = flag(
+        "Fail if anything was left undone, left out or guessed: a module in float, an image skipped.", "--strict"
+    )
+
+
+@group("Execution")
+class _Execution(options.BatchedOptions):
+    time_budget: float | None = option(
+        "SECONDS", "Time limit in seconds for the stages after calibration; a note says what was left out."
+    )
+    compiled: bool = flag(
+        "Compile the quantizers: about half a minute first, then faster; needs a C++ compiler.", "--compile"
+    )
+
+
 def quantize(
     model: options.FloatModel,
-    wbits: Annotated[
-        str | None,
-        typer.Option(help="Bits of the weights: 1-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
-    ] = None,
-    abits: Annotated[
-        str | None,
-        typer.Option(help="Bits of the activations: 1-8, or 32 for float.", metavar="N", rich_help_panel="Recipe"),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of a recipe (see `ofqctl recipe ls`), or a YAML file; "
-            f"by default {AT_8_BITS} at 8 bits with --calib-data, {WITH_IMAGES} at others, {WITHOUT_IMAGES} without.",
-            metavar="NAME|FILE",
-            rich_help_panel="Recipe",
-        ),
-    ] = None,
-    assignments: options.Assignments = None,
-    target_bits: Annotated[
-        float | None,
-        typer.Option(
-            help="Mixed precision: average bits of the weights, allocated by each layer's sensitivity.",
-            metavar="BITS",
-            rich_help_panel=_MIXED,
-        ),
-    ] = None,
-    target_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Mixed precision: largest size of the weights' file, such as 3MB.",
-            metavar="SIZE",
-            rich_help_panel=_MIXED,
-        ),
-    ] = None,
-    candidates: Annotated[
-        str,
-        typer.Option(help="Bit-widths that a layer can get.", metavar="N,N,...", rich_help_panel=_MIXED),
-    ] = "2,3,4,5,6,8",
-    cost: Annotated[
-        Cost,
-        typer.Option(
-            help="What --target-bits limits: the average, or the time that layers take at so many bits, measured here.",
-            rich_help_panel=_MIXED,
-        ),
-    ] = "bits",
-    calib_data: options.CalibData = None,
-    calib_split: options.CalibSplit = None,
-    calib_images: options.CalibImages = None,
+    *,
+    recipe: _Recipe,
+    settings: options.RecipeOptions,
+    mixing: _Mixing,
+    calibration: options.CalibrationOptions,
     data: options.Data = None,
-    split: options.Split = None,
-    image_column: options.ImageColumn = None,
-    label_column: options.LabelColumn = None,
-    class_map: options.ClassMap = None,
-    streaming: options.Streaming = False,
-    checkpoint: options.Checkpoint = None,
-    no_pretrained: options.NoPretrained = False,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    output: options.Output = None,
-    overwrite: options.Overwrite = False,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Fail if anything was left undone, left out or guessed: a module in float, an image skipped.",
-            rich_help_panel="Output",
-        ),
-    ] = False,
+    reading: options.StreamedDataOptions,
+    weights: options.ModelOptions,
+    output: _Output,
     as_json: options.Json = False,
-    device: options.Device = "auto",
-    batch_size: options.BatchSize = 64,
-    workers: options.Workers = 0,
+    execution: _Execution,
     seed: options.Seed = 0,
-    time_budget: Annotated[
-        float | None,
-        typer.Option(
-            help="Time limit in seconds for the stages after calibration; a note says what was left out.",
-            metavar="SECONDS",
-            rich_help_panel="Execution",
-        ),
-    ] = None,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Compile the quantizers: about half a minute first, then faster; needs a C++ compiler.",
-            rich_help_panel="Execution",
-        ),
-    ] = False,
 ) -> None:
     """Quantize a float model, measure both, and write a run directory."""
     from ofqctl.recipe import catalogue
 
-    shorthand = (("weights.bits", wbits), ("activations.bits", abits), ("calibration.images", calib_images))
-    changes = [f"{path}={value}" for path, value in shorthand if value is not None]
-    mixed = target_bits is not None or target_size is not None
-    at_8_bits = wbits in (None, "8") and abits in (None, "8") and not mixed
-    default = (AT_8_BITS if at_8_bits else WITH_IMAGES) if calib_data else WITHOUT_IMAGES
-    name = recipe or default
-    resolved = catalogue.load(name, [*changes, *(assignments or [])])
+    shorthand = (("weights.bits", recipe.wbits), ("activations.bits", recipe.abits))
+    changes = settings.changes(*shorthand, ("calibration.images", calibration.calib_images))
+    target = mixing.target()
+    at_8_bits = recipe.wbits in (None, "8") and recipe.abits in (None, "8") and target is None
+    default = (AT_8_BITS if at_8_bits else WITH_IMAGES) if calibration.calib_data else WITHOUT_IMAGES
+    resolved = catalogue.load(recipe.recipe or default, changes)
 
-    from ofqctl.data import DataSpec
     from ofqctl.jobs.quantize import QuantizeRequest
     from ofqctl.jobs.quantize import quantize as run
 
     request = QuantizeRequest(
-        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
+        model=weights.request(model),
         recipe=resolved,
-        output=output,
-        calibration=DataSpec(calib_data, calib_split, image_column, streaming=streaming) if calib_data else None,
-        data=options.data_spec(data, split, image_column, label_column, class_map, streaming) if data else None,
-        overwrite=overwrite,
+        output=output.output,
+        calibration=calibration.spec(reading),
+        data=reading.labelled(data) if data else None,
+        overwrite=output.overwrite,
         seed=seed,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        strict=strict,
-        target=_target(target_bits, target_size, candidates, cost),
-        time_budget=time_budget,
-        compiled=compiled,
+        device=execution.device,
+        batch_size=execution.batch_size,
+        workers=execution.workers,
+        strict=output.strict,
+        target=target,
+        time_budget=execution.time_budget,
+        compiled=execution.compiled,
     )
     with Sink(as_json=as_json) as sink:
-        sink.show(run(request, sink.progress), lambda result: _render(result, model, data, chosen=recipe is not None))
-
-
-def _target(bits: float | None, size: str | None, candidates: str, cost: Cost) -> "Target | None":
-    """The target of the mixed-precision options; None without one."""
-    from ofqctl.jobs.mixing import Target
-
-    if cost == "latency" and (bits is None or size is not None):
-        raise RecipeError("--cost latency: needs --target-bits, which says how long layers may take")
-    if bits is None and size is None:
-        return None
-    if bits is not None and size is not None:
-        raise RecipeError("--target-bits and --target-size: only one of them can be given")
-    size_bytes = None if size is None else parse_size(size)
-    return Target(bits, size_bytes, parse_widths("--candidates", candidates, least=2), cost)
+        sink.show(
+            run(request, sink.progress), lambda result: _render(result, model, data, chosen=recipe.recipe is not None)
+        )
 
 
 def _render(result: dict[str, Any], model: str, data: str | None, *, chosen: bool) -> Iterator[Any]:

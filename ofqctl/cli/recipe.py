@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ofqctl.cli import options
-from ofqctl.cli.examples import examples
+from ofqctl.cli.commands import command
 from ofqctl.cli.output import Sink, Table
 from ofqctl.files import output_file, replaced_file
 
@@ -18,7 +18,7 @@ NameOrFile = Annotated[
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes.")
 
 
-@app.command("ls", epilog=examples("ofqctl recipe ls", "ofqctl recipe ls --json"))
+@command(app, "ls", "ofqctl recipe ls", "ofqctl recipe ls --json")
 def list_recipes(as_json: options.Json = False) -> None:
     """List the recipes that come with ofqctl."""
     from ofqctl.recipe import catalogue
@@ -27,29 +27,29 @@ def list_recipes(as_json: options.Json = False) -> None:
         sink.show(catalogue.overview(), _render_list)
 
 
-@app.command("show", epilog=examples("ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4"))
-def show(name: NameOrFile, assignments: options.Assignments = None, as_json: options.Json = False) -> None:
+@command(app, "show", "ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4")
+def show(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options.Json = False) -> None:
     """Print a complete recipe as YAML, with all defaults."""
     from ofqctl.recipe import catalogue
     from ofqctl.recipe.reading import to_yaml
 
-    recipe = catalogue.load(name, assignments or [])
+    recipe = catalogue.load(name, settings.changes())
     with Sink(as_json=as_json) as sink:
         sink.show(recipe.model_dump(mode="json"), lambda _: [to_yaml(recipe).rstrip()])
 
 
-@app.command("check", epilog=examples("ofqctl recipe check my.yaml"))
-def check(name: NameOrFile, assignments: options.Assignments = None, as_json: options.Json = False) -> None:
+@command(app, "check", "ofqctl recipe check my.yaml")
+def check(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options.Json = False) -> None:
     """Check a recipe; every error is listed with its path."""
     from ofqctl.recipe import catalogue
 
-    recipe = catalogue.load(name, assignments or [])
+    recipe = catalogue.load(name, settings.changes())
     result = {"recipe": recipe.name, "path": str(catalogue.path_of(name)), "valid": True}
     with Sink(as_json=as_json) as sink:
         sink.show(result, lambda _: [f"{name}: no errors found"])
 
 
-@app.command("copy", epilog=examples("ofqctl recipe copy ptq/mse my.yaml"))
+@command(app, "copy", "ofqctl recipe copy ptq/mse my.yaml")
 def copy(
     name: NameOrFile,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.", show_default=False)],

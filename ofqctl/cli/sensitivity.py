@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_widths
+from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
 
 EXAMPLES = (
@@ -16,62 +15,64 @@ EXAMPLES = (
 )
 
 
+@group("Options")
+class _What:
+    bits: str = option("N,N,...", "Bit-widths to try.", default="2,3,4,8")
+    part: Literal["all", "weights", "activations"] = option(
+        "all|weights|activations", "Which part of a layer is quantized.", default="all"
+    )
+
+
+@group("Recipe")
+class _Recipe:
+    recipe: str = option(
+        "NAME|FILE", "Recipe that says how a layer is quantized, except for the bits.", default="ptq/mse"
+    )
+
+
+@group("Data")
+class _Calibration(options.CalibrationOptions):
+    calib_images: str = option("N", "Number of calibration images.", default="32")
+
+
+@group("Output")
+class _Output:
+    plot: Path | None = option("FILE", "Draw the sensitivities to a .png, .svg or .pdf file.")
+
+
 def sensitivity(
     model: options.FloatModel,
-    bits: Annotated[str, typer.Option(help="Bit-widths to try.", metavar="N,N,...")] = "2,3,4,8",
-    part: Annotated[
-        Literal["all", "weights", "activations"],
-        typer.Option(help="Which part of a layer is quantized.", metavar="all|weights|activations"),
-    ] = "all",
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="Recipe that says how a layer is quantized, except for the bits.",
-            metavar="NAME|FILE",
-            rich_help_panel="Recipe",
-        ),
-    ] = "ptq/mse",
-    assignments: options.Assignments = None,
-    calib_data: options.CalibData = None,
-    calib_split: options.CalibSplit = None,
-    calib_images: options.CalibImages = "32",
-    image_column: options.ImageColumn = None,
-    checkpoint: options.Checkpoint = None,
-    no_pretrained: options.NoPretrained = False,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw the sensitivities to a .png, .svg or .pdf file.", metavar="FILE", rich_help_panel="Output"
-        ),
-    ] = None,
+    *,
+    what: _What,
+    recipe: _Recipe,
+    settings: options.RecipeOptions,
+    calibration: _Calibration,
+    reading: options.ImageOptions,
+    weights: options.ModelOptions,
+    output: _Output,
     as_json: options.Json = False,
-    device: options.Device = "auto",
-    workers: options.Workers = 0,
+    execution: options.ExecutionOptions,
     seed: options.Seed = 0,
 ) -> None:
     """Rank layers by how much the model's predictions change when only that layer is quantized."""
     from ofqctl.recipe import catalogue
 
-    widths = parse_widths("--bits", bits)
-    resolved = catalogue.load(recipe, [f"calibration.images={calib_images}", *(assignments or [])])
+    widths = parse_widths("--bits", what.bits)
+    resolved = catalogue.load(recipe.recipe, settings.changes(("calibration.images", calibration.calib_images)))
 
-    from ofqctl.data import DataSpec
     from ofqctl.jobs.sensitivity import SensitivityRequest
     from ofqctl.jobs.sensitivity import sensitivity as run
 
     request = SensitivityRequest(
-        model=options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs),
+        model=weights.request(model),
         recipe=resolved,
-        calibration=DataSpec(calib_data, calib_split, image_column) if calib_data else None,
+        calibration=calibration.spec(reading),
         bits=widths,
-        part=part,
-        plot=plot,
+        part=what.part,
+        plot=output.plot,
         seed=seed,
-        device=device,
-        workers=workers,
+        device=execution.device,
+        workers=execution.workers,
     )
     with Sink(as_json=as_json) as sink:
         sink.show(run(request, sink.progress), _render)

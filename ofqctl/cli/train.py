@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ofqctl.cli import options
+from ofqctl.cli.groups import flag, given, group, option
 from ofqctl.cli.output import Sink, Table, megabytes
 from ofqctl.cli.printing import tell
 from ofqctl.cli.summary import left_float_lines, next_commands
@@ -31,6 +32,47 @@ class _Log(StrEnum):  # the parser does not accept lists of literals
     WANDB = "wandb"
 
 
+@group("Recipe")
+class _Recipe:
+    recipe: str | None = option("NAME|FILE", "Recipe with a training part, or a YAML file; by default that of the run.")
+    epochs: str | None = option("N", "Number of epochs in the first phase.")
+    scale_lr: bool = flag("Scale the learning rates with the batch size, if --set changes it.", "--scale-lr")
+
+
+@group("Data")
+class _Images:
+    data: str | None = option("DATA", "Labelled training images.")
+    val_data: str | None = option("DATA", "Labelled images, measured after every epoch.")
+    val_split: str | None = option("NAME", "Split of --val-data.")
+    check_data: bool = flag("Look at the headers of all images first, and end if some are no images.", "--check-data")
+
+
+@group("Output")
+class _Output(options.RunOptions):
+    resume: str | None = option(
+        "RUN|auto", "Continue an interrupted run with its options; `auto`: the one in --output, if there is one."
+    )
+    force_recipe: bool = flag("Resume even if the recipe differs.", "--force-recipe")
+    checkpoint_every: int | None = option(
+        "N", "Optimizer steps between checkpoints; by default only after epochs.", min=0
+    )
+    log: list[_Log] | None = option(
+        "tensorboard|wandb", "Also log figures with this program, in the run directory; may be given twice."
+    )
+
+
+@group("Execution")
+class _Execution:  # a resumed run has these options already: without a value here its own hold
+    device: options.Device | None = option("auto|cpu|cuda|mps", "Device to compute on.")
+    amp: Literal["bf16"] | None = option("bf16", "Autocast to bfloat16.")
+    compiled: bool = flag(
+        "Compile the quantizers: about half a minute first, then faster steps; needs a C++ compiler.", "--compile"
+    )
+    grad_accum: int | None = option("N", "Forward passes in one optimizer step; by default 1.", min=1)
+    workers: int | None = option("N", "Number of processes that decode images; by default 0.", min=0)
+    seed: int | None = option("N", "Seed of random weights, order and augmentation; by default 0.", min=0)
+
+
 def train(
     model: Annotated[
         str | None,
@@ -40,138 +82,28 @@ def train(
             show_default=False,
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Recipe with a training part, or a YAML file; by default that of the run.",
-            metavar="NAME|FILE",
-            rich_help_panel="Recipe",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Labelled training images.", metavar="DATA", rich_help_panel="Data")
-    ] = None,
-    assignments: options.Assignments = None,
-    epochs: Annotated[
-        str | None,
-        typer.Option(help="Number of epochs in the first phase.", metavar="N", rich_help_panel="Recipe"),
-    ] = None,
-    scale_lr: Annotated[
-        bool,
-        typer.Option(
-            "--scale-lr",
-            help="Scale the learning rates with the batch size, if --set changes it.",
-            rich_help_panel="Recipe",
-        ),
-    ] = False,
-    split: options.Split = None,
-    val_data: Annotated[
-        str | None,
-        typer.Option(help="Labelled images, measured after every epoch.", metavar="DATA", rich_help_panel="Data"),
-    ] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Split of --val-data.", metavar="NAME", rich_help_panel="Data")
-    ] = None,
-    image_column: options.ImageColumn = None,
-    label_column: options.LabelColumn = None,
-    class_map: options.ClassMap = None,
-    streaming: options.Streaming = False,
-    check_data: Annotated[
-        bool,
-        typer.Option(
-            "--check-data",
-            help="Look at the headers of all images first, and end if some are no images.",
-            rich_help_panel="Data",
-        ),
-    ] = False,
-    checkpoint: options.Checkpoint = None,
-    no_pretrained: options.NoPretrained = False,
-    num_classes: options.NumClasses = None,
-    img_size: options.ImgSize = None,
-    model_kwargs: options.ModelKwargs = None,
-    output: options.Output = None,
-    overwrite: options.Overwrite = False,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            help="Continue an interrupted run with its options; `auto`: the one in --output, if there is one.",
-            metavar="RUN|auto",
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    force_recipe: Annotated[
-        bool,
-        typer.Option("--force-recipe", help="Resume even if the recipe differs.", rich_help_panel="Output"),
-    ] = False,
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Optimizer steps between checkpoints; by default only after epochs.",
-            metavar="N",
-            min=0,
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    log: Annotated[
-        list[_Log] | None,
-        typer.Option(
-            help="Also log figures with this program, in the run directory; may be given twice.",
-            metavar="tensorboard|wandb",
-            rich_help_panel="Output",
-        ),
-    ] = None,
+    *,
+    recipe: _Recipe,
+    settings: options.RecipeOptions,
+    images: _Images,
+    reading: options.StreamedDataOptions,
+    weights: options.ModelOptions,
+    output: _Output,
     as_json: options.Json = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"] | None,
-        typer.Option(help="Device to compute on.", metavar="auto|cpu|cuda|mps", rich_help_panel="Execution"),
-    ] = None,
-    amp: Annotated[
-        Literal["bf16"] | None,
-        typer.Option(help="Autocast to bfloat16.", metavar="bf16", rich_help_panel="Execution"),
-    ] = None,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Compile the quantizers: about half a minute first, then faster steps; needs a C++ compiler.",
-            rich_help_panel="Execution",
-        ),
-    ] = False,
-    grad_accum: Annotated[
-        int | None,
-        typer.Option(
-            help="Forward passes in one optimizer step; by default 1.", metavar="N", min=1, rich_help_panel="Execution"
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of processes that decode images; by default 0.",
-            metavar="N",
-            min=0,
-            rich_help_panel="Execution",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Seed of random weights, order and augmentation; by default 0.",
-            metavar="N",
-            min=0,
-            rich_help_panel="Execution",
-        ),
-    ] = None,
+    execution: _Execution,
 ) -> None:
     """Train a float or quantized model as a recipe says; it can be interrupted and resumed exactly."""
-    needs: dict[str, dict[str, Any]] = {
-        "MODEL": {"--checkpoint": checkpoint, "--no-pretrained": no_pretrained, "--num-classes": num_classes}
-        | {"--img-size": img_size, "--model-kwargs": model_kwargs},
-        "--data": {"--split": split, "--val-data": val_data, "--image-column": image_column}
-        | {"--label-column": label_column, "--class-map": class_map, "--streaming": streaming},
-        "--val-data": {"--val-split": val_split},
-    }
-    run = None if resume in (None, "auto") else Path(str(resume))
-    _check_usage({"MODEL": model, "--data": data, "--val-data": val_data}, needs, resumed=run is not None)
+    run = None if output.resume in (None, "auto") else Path(str(output.resume))
+    validation = ["--val-data"] * bool(images.val_data)
+    _check_usage(
+        {"MODEL": model, "--data": images.data, "--val-data": images.val_data},
+        {
+            "MODEL": given(weights),
+            "--data": [*validation, *given(reading)],
+            "--val-data": ["--val-split"] * bool(images.val_split),
+        },
+        resumed=run is not None,
+    )
 
     from ofqctl.cli.failures import InterruptionError
     from ofqctl.jobs.train import TrainRequest, recorded_request
@@ -179,31 +111,29 @@ def train(
     from ofqctl.training import Interrupted
 
     recorded = None if run is None else recorded_request(run)
-    changes = [*([] if epochs is None else [f"training.phases.0.epochs={epochs}"]), *(assignments or [])]
-    columns = (image_column, label_column, class_map, streaming)
+    changes = settings.changes(("training.phases.0.epochs", recipe.epochs))
+    validated = reading.labelled(images.val_data) if images.val_data else None
     asked: dict[str, Any] = {
-        "model": options.model_request(model, checkpoint, no_pretrained, num_classes, img_size, model_kwargs)
-        if model
-        else None,
-        "recipe": _recipe(recipe, model, None if recorded is None else recorded.recipe, changes, scale_lr),
-        "data": options.data_spec(data, split, *columns) if data else None,
-        "val_data": options.data_spec(val_data, val_split, *columns) if val_data else None,
-        "output": output,
-        "overwrite": overwrite or None,
-        "resume": run or resume,
-        "force_recipe": force_recipe or None,
-        "check_data": check_data or None,
-        "seed": seed,
-        "device": device,
-        "amp": amp and True,
-        "compiled": compiled or None,
-        "grad_accum": grad_accum,
-        "checkpoint_every": checkpoint_every,
-        "workers": workers,
-        "logs": tuple(dict.fromkeys(name.value for name in log)) if log else None,
+        "model": weights.request(model) if model else None,
+        "recipe": _recipe(recipe, changes, model, None if recorded is None else recorded.recipe),
+        "data": reading.labelled(images.data) if images.data else None,
+        "val_data": validated and replace(validated, split=images.val_split),
+        "output": output.output,
+        "overwrite": output.overwrite or None,
+        "resume": run or output.resume,
+        "force_recipe": output.force_recipe or None,
+        "check_data": images.check_data or None,
+        "seed": execution.seed,
+        "device": execution.device,
+        "amp": execution.amp and True,
+        "compiled": execution.compiled or None,
+        "grad_accum": execution.grad_accum,
+        "checkpoint_every": output.checkpoint_every,
+        "workers": execution.workers,
+        "logs": tuple(dict.fromkeys(name.value for name in output.log)) if output.log else None,
     }
-    given = {name: value for name, value in asked.items() if value is not None}
-    request = TrainRequest(**given) if recorded is None else replace(recorded, **given)
+    changed = {name: value for name, value in asked.items() if value is not None}
+    request = TrainRequest(**changed) if recorded is None else replace(recorded, **changed)
     with Sink(as_json=as_json) as sink:
         try:
             result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))
@@ -214,26 +144,23 @@ def train(
         sink.show(result, lambda shown: _render(shown, None if request.val_data is None else request.val_data.path))
 
 
-def _check_usage(given: dict[str, str | None], needs: dict[str, dict[str, Any]], *, resumed: bool) -> None:
+def _check_usage(has: dict[str, str | None], needs: dict[str, list[str]], *, resumed: bool) -> None:
     """Check that model and data are given unless a run is resumed, and that options do not refer to missing ones."""
-    missing = [name for name in ("MODEL", "--data") if given[name] is None]
+    missing = [name for name in ("MODEL", "--data") if has[name] is None]
     if missing and not resumed:
         raise typer.BadParameter(f"{' and '.join(missing)}: missing; only --resume RUN needs neither")
-    for name, more in needs.items():
-        useless = [option for option, value in more.items() if value]
-        if given[name] is None and useless:
+    for name, useless in needs.items():
+        if has[name] is None and useless:
             raise typer.BadParameter(f"{', '.join(useless)}: no effect without {name}")
 
 
-def _recipe(
-    name: str | None, model: str | None, of_run: "Recipe | None", changes: list[str], scale_lr: bool
-) -> "Recipe":
+def _recipe(asked: _Recipe, changes: list[str], model: str | None, of_run: "Recipe | None") -> "Recipe":
     """The named recipe, else that of the run to continue or to start from, with changes."""
     from ofqctl.recipe import catalogue
     from ofqctl.recipe.reading import build, change
 
-    if name is not None:
-        base = catalogue.load(name)
+    if asked.recipe is not None:
+        base = catalogue.load(asked.recipe)
     elif of_run is not None:
         base = of_run
     else:
@@ -241,7 +168,7 @@ def _recipe(
 
         base = recipe_of_run(Path(str(model)))
     changed = build(change(base.model_dump(mode="json"), changes), where=f"recipe '{base.name}'")
-    return _for_batch(base, changed, scale_lr)
+    return _for_batch(base, changed, asked.scale_lr)
 
 
 def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe":
