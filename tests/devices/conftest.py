@@ -1,7 +1,7 @@
 """Devices that results are computed on and held against the CPU's."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,20 +41,59 @@ def hardware(request) -> torch.device:
     return CPU if request.param == "cpu" else _gpu()
 
 
+Nudge = Callable[[Tensor], Tensor]
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _nudged(seed: int) -> Nudge:
+    """Changes a tensor by some millionths, as rounding changes sums."""
+    return lambda x: x * (1 + 3e-6 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def _noise(expected: Tensor, others: Iterable[Tensor]) -> float:
+    return max((float((other - expected).abs().max()) for other in others), default=0.0)
+
+
 @pytest.fixture
 def near(device) -> Callable[..., None]:
     """Holds a result against the CPU's.
 
     The stand-in computes with the CPU's kernels: within 1e-5 of the largest magnitude. A GPU rounds sums in its own
-    way, and a value that lies on a rounding threshold then gets another code: within 1e-2, but for one element in 100.
+    way, and a value that lies on a rounding threshold then gets another code: within 1e-2 and ``noise``, but for one
+    element in 100.
     """
     tolerance, share = (1e-2, 0.01) if device.type == "cuda" else (1e-5, 0.0)
 
-    def check(found: Tensor, expected: Tensor, name: str = "") -> None:
+    def check(found: Tensor, expected: Tensor, name: str = "", noise: float = 0.0) -> None:
         found, expected = found.detach().cpu().float(), expected.detach().float()
         assert found.shape == expected.shape, name
         assert bool(torch.isfinite(found).all()), name
-        away = (found - expected).abs() > tolerance * expected.abs().max()
-        assert float(away.float().mean()) <= share, f"{name}: {found}, on the CPU {expected}"
+        away = (found - expected).abs() > tolerance * expected.abs().max() + noise
+        assert float(away.float().mean()) <= share, f"{name}: {found}, on the CPU {expected}, noise {noise}"
+
+    return check
+
+
+@pytest.fixture
+def alike(device, near) -> Callable[..., None]:
+    """Holds all results of a computation against the CPU's.
+
+    All that follows from a code that is another one moves. How far is found out on the CPU, from inputs that differ by
+    some millionths: a GPU's results may be twice as far away. The computation takes a device, and a function that it
+    applies to what it starts from.
+    """
+
+    def check(compute: Callable[[torch.device, Nudge], dict[str, Tensor]]) -> None:
+        found, expected = (compute(place, _kept) for place in (device, CPU))
+        seeds = range(8) if device.type == "cuda" else ()
+        moved = [compute(CPU, _nudged(seed)) for seed in seeds]
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            near(
+                found[name], value, name, 2 * _noise(value.detach().float(), (other[name].detach() for other in moved))
+            )
 
     return check

@@ -39,18 +39,19 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("stage", sorted(PTQ_STAGES.methods()))
-def test_a_stage_does_on_a_device_what_it_does_on_the_cpu(device, near, vit, images, recipe, stage):
+def test_a_stage_does_on_a_device_what_it_does_on_the_cpu(alike, vit, images, recipe, stage):
     name, sets = RECIPES[recipe]
     settings = load(name, sets).model_dump() | {"ptq": [{"stage": stage, **QUICK.get(stage, {})}]}
-    logits = {}
-    for place in (device, CPU):
-        model = copy.deepcopy(vit).to(place)
-        with on_disk(images.to(place).split(4), place) as stored:
+
+    def compute(place, nudge):
+        model, seen = copy.deepcopy(vit).to(place), nudge(images).to(place)
+        with on_disk(seen.split(4), place) as stored:
             quantize_post_training(model, build(settings, where="test"), SIZE, stored)
         assert all(tensor.device.type == place.type for tensor in model.state_dict().values())
         with torch.no_grad():
-            logits[place] = model(images.to(place))
-    near(logits[device], logits[CPU])
+            return {"logits": model(seen)}
+
+    alike(compute)
 
 
 def test_sensitivities_are_those_of_the_cpu(device, vit, images):

@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from ofqctl.artifact import load_run
 from ofqctl.data import DataSpec
@@ -56,11 +58,11 @@ CASES = {
 def trained(tmp_path, monkeypatch):
     """Trains on a device; gives the losses of the steps and the request. Ends after ``stop`` steps if that is given."""
 
-    def run(place: torch.device, recipe: str, sets=(), *, stop: int = 0, name: str = "", **options):
+    def run(place: torch.device, recipe: str, sets=(), *, model=MODEL, stop: int = 0, name: str = "", **options):
         for job in ("train", "live", "evaluate"):
             monkeypatch.setattr(f"ofqctl.jobs.{job}.pick_device", lambda _name: place)
         output: Path = tmp_path / (name or place.type)
-        request = TrainRequest(MODEL, load(recipe, sets), DIGITS, output=output, **options)
+        request = TrainRequest(model, load(recipe, sets), DIGITS, output=output, **options)
         losses: list[float] = []
 
         def step(row, _total):
@@ -76,6 +78,19 @@ def trained(tmp_path, monkeypatch):
         return losses, request
 
     return run
+
+
+@pytest.fixture
+def start(tmp_path):
+    """The request for a model whose weights are random, changed by a function."""
+
+    def request(nudge) -> ModelRequest:
+        torch.manual_seed(0)
+        state = timm.create_model(MODEL.name, num_classes=MODEL.num_classes, **TINY).state_dict()
+        save_file({name: nudge(tensor) for name, tensor in state.items()}, tmp_path / "start.safetensors")
+        return replace(MODEL, checkpoint=tmp_path / "start.safetensors")
+
+    return request
 
 
 def results_of(directory: Path) -> dict[str, torch.Tensor]:
