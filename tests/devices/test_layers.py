@@ -37,6 +37,9 @@ def everything(
     """Logits, loss and gradients of a model that was converted and calibrated on ``device``."""
     images = nudge(torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1))).to(device)
     labels = torch.arange(4, device=device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(nudge(parameter))
     model.to(device)
     plan = convert(model, load(recipe, [*sets, "calibration.batch_size=2"]), (3, size, size))
     calibrate(model, plan, images.split(2))
