@@ -5,7 +5,7 @@ the graph), ``lowering`` (markers become standard operators), ``verification`` (
 to end).
 """
 
-from ofqctl.export.kernels import about_runtimes, has_vnni
+from ofqctl.export.kernels import about_runtimes
 from ofqctl.export.latency import product_seconds
 from ofqctl.export.looking import OnnxContents, look_into
 from ofqctl.export.metadata import Description, set_metadata
@@ -29,7 +29,6 @@ __all__ = [
     "about_runtimes",
     "check_exactness",
     "compare_end_to_end",
-    "has_vnni",
     "look_into",
     "normalize",
     "open_session",

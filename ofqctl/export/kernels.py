@@ -8,7 +8,6 @@ from typing import Any
 
 import onnx
 import onnxruntime
-import torch
 
 from ofqctl.export import openvino
 from ofqctl.export.multiply import saturates
@@ -44,15 +43,6 @@ def needs_vnni(product: Product) -> bool:
     if product.weight is None or product.obstacle:
         return False
     return saturates(product.operands[0].bits, product.weight.magnitude)
-
-
-def has_vnni() -> bool:
-    """Whether this CPU multiplies bytes without saturating."""
-    about = torch.cpu.get_capabilities()
-    return about.get("architecture") != "x86_64" or any(about.get(name) for name in _VNNI)
-
-
-_VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def about_runtimes(content: bytes, target: Target, products: Mapping[str, Product]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError, DataError
 from ofqctl.export import openvino
-from ofqctl.export.kernels import has_vnni
 from ofqctl.export.metadata import Description, read_description, read_entry
 from ofqctl.export.pixels import to_pixels
 from ofqctl.export.sealing import KEY, check_seal, read_model

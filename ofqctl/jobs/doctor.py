@@ -12,8 +12,8 @@ import torch
 
 from ofqctl import __version__
 from ofqctl.data.workers import MORE_SHARED_MEMORY, free_shared_memory
+from ofqctl.devices import has_vnni
 from ofqctl.errors import PackageError
-from ofqctl.export.kernels import has_vnni
 from ofqctl.packages import OPTIONAL, version_of
 from ofqctl.registry import ENTRY_POINTS, load_plugins
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ofqctl.artifact import load_run
 from ofqctl.data import DataSpec, image_loader, open_data, synthetic_images
+from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import Subject, open_subject
 from ofqctl.export import (
@@ -26,7 +27,6 @@ from ofqctl.export import (
     about_runtimes,
     check_exactness,
     compare_end_to_end,
-    has_vnni,
     normalize,
     openvino,
     set_metadata,

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from ofqctl.artifact import load_run
+from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError, PackageError
 from ofqctl.evaluation import of_run
-from ofqctl.export import has_vnni, look_into, write_graph
+from ofqctl.export import look_into, write_graph
 from ofqctl.export import openvino as in_openvino
+from ofqctl.export.runtime import open_session
 from ofqctl.jobs.export import ExportRequest, describe, export_onnx
 from ofqctl.models import ModelRequest
 
@@ -60,13 +62,23 @@ def test_a_file_for_openvino_may_be_its_ir(run, tmp_path):
 
 @pytest.mark.parametrize("vnni", [False, True])
 def test_what_saturates_on_a_cpu_without_vnni_is_told(run, tmp_path, vnni, monkeypatch):
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "x86_64", "avx512_vnni": vnni})
+    monkeypatch.setattr("ofqctl.jobs.export.has_vnni", lambda: vnni)
     if vnni and not has_vnni_itself:
         pytest.skip("this CPU saturates")
     result = exported(run(*ONE_STEP), tmp_path / "x.onnx", "openvino")
     assert result["runtimes"]["openvino"]["vnni"]
     assert ("openvino" in result["verification"]["end_to_end"]["agreement"]) == vnni
     assert any("7 bits are exact" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(("flags", "exact"), [("avx2 fma", "1"), ("avx2 avx512_vnni", "0"), ("avx2 avx_vnni", "0")])
+def test_products_are_slowed_down_where_they_may_saturate_alone(run, tmp_path, monkeypatch, flags, exact):
+    exported(run(*ONE_STEP), tmp_path / "x.onnx", "onnxruntime")
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    monkeypatch.setattr("ofqctl.devices._CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    options = open_session(tmp_path / "x.onnx", 1).get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == exact
 
 
 def test_an_ir_for_another_target_is_refused(run, tmp_path):
