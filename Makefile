@@ -47,11 +47,13 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_cli.py --check
+	$(BIN)/python docs/generate_schemas.py --check
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_schemas.py
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --quiet

@@ -4,40 +4,26 @@ import json
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from ofqctl.cli.failures import FailureDocument
-from ofqctl.diagnosis.comparison import Comparison
-from ofqctl.diagnosis.result import Analysis
+from ofqctl.results.documents import DOCUMENTS, schema_file, schema_of
 
 FOLDER = Path(__file__).resolve().parent / "schemas"
-MODELS: dict[str, type[BaseModel]] = {
-    "analyze-oscillation": Analysis,
-    "compare": Comparison,
-    "failure": FailureDocument,
-}
-
-
-def schema(name: str) -> str:
-    """The text of a schema file."""
-    return json.dumps(MODELS[name].model_json_schema(mode="serialization"), indent=1) + "\n"
 
 
 def main() -> int:
-    """Write the files, or check them."""
-    stale = [name for name in MODELS if not _file(name).is_file() or _file(name).read_text() != schema(name)]
+    """Write the files, or check them; files of no command are removed."""
+    wanted = {FOLDER / schema_file(command): json.dumps(schema_of(command), indent=1) + "\n" for command in DOCUMENTS}
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    strange = sorted(set(FOLDER.glob("*.json")) - set(wanted))
     if "--check" in sys.argv[1:]:
-        for name in stale:
-            print(f"{_file(name)}: out of date; `python {Path(__file__).name}` in docs/ writes it", file=sys.stderr)
-        return int(bool(stale))
+        for path in (*stale, *strange):
+            print(f"{path}: out of date; `python {Path(__file__).name}` in docs/ writes it", file=sys.stderr)
+        return int(bool(stale or strange))
     FOLDER.mkdir(exist_ok=True)
-    for name in stale:
-        _file(name).write_text(schema(name), encoding="utf-8")
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+    for path in strange:
+        path.unlink()
     return 0
-
-
-def _file(name: str) -> Path:
-    return FOLDER / f"{name}.json"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ofqctl.artifact import load_run, save_run, save_single_file, serialize
-from ofqctl.cli.inspect import _render
+from ofqctl.cli.inspect import render_run
 from ofqctl.convert import apply_plan, describe, make_plan, operands
 from ofqctl.diagnosis.static import codes_of, latents_of
 from ofqctl.diagnosis.tracked import TrackerState, paths_of
@@ -194,12 +194,12 @@ def test_a_run_read_back_is_the_same_model_bit_for_bit(tmp_path, images, name):
 def test_inspect_shows_the_points_of_tables_and_counts_their_bytes(tmp_path):
     saved(tmp_path / "run", *CASES["powers of two"])
     result = inspect(InspectRequest(tmp_path / "run"))
-    weight = next(m for m in result["modules"] if m["name"] == "blocks.0.mlp.fc1")["weight"]
-    assert weight["grid"]["points"] == [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]
-    assert weight["bytes"] == 192 * 48 * 3 // 8
-    lines = "\n".join(str(row) for part in _render(result) for row in getattr(part, "rows", [part]))
+    weight = next(m for m in result.modules if m.name == "blocks.0.mlp.fc1").weight
+    assert weight.grid.points == (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
+    assert weight.bytes == 192 * 48 * 3 // 8
+    lines = "\n".join(str(row) for part in render_run(result) for row in getattr(part, "rows", [part]))
     assert "-8 -4 -2 -1 1 2 4 8" in lines
-    assert json.dumps(result)
+    assert json.dumps(result.model_dump(mode="json"))
 
 
 def test_a_quantizer_whose_grid_lies_is_found_out_before_anything_is_written(tmp_path):
@@ -264,9 +264,10 @@ def test_every_product_of_a_graph_is_torchs_and_on_integers_where_the_points_are
 def test_an_exported_file_is_verified_described_and_evaluates_as_the_run(tmp_path, images, name):
     saved(tmp_path / "run", *CASES[name])
     result = export_onnx(ExportRequest(ModelRequest(str(tmp_path / "run")), output=tmp_path / "x.onnx", images=8))
-    assert result["verification"]["exactness"]["exact"]
-    assert (result["products"]["float"] == 0) == (name not in FLOAT)
-    assert inspect(InspectRequest(tmp_path / "x.onnx"))["verification"] == result["verification"]
+    assert result.verification.exactness.exact
+    assert (result.products.float == 0) == (name not in FLOAT)
+    said = inspect(InspectRequest(tmp_path / "x.onnx")).verification
+    assert said.model_dump() == result.verification.model_dump(mode="json")
     with torch.inference_mode():
         expected = load_run(tmp_path / "run").model(images)
     assert torch.allclose(OnnxModel(tmp_path / "x.onnx")(images), expected, atol=1e-4 * float(expected.abs().max()))

@@ -18,6 +18,7 @@ from ofqctl.layers import values_kept
 from ofqctl.models import ModelRequest, load_model
 from ofqctl.ptq import calibrate, calibrate_weights
 from ofqctl.recipe.catalogue import load
+from ofqctl.results.data import Classes
 
 pytestmark = pytest.mark.slow
 SIZE = (3, 224, 224)
@@ -62,10 +63,10 @@ def test_w8a8_is_within_two_points_of_float_and_float_is_what_it_should_be(share
             output=tmp_path / "run",
         )
     )
-    figures = result["evaluation"]
-    assert figures["float"]["top1"] == pytest.approx(84.1, abs=0.2)
-    assert figures["quantized"]["top1"] >= figures["float"]["top1"] - 2.0
-    assert figures["classes"] == {"present": 549, "model": 1000}
+    figures = result.evaluation
+    assert figures.float.top1 == pytest.approx(84.1, abs=0.2)
+    assert figures.quantized.top1 >= figures.float.top1 - 2.0
+    assert figures.classes == Classes(present=549, model=1000)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

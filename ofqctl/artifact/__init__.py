@@ -1,7 +1,7 @@
 """Files on disk: the only reader and writer of run directories."""
 
 from ofqctl.artifact.config import ForeignConfigError, QuantizationConfig, RunConfig, read_config, sign_config
-from ofqctl.artifact.ledger import Ledger, make_ledger
+from ofqctl.artifact.ledger import make_ledger
 from ofqctl.artifact.results import read_results
 from ofqctl.artifact.run import (
     Run,
@@ -18,7 +18,6 @@ from ofqctl.files import WEIGHTS
 __all__ = [
     "WEIGHTS",
     "ForeignConfigError",
-    "Ledger",
     "QuantizationConfig",
     "Run",
     "RunConfig",

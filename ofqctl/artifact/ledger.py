@@ -1,37 +1,12 @@
 """Count the bytes of a run: codes, grid steps, float tensors, and the ideal size."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
 from ofqctl.artifact.tensors import to_tensors
 from ofqctl.layers import weight_sites
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """Sizes in bytes.
-
-    Attributes:
-        codes: Packed codes of all quantized weights.
-        steps: Grid steps, zero points and tables of points, of weights and activations.
-        float_leftovers: Everything else: biases, norms, embeddings, learned shifts, layers left in float.
-        ideal: Codes at exactly their bit-width, plus ``steps`` and ``float_leftovers``.
-        total: Size of the file, header included.
-        float_model: Size of the float model's weights in bytes.
-    """
-
-    codes: int
-    steps: int
-    float_leftovers: int
-    ideal: int
-    total: int
-    float_model: int
-
-    def as_dict(self) -> dict[str, int]:
-        """The sizes as a dictionary, for JSON."""
-        return asdict(self)
+from ofqctl.results.size import Ledger
 
 
 def make_ledger(model: nn.Module, *, total: int, float_model: int) -> Ledger:
@@ -52,7 +27,14 @@ def make_ledger(model: nn.Module, *, total: int, float_model: int) -> Ledger:
         if site.weight_quantizer is not None
     )
     leftovers = everything - codes - steps
-    return Ledger(codes, steps, leftovers, -(-bits // 8) + steps + leftovers, total, float_model)
+    return Ledger(
+        codes=codes,
+        steps=steps,
+        float_leftovers=leftovers,
+        ideal=-(-bits // 8) + steps + leftovers,
+        total=total,
+        float_model=float_model,
+    )
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

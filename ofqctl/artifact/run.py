@@ -19,7 +19,7 @@ from ofqctl.artifact.config import (
     parse_config,
     read_config,
 )
-from ofqctl.artifact.ledger import Ledger, make_ledger
+from ofqctl.artifact.ledger import make_ledger
 from ofqctl.artifact.proof import check_written
 from ofqctl.artifact.results import RESULTS, read_results, results_text
 from ofqctl.artifact.tensors import from_tensors, to_tensors
@@ -29,6 +29,7 @@ from ofqctl.errors import ArtifactError
 from ofqctl.files import RUN_FILES, WEIGHTS, located, replaced_file, replaced_files
 from ofqctl.models import build_architecture
 from ofqctl.recipe.reading import to_yaml
+from ofqctl.results.size import Ledger
 
 _WITHOUT_DIGEST = (
     "{run}: its config.json has no digest, as earlier versions wrote it, so a change by hand goes unnoticed; "

@@ -1,8 +1,8 @@
 """``ofqctl analyze-oscillation``."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,10 @@ from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
 from ofqctl.cli.printing import tell
+
+if TYPE_CHECKING:
+    from ofqctl.results.analyze_oscillation import Analysis, Change, Gate, Live, Report
+    from ofqctl.results.layers import AnalyzedLayer, LiveWeights
 
 EXAMPLES = (
     "ofqctl analyze-oscillation runs/deit_tiny-w2a2 --html report.html",
@@ -92,58 +96,63 @@ def analyze_oscillation(
     )
     with Sink(as_json=as_json) as sink:
         try:
-            result = analyze(request, sink.progress).model_dump(mode="json")
+            result = analyze(request, sink.progress)
         except Interrupted:
             raise InterruptionError from None
         sink.show(result, lambda shown: _render(shown, top, html))
-    _judge(result["gates"])
+    _judge(result.gates)
 
 
-def _judge(gates: list[dict[str, Any]]) -> None:
+def _judge(gates: "Sequence[Gate]") -> None:
     """Print a line for each exceeded limit, and return exit code 1 if there is one."""
     words = {"oscillating": "of its weights oscillate", "flips_per_step": "of its codes flip in a step"}
-    failed = [gate for gate in gates if not gate["met"]]
+    failed = [gate for gate in gates if not gate.met]
     for gate in failed:
-        figure = f"{_share(gate['value'])} {words[gate['figure']]}"
-        tell(f"gate: {gate['layer']}: {figure}, the limit is {_share(gate['limit'])}")
+        figure = f"{_share(gate.value)} {words[gate.figure]}"
+        tell(f"gate: {gate.layer}: {figure}, the limit is {_share(gate.limit)}")
     if failed:
         raise typer.Exit(1)
 
 
-def _render(result: dict[str, Any], top: int, html: Path | None) -> Iterator[Table | str]:
-    for report in result["checkpoints"]:
+def _render(result: "Analysis", top: int, html: Path | None) -> Iterator[Table | str]:
+    for report in result.checkpoints:
         yield from _checkpoint(report, top)
-    for change in result["changes"]:
+    for change in result.changes:
         yield from _change(change, top)
-    if result["live"]:
-        yield from _live(result["live"], top)
+    if result.live:
+        yield from _live(result.live, top)
     yield "Found:"
-    for finding in result["findings"]:
-        yield f"- {finding['text']}"
-        option = f" ({finding['option']})" if finding["option"] else ""
-        yield f"  {finding['advice']}{option}"
+    for finding in result.findings:
+        yield f"- {finding.text}"
+        option = f" ({finding.option})" if finding.option else ""
+        yield f"  {finding.advice}{option}"
     if html is not None:
         yield f"\nwritten   to {html}"
 
 
-def _checkpoint(report: Mapping[str, Any], top: int) -> Iterator[Table | str]:
-    about = [report["kind"], report["model"], report["recipe"] and f"recipe {report['recipe']}"]
-    about += [report["steps"] and f"{report['steps']} steps tracked"]
-    yield f"{report['path']}: {', '.join(part for part in about if part)}"
-    for what, reason in report["missing"].items():
+def _checkpoint(report: "Report", top: int) -> Iterator[Table | str]:
+    about = [report.kind, report.model, report.recipe and f"recipe {report.recipe}"]
+    about += [f"{report.steps} steps tracked" if report.steps else None]
+    yield f"{report.path}: {', '.join(part for part in about if part)}"
+    for what, reason in report.missing.items():
         yield f"  {what}: unknown: {reason}"
     yield ""
-    together = {**report["roles"], "all": report["total"]}
-    yield _table(["role", ">layers"], {(role, str(one["layers"])): one for role, one in together.items()})
+    together = [*report.roles.items(), ("all", report.total)]
+    yield _table(["role", ">layers"], {(role, str(one.layers)): dict(one) for role, one in together})
     yield ""
-    layers = sorted(report["layers"], key=_rank, reverse=True)[:top]
-    what = "that oscillate most" if layers[0]["tracked"] else "nearest to thresholds" if layers[0]["latents"] else ""
-    flat = [{**layer, **(layer["tracked"] or {}), **(layer["latents"] or {}), **layer["codes"]} for layer in layers]
-    yield _table([f"layers {what}".strip(), "role"], {(layer["name"], layer["role"]): layer for layer in flat})
+    layers = sorted(report.layers, key=_rank, reverse=True)[:top]
+    what = "that oscillate most" if layers[0].tracked else "nearest to thresholds" if layers[0].latents else ""
+    flat: dict[tuple[str, str], dict[str, Any]] = {(layer.name, layer.role): _flat(layer) for layer in layers}
+    yield _table([f"layers {what}".strip(), "role"], flat)
     yield ""
 
 
-def _table(head: list[str], rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+def _flat(layer: "AnalyzedLayer") -> dict[str, Any]:
+    """The figures of a layer, under the names that those of a role have."""
+    return dict(layer) | dict(layer.tracked or ()) | dict(layer.latents or ()) | dict(layer.codes)
+
+
+def _table(head: list[str], rows: dict[tuple[str, str], dict[str, Any]]) -> Table:
     """A table with the figures that at least one row has."""
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         ">weights": lambda row: str(row["weights"]),
@@ -162,49 +171,48 @@ def _table(head: list[str], rows: Mapping[tuple[str, str], Mapping[str, Any]]) -
     return table
 
 
-def _rank(layer: Mapping[str, Any]) -> float:
+def _rank(layer: "AnalyzedLayer") -> float:
     """Sort key of layers: share of oscillating weights, else of weights near thresholds."""
-    if layer["tracked"]:
-        return float(layer["tracked"]["oscillating"])
-    return float(layer["latents"]["within"]["0.005"]) if layer["latents"] else 0.0
+    if layer.tracked:
+        return layer.tracked.oscillating
+    return layer.latents.within["0.005"] if layer.latents else 0.0
 
 
-def _change(change: Mapping[str, Any], top: int) -> Iterator[Table | str]:
-    trend = f", {change['trend']} than before" if change["trend"] in ("more", "less") else ""
-    title = f"{change['before']} -> {change['after']}: {_share(change['codes_changed'])} of the codes changed{trend}"
+def _change(change: "Change", top: int) -> Iterator[Table | str]:
+    trend = f", {change.trend} than before" if change.trend in ("more", "less") else ""
+    title = f"{change.before} -> {change.after}: {_share(change.codes_changed)} of the codes changed{trend}"
     table = Table(
         ["layer", "role", ">codes changed", ">mean distance", ">step drift 10 %", ">median", ">90 %"], title=title
     )
-    for layer in sorted(change["layers"], key=lambda row: -row["codes_changed"])[:top]:
-        drift = [f"{100 * value:+.2f} %" for value in layer["step_drift"].values()]
-        table.add(layer["name"], layer["role"], _share(layer["codes_changed"]), f"{layer['distance']:.2f}", *drift)
+    for layer in sorted(change.layers, key=lambda row: -row.codes_changed)[:top]:
+        drift = [f"{100 * value:+.2f} %" for value in layer.step_drift.values()]
+        table.add(layer.name, layer.role, _share(layer.codes_changed), f"{layer.distance:.2f}", *drift)
     yield table
     yield ""
 
 
-def _live(live: Mapping[str, Any], top: int) -> Iterator[Table | str]:
-    total = live["total"]
+def _live(live: "Live", top: int) -> Iterator[Table | str]:
     title = (
-        f"{len(live['steps'])} live steps, phase {live['phase']}, learning rate {live['lr']:.2g}, "
-        f"batches of {live['batch_size']}, {live['data']}"
+        f"{len(live.steps)} live steps, phase {live.phase}, learning rate {live.lr:.2g}, "
+        f"batches of {live.batch_size}, {live.data}"
     )
     table = Table(["layers that flip most", "role", ">flips a step", ">back", ">gradients keep sign"], title=title)
-    for layer in sorted(live["layers"], key=lambda row: -row["flips_per_step"])[:top]:
-        table.add(layer["name"], layer["role"], *_moves(layer))
-    table.add("all", "", *_moves(total))
+    for layer in sorted(live.layers, key=lambda row: -row.flips_per_step)[:top]:
+        table.add(layer.name, layer.role, *_moves(layer))
+    table.add("all", "", *_moves(live.total))
     yield table
     yield ""
-    title = f"activation codes on {live['probe_images']} fixed images"
+    title = f"activation codes on {live.probe_images} fixed images"
     acts = Table(["that change most", "operand", ">bits", ">changed a step"], title=title)
-    for activation in sorted(live["activations"], key=lambda row: -row["changed"])[:top]:
-        acts.add(activation["name"], activation["operand"], activation["bits"], _share(activation["changed"]))
-    acts.add("all", "", "", _share(live["activations_changed"]))
+    for activation in sorted(live.activations, key=lambda row: -row.changed)[:top]:
+        acts.add(activation.name, activation.operand, activation.bits, _share(activation.changed))
+    acts.add("all", "", "", _share(live.activations_changed))
     yield acts
     yield ""
 
 
-def _moves(figures: Mapping[str, Any]) -> list[str]:
-    return [_share(figures[key]) for key in ("flips_per_step", "oscillations_per_step", "sign_agreement")]
+def _moves(figures: "LiveWeights") -> list[str]:
+    return [_share(share) for share in (figures.flips_per_step, figures.oscillations_per_step, figures.sign_agreement)]
 
 
 def _share(value: float | None) -> str:

@@ -1,8 +1,9 @@
 """``ofqctl bench step`` and ``ofqctl bench infer``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +12,12 @@ from ofqctl.cli.arguments import parse_counts
 from ofqctl.cli.commands import command
 from ofqctl.cli.groups import flag, group, option
 from ofqctl.cli.output import Sink, Table, megabytes
+
+if TYPE_CHECKING:
+    from ofqctl.results.bench import BenchInferResult, BenchStepResult, MeasuredFile, Pass, Ratio, Step
+
+    Figure = Callable[[float], str]
+    Row = tuple[str, Figure, Callable[[MeasuredFile], float | None], Callable[[Ratio], float | None]]
 
 EXAMPLES = (
     "ofqctl bench step deit_tiny_distilled_patch16_224 --recipe ofq/vit_w2a2",
@@ -71,23 +78,23 @@ def step(
         sink.show(bench_step(request, sink.progress), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    bits = f"W{result['bits']['weights']}A{result['bits']['activations']}"
-    title = f"{result['model']}, batch {result['batch_size']}, {result['device']}"
-    recipe = f">{result['recipe']} ({bits})"
+def _render(result: "BenchStepResult") -> Iterator[Table | str]:
+    title = f"{result.model}, batch {result.batch_size}, {result.device}"
+    recipe = f">{result.recipe} (W{result.bits.weights}A{result.bits.activations})"
     table = Table(["one training step", ">float", recipe, ">ratio", ">with tracker", ">ratio "], title=title)
-    for heading, key, show in (
-        ("seconds, median", "seconds_median", _seconds),
-        ("seconds, least", "seconds_min", _seconds),
-        ("peak memory above the model", "peak_bytes", megabytes),
-    ):
-        float_, ours, tracked = (show(result[name][key]) for name in ("float", "quantized", "tracked"))
-        ratio, of_tracker = result["ratio"][key], result["tracker"]["ratio"][key]
-        table.add(heading, float_, ours, f"{ratio:.2f}x", tracked, f"{of_tracker:.3f}x")
+    rows: tuple[tuple[str, Callable[[Step], float], Figure], ...] = (
+        ("seconds, median", lambda step: step.seconds_median, _seconds),
+        ("seconds, least", lambda step: step.seconds_min, _seconds),
+        ("peak memory above the model", lambda step: step.peak_bytes, megabytes),
+    )
+    for heading, value, show in rows:
+        original, ours, tracked = (show(value(step)) for step in (result.float, result.quantized, result.tracked))
+        of_tracker = f"{value(result.tracker.ratio):.3f}x"
+        table.add(heading, original, ours, f"{value(result.ratio):.2f}x", tracked, of_tracker)
     yield table
-    tracker = result["tracker"]
     yield ""
-    yield f"the tracker takes {tracker['bytes_per_weight']:.2f} bytes for each of {tracker['weights']} weights"
+    tracker = result.tracker
+    yield f"the tracker takes {tracker.bytes_per_weight:.2f} bytes for each of {tracker.weights} weights"
 
 
 def _seconds(value: float) -> str:
@@ -156,40 +163,47 @@ def infer(
         sink.show(bench_infer(request, sink.progress), _render_infer)
 
 
-def _render_infer(result: dict[str, Any]) -> Iterator[Table | str]:
-    files, ratio = result["files"], result["ratio"]
-    names = list(files)
-    title = f"{result['runtime']}, {result['threads']} threads; in brackets how many times as much as the first"
-    table = Table(["one pass", *(f">{files[name]['file']}" for name in names)], title=title)
-
-    def row(heading: str, show: Any, value: Any, times: Any) -> None:
-        cells = [_cell(show, value(files[name]), times(ratio[name]) if name in ratio else None) for name in names]
+def _render_infer(result: "BenchInferResult") -> Iterator[Table | str]:
+    names = list(result.files)
+    title = f"{result.runtime}, {result.threads} threads; in brackets how many times as much as the first"
+    table = Table(["one pass", *(f">{result.files[name].file}" for name in names)], title=title)
+    for heading, show, value, times in _rows(result):
+        cells = [
+            _cell(show, value(result.files[name]), times(result.ratio[name]) if name in result.ratio else None)
+            for name in names
+        ]
         if any(cells):
             table.add(heading, *cells)
-
-    for size in map(str, result["batch_sizes"]):
-        for heading, key in (("CPU milliseconds", "cpu_seconds_median"), ("milliseconds", "seconds_median")):
-            path = (size, key)
-            row(
-                f"{heading}, batch {size}",
-                _milliseconds,
-                lambda f, p=path: f["batches"][p[0]][p[1]],
-                lambda r, p=path: r["batches"][p[0]][p[1]],
-            )
-    for heading, key, show in (
-        ("milliseconds to load", "load_seconds_median", _milliseconds),
-        ("peak memory", "peak_bytes", megabytes),
-        ("file", "file_bytes", megabytes),
-        ("CPU seconds to make", "make_cpu_seconds", lambda seconds: f"{seconds:.1f}"),
-        ("top-1 accuracy", "top1", lambda top1: f"{top1:.2f} %"),
-    ):
-        row(heading, show, lambda f, k=key: f.get(k), lambda r, k=key: r.get(k))
-    for kind in files[names[0]].get("kinds", {}):
-        row(f"  {kind}", _milliseconds, lambda f, k=kind: f["kinds"][k], lambda _r: None)
     yield table
 
 
-def _cell(show: Any, value: Any, times: float | None) -> str:
+def _rows(result: "BenchInferResult") -> "Iterator[Row]":
+    """Heading, format, figure of a file, and ratio of a file to the first."""
+    for size in map(str, result.batch_sizes):
+        for heading, of in (
+            ("CPU milliseconds", lambda one: one.cpu_seconds_median),
+            ("milliseconds", lambda one: one.seconds_median),
+        ):
+            figure = partial(_of_batch, size, of)
+            yield f"{heading}, batch {size}", _milliseconds, figure, figure
+    yield "milliseconds to load", _milliseconds, lambda f: f.load_seconds_median, lambda r: r.load_seconds_median
+    yield "peak memory", megabytes, lambda f: f.peak_bytes, lambda r: r.peak_bytes
+    yield "file", megabytes, lambda f: f.file_bytes, lambda r: r.file_bytes
+    yield "CPU seconds to make", lambda seconds: f"{seconds:.1f}", lambda f: f.make_cpu_seconds, lambda _: None
+    yield "top-1 accuracy", lambda top1: f"{top1:.2f} %", lambda f: f.top1, lambda _: None
+    for kind in next(iter(result.files.values())).kinds or {}:
+        yield f"  {kind}", _milliseconds, partial(_of_kind, kind), lambda _: None
+
+
+def _of_batch(size: str, of: "Callable[[Pass], float]", found: "MeasuredFile | Ratio") -> float:
+    return of(found.batches[size])
+
+
+def _of_kind(kind: str, file: "MeasuredFile") -> float | None:
+    return (file.kinds or {}).get(kind)
+
+
+def _cell(show: Callable[[float], str], value: float | None, times: float | None) -> str:
     if value is None:
         return ""
     return show(value) if times is None else f"{show(value)} ({times:.2f}x)"

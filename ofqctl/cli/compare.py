@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table, megabytes
+
+if TYPE_CHECKING:
+    from ofqctl.results.compare import Comparison
 
 EXAMPLES = (
     "ofqctl compare runs/lsq runs/statsq runs/ofq --html compared.html",
@@ -36,23 +39,23 @@ def compare(
 
     html = output.html
     with Sink(as_json=as_json) as sink:
-        sink.show(run(CompareRequest(runs, html)).model_dump(mode="json"), lambda shown: _render(shown, html))
+        sink.show(run(CompareRequest(runs, html)), lambda shown: _render(shown, html))
 
 
-def _render(result: dict[str, Any], html: Path | None) -> Iterator[Table | str]:
+def _render(result: "Comparison", html: Path | None) -> Iterator[Table | str]:
     columns = ["run", "model", "recipe", ">bits", ">size", ">top-1", ">oscillating", ">changed a step", ">training s"]
     table = Table(columns)
-    for run in result["runs"]:
+    for run in result.runs:
         table.add(
-            run["run"],
-            run["model"],
-            run["recipe"],
-            f"W{run['weight_bits']}A{run['activation_bits']}",
-            megabytes(run["bytes"]),
-            "" if run["top1"] is None else f"{run['top1']:.2f} %",
-            "" if run["oscillating"] is None else f"{100 * run['oscillating']:.3g} %",
-            "" if run["flips_per_step"] is None else f"{100 * run['flips_per_step']:.3g} %",
-            "" if run["seconds"] is None else f"{run['seconds']:.0f}",
+            run.run,
+            run.model,
+            run.recipe,
+            f"W{run.weight_bits}A{run.activation_bits}",
+            megabytes(run.bytes),
+            "" if run.top1 is None else f"{run.top1:.2f} %",
+            "" if run.oscillating is None else f"{100 * run.oscillating:.3g} %",
+            "" if run.flips_per_step is None else f"{100 * run.flips_per_step:.3g} %",
+            "" if run.seconds is None else f"{run.seconds:.0f}",
         )
     yield table
     if html is not None:

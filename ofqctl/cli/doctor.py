@@ -1,10 +1,13 @@
 """``ofqctl doctor``."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
 from ofqctl.cli.output import Sink, Table, megabytes
+
+if TYPE_CHECKING:
+    from ofqctl.results.doctor import DoctorResult
 
 EXAMPLES = ("ofqctl doctor", "ofqctl doctor --json")
 
@@ -17,28 +20,28 @@ def doctor(as_json: options.Json = False) -> None:
         sink.show(examine(), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    machine = result["machine"]
-    shared = machine["shared_memory"]
+def _render(result: "DoctorResult") -> Iterator[Table | str]:
+    machine = result.machine
+    shared = machine.shared_memory
     table = Table(["part", "here"])
-    for name, version in result["versions"].items():
+    for name, version in result.versions.items():
         if version is not None:
             table.add(name, version)
-    table.add("system", machine["system"])
-    table.add("CPU", f"{machine['cpu']}, VNNI: {'yes' if machine['vnni'] else 'no'}")
-    table.add("cores, threads of torch", f"{machine['cores']}, {machine['threads']}")
-    table.add("memory", megabytes(machine["memory"]))
+    table.add("system", machine.system)
+    table.add("CPU", f"{machine.cpu}, VNNI: {'yes' if machine.vnni else 'no'}")
+    table.add("cores, threads of torch", f"{machine.cores}, {machine.threads}")
+    table.add("memory", megabytes(machine.memory))
     if shared is not None:
         table.add("free shared memory", megabytes(shared))
-    table.add("devices", ", ".join(machine["devices"]))
-    table.add("compiler", machine["compiler"] or "none")
-    table.add("methods of other packages", ", ".join(result["methods_of_others"]) or "none")
+    table.add("devices", ", ".join(machine.devices))
+    table.add("compiler", machine.compiler or "none")
+    table.add("methods of other packages", ", ".join(result.methods_of_others) or "none")
     yield table
     yield ""
-    if not result["findings"]:
+    if not result.findings:
         yield "Nothing is missing."
         return
     found = Table(["missing", "which means", "remedy"])
-    for finding in result["findings"]:
-        found.add(finding["missing"], finding["means"], finding["remedy"] or "")
+    for finding in result.findings:
+        found.add(finding.missing, finding.means, finding.remedy or "")
     yield found

@@ -1,11 +1,15 @@
 """``ofqctl evaluate``."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
+
+if TYPE_CHECKING:
+    from ofqctl.results.data import Prepared
+    from ofqctl.results.evaluate import EvaluateResult
 
 EXAMPLES = (
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4 --data imagenet/val",
@@ -49,29 +53,32 @@ def evaluate(
         sink.show(run(request, sink.progress), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    table = Table(["", ">"], title=f"{result['model']} ({result['recipe'] or result['kind']})")
-    table.add("top-1 accuracy", f"{result['top1']:.2f} %")
-    table.add("top-5 accuracy", f"{result['top5']:.2f} %")
-    table.add("loss", f"{result['loss']:.4f}")
-    table.add("images", result["images"])
-    table.add("images/s", f"{result['images_per_second']:.1f}")
+def _render(result: "EvaluateResult") -> Iterator[Table | str]:
+    table = Table(["", ">"], title=f"{result.model} ({result.recipe or result.kind})")
+    table.add("top-1 accuracy", f"{result.top1:.2f} %")
+    table.add("top-5 accuracy", f"{result.top5:.2f} %")
+    table.add("loss", f"{result.loss:.4f}")
+    table.add("images", result.images)
+    table.add("images/s", f"{result.images_per_second:.1f}")
     yield table
-    prepared = result["preprocessing"]
-    height, width = prepared["input_size"][1:]
     yield ""
-    yield f"data           {result['data']}"
-    yield f"classes        {result['labels']}"
-    yield (
-        f"preprocessing  {height}x{width} pixels, {prepared['interpolation']}, crop {prepared['crop_pct']} "
-        f"({prepared['crop_mode']}), mean {_values(prepared['mean'])}, std {_values(prepared['std'])}"
+    yield f"data           {result.data}"
+    yield f"classes        {result.labels}"
+    yield f"preprocessing  {_preparation(result.preprocessing)}"
+    yield from (f"               {note}" for note in result.data_notes)
+    if result.turned:
+        yield f"turned         {result.turned} images, upright as their EXIF orientation says"
+    for skipped in result.skipped:
+        yield f"skipped        {skipped.image}: {skipped.reason}"
+
+
+def _preparation(prepared: "Prepared") -> str:
+    _, height, width = prepared.input_size
+    return (
+        f"{height}x{width} pixels, {prepared.interpolation}, crop {prepared.crop_pct:g} ({prepared.crop_mode}), "
+        f"mean {_values(prepared.mean)}, std {_values(prepared.std)}"
     )
-    yield from (f"               {note}" for note in result["data_notes"])
-    if result["turned"]:
-        yield f"turned         {result['turned']} images, upright as their EXIF orientation says"
-    for skipped in result["skipped"]:
-        yield f"skipped        {skipped['image']}: {skipped['reason']}"
 
 
-def _values(numbers: list[float]) -> str:
+def _values(numbers: tuple[float, ...]) -> str:
     return " ".join(f"{number:g}" for number in numbers)

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import flag, group, option
 from ofqctl.cli.output import Sink, Table, megabytes
 from ofqctl.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from ofqctl.results.export import AboutRuntime, ExportOnnxResult, ExportSafetensorsResult
 
 EXAMPLES = (
     "ofqctl export runs/deit_small_patch16_224-w2a2 --onnx --verify-data imagenet/val",
@@ -120,53 +123,47 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    exact, ends = result["verification"]["exactness"], result["verification"]["end_to_end"]
-    products = result["products"]
-    if exact["products"]:
-        table = Table(["product by product", ">"], title=f"{result['output']}, for {result['target']}")
-        table.add("products compared", exact["products"])
-        table.add("largest difference of a product, relative to its largest value", f"{exact['worst']:.1e}")
-        table.add("codes compared", exact["codes"])
-        table.add("codes that differ", exact["different"])
-        table.add("largest difference between the products", f"{exact['between']:.1e}")
+def _render(result: "ExportOnnxResult") -> Iterator[Table | str]:
+    exact, ends, products = result.verification.exactness, result.verification.end_to_end, result.products
+    if exact.products:
+        table = Table(["product by product", ">"], title=f"{result.output}, for {result.target}")
+        table.add("products compared", exact.products)
+        table.add("largest difference of a product, relative to its largest value", f"{exact.worst:.1e}")
+        table.add("codes compared", exact.codes)
+        table.add("codes that differ", exact.different)
+        table.add("largest difference between the products", f"{exact.between:.1e}")
         yield table
         yield ""
-    agreement, difference, top1 = ends["agreement"], ends["difference"], ends["top1"]
-    others = [name for name in agreement if name not in ("graph", "floor")]
+    others = [name for name in ends.agreement if name not in ("graph", "floor")]
     names = ["graph", *others, "floor"]
     columns = [">this file", *(f">in {name}" for name in others), ">noise floor"]
-    table = Table(["end to end", *columns], title="" if exact["products"] else result["output"])
-    table.add("top-1 as torch", *(f"{agreement[name]:.1f} %" for name in names))
-    table.add("median difference of logits", *(f"{difference[name]:.1e}" for name in names))
-    if top1:
+    table = Table(["end to end", *columns], title="" if exact.products else result.output)
+    table.add("top-1 as torch", *(f"{ends.agreement[name]:.1f} %" for name in names))
+    table.add("median difference of logits", *(f"{ends.difference[name]:.1e}" for name in names))
+    if top1 := ends.top1:
         table.add("top-1 accuracy", *(f"{top1[name]:.2f} %" for name in names[:-1]), f"torch {top1['torch']:.2f} %")
     yield table
     yield ""
-    yield f"verified  on {ends['images']} images of {result['verification']['data']}"
-    yield f"products  {products['integer']} on integers, {products['float']} in float"
-    yield from (f"          {count} x {reason}" for reason, count in products["reasons"].items())
-    if result["target"]:
-        yield from (_kernels(name, about) for name, about in result["runtimes"].items())
-    if result["run"]:
-        run = result["run"]
-        yield (
-            f"size      {megabytes(result['bytes'])}; ideal {megabytes(run['ideal'])}, "
-            f"float weights {megabytes(run['float_model'])}"
-        )
-    else:
-        yield f"size      {megabytes(result['bytes'])}"
-    yield f"written   to {result['output']}, opset {result['opset']}"
+    yield f"verified  on {ends.images} images of {result.verification.data}"
+    yield f"products  {products.integer} on integers, {products.float} in float"
+    yield from (f"          {count} x {reason}" for reason, count in products.reasons.items())
+    if result.target:
+        yield from (_kernels(name, about) for name, about in result.runtimes.items())
+    size = megabytes(result.bytes)
+    if run := result.run:
+        size += f"; ideal {megabytes(run.ideal)}, float weights {megabytes(run.float_model)}"
+    yield f"size      {size}"
+    yield f"written   to {result.output}, opset {result.opset}"
 
 
-def _kernels(runtime: str, about: dict[str, Any]) -> str:
+def _kernels(runtime: str, about: "AboutRuntime") -> str:
     """One line about what a runtime makes of the products."""
-    counted = [f"{count} x {kernel}" for kernel, count in about["kernels"].items()]
-    counted += [f"{len(about['float'])} in float"] if about["float"] else []
-    oldest = f", {about['oldest']} and newer load it" if "oldest" in about else ""
-    return f"runs in   {runtime} {about['version']}: {', '.join(counted)}{oldest}"
+    counted = [f"{count} x {kernel}" for kernel, count in about.kernels.items()]
+    counted += [f"{len(about.float)} in float"] if about.float else []
+    oldest = f", {about.oldest} and newer load it" if about.oldest else ""
+    return f"runs in   {runtime} {about.version}: {', '.join(counted)}{oldest}"
 
 
-def _render_safetensors(result: dict[str, Any]) -> Iterator[str]:
-    yield f"size      {megabytes(result['bytes'])}"
-    yield f"written   to {result['output']}, layout {result['layout']}"
+def _render_safetensors(result: "ExportSafetensorsResult") -> Iterator[str]:
+    yield f"size      {megabytes(result.bytes)}"
+    yield f"written   to {result.output}, layout {result.layout}"

@@ -4,12 +4,10 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from typing import Literal
-
-from pydantic import BaseModel
 
 from ofqctl.cli.printing import give_up_stdout, prints, say_json, tell
 from ofqctl.errors import OfqctlError, OutputError, disk_fault
+from ofqctl.results.failure import Failure, FailureDocument
 
 FAULT, USAGE, BUG = 1, 2, 70
 
@@ -25,28 +23,6 @@ class InterruptionError(Exception):
     def __init__(self, message: str = "interrupted; nothing was written", signum: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.code = 128 + signum
-
-
-class Failure(BaseModel):
-    """Why a command failed.
-
-    Attributes:
-        kind: What is at fault: ``recipe``, ``data``, ``model``, ``artifact``, ``device``, ``process``, ``package`` or
-            ``output``; ``usage`` of the program; a ``bug`` of it; or ``interruption``.
-        message: Where it happened, what is wrong, the value found and what is allowed.
-        hint: The command or option that fixes it, if there is one.
-    """
-
-    kind: str
-    message: str
-    hint: str | None = None
-
-
-class FailureDocument(BaseModel):
-    """What ``--json`` prints in place of a result."""
-
-    format: Literal[1] = 1
-    error: Failure
 
 
 def failed(error: Exception, *, as_json: bool) -> int:

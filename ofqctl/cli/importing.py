@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink
 from ofqctl.cli.summary import next_commands, run_summary
+
+if TYPE_CHECKING:
+    from ofqctl.results.importing import ImportResult
 
 EXAMPLES = (
     "ofqctl import deit_t_w2a2.pth.tar --model deit_tiny_distilled_patch16_224 --wbits 2 --abits 2",
@@ -53,6 +56,6 @@ def import_(
         sink.show(import_checkpoint(request, sink.progress), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Any]:
+def _render(result: "ImportResult") -> Iterator[Any]:
     yield from run_summary(result)
-    yield from next_commands(Path(result["output"]), None)
+    yield from next_commands(Path(result.output), None)

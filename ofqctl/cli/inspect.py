@@ -1,14 +1,24 @@
 """``ofqctl inspect``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.output import Sink, Table, megabytes
 from ofqctl.cli.summary import left_float_lines
+
+if TYPE_CHECKING:
+    from ofqctl.results.inspect import (
+        InspectedGrid,
+        InspectedModule,
+        InspectedQuantizer,
+        InspectRunResult,
+    )
+    from ofqctl.results.onnx import InspectOnnxResult
+    from ofqctl.results.size import LedgerWithRatio
 
 EXAMPLES = (
     "ofqctl inspect runs/deit_small_patch16_224-w4a4",
@@ -40,52 +50,53 @@ def inspect(
     from ofqctl.jobs.inspect import inspect as look
 
     with Sink(as_json=as_json) as sink:
-        result = look(InspectRequest(run, accept_config), sink.progress)
-        sink.show(result, _render_onnx if "onnx" in result else _render)
+        sink.show(look(InspectRequest(run, accept_config), sink.progress), render)
 
 
-def _render_onnx(result: dict[str, Any]) -> Iterator[Table | str]:
-    if result["products"]:
+def render(result: "InspectRunResult | InspectOnnxResult") -> Iterator[Table | str]:
+    """The tables and lines of a result."""
+    from ofqctl.results.onnx import InspectOnnxResult
+
+    return render_onnx(result) if isinstance(result, InspectOnnxResult) else render_run(result)
+
+
+def render_onnx(result: "InspectOnnxResult") -> Iterator[Table | str]:
+    """Those of an ONNX file."""
+    if result.products:
         yield _products(result)
         yield ""
     table = Table(["what the bytes are used for", ">bytes", ">"])
-    for key, words in (
-        ("codes", "codes of weights"),
-        ("constants", "grid steps, shifts, biases and all other constants"),
-        ("graph", "the graph and its metadata"),
-        ("total", "the file"),
+    sizes = result.bytes
+    for count, words in (
+        (sizes.codes, "codes of weights"),
+        (sizes.constants, "grid steps, shifts, biases and all other constants"),
+        (sizes.graph, "the graph and its metadata"),
+        (sizes.total, "the file"),
     ):
-        table.add(words, result["bytes"][key], megabytes(result["bytes"][key]))
+        table.add(words, count, megabytes(count))
     yield table
     yield ""
-    for name, ports in (("input", result["inputs"]), ("output", result["outputs"])):
-        yield from (f"{name:<9} {port['name']} {port['shape']} {port['type']}" for port in ports)
-    said = result["description"]
+    for name, ports in (("input", result.inputs), ("output", result.outputs)):
+        yield from (f"{name:<9} {port.name} {list(port.shape)} {port.type}" for port in ports)
+    said = result.description
     if said:
-        yield f"model     {said['architecture']}, {said['num_classes']} classes, {said['input']} images"
-        yield f"recipe    {said['recipe'] or 'none: a float model'}"
-    yield f"opset     {result['opset']}"
-    yield f"operators {_counted(result['operators'])}"
-    yield f"run as    {_counted(result['run_operators'])} ({result['runtime']})"
-    if result["verification"]:
-        exact = result["verification"]["exactness"]
-        yield f"verified  {exact['products']} products, largest difference {exact['worst']:.1e} of the largest value"
+        yield f"model     {said.architecture}, {said.num_classes} classes, {said.input} images"
+        yield f"recipe    {said.recipe or 'none: a float model'}"
+    yield f"opset     {result.opset}"
+    yield f"operators {_counted(result.operators)}"
+    yield f"run as    {_counted(result.run_operators)} ({result.runtime})"
+    exact = result.verification.exactness
+    if exact is not None and exact.worst is not None:
+        yield f"verified  {exact.products} products, largest difference {exact.worst:.1e} of the largest value"
 
 
-def _products(result: dict[str, Any]) -> Table:
+def _products(result: "InspectOnnxResult") -> Table:
     table = Table(["product", "kind", ">weight bits", ">activation bits", "kernel", ">bytes", "in float because"])
-    for name, product in result["products"].items():
-        weight = result["weights"].get(f"{name.partition('@')[0]}.weight", {})
-        bits = "x".join(str(width) for width in product["activations"])
-        table.add(
-            name,
-            product["kind"],
-            product["weights"] or "",
-            bits,
-            product["kernel"],
-            weight.get("bytes", ""),
-            product.get("float", ""),
-        )
+    for name, product in result.products.items():
+        weight = result.weights.get(f"{name.partition('@')[0]}.weight")
+        bits = "x".join(str(width) for width in product.activations)
+        size = "" if weight is None else weight.bytes
+        table.add(name, product.kind, product.weights or "", bits, product.kernel, size, product.float or "")
     return table
 
 
@@ -93,17 +104,18 @@ def _counted(operators: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in operators.items())
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    yield _modules(result["modules"])
+def render_run(result: "InspectRunResult") -> Iterator[Table | str]:
+    """Those of a run."""
+    yield _modules(result.modules)
     yield ""
-    yield _sizes(result["size"])
+    yield _sizes(result.size)
     yield ""
-    yield f"model     {result['model']}, {result['num_classes']} classes, input {result['input_size']}"
-    yield f"source    {result['source']}"
-    yield f"recipe    {result['recipe']}"
-    yield f"format    version {result['format_version']}, written by {result['written_by']}"
-    yield from _measured(result["results"].get("evaluation") or {})
-    yield from left_float_lines(result["left_float"])
+    yield f"model     {result.model}, {result.num_classes} classes, input {list(result.input_size)}"
+    yield f"source    {result.source}"
+    yield f"recipe    {result.recipe}"
+    yield f"format    version {result.format_version}, written by {result.written_by}"
+    yield from _measured(result.results.get("evaluation") or {})
+    yield from left_float_lines(result.left_float)
 
 
 def _measured(figures: dict[str, Any]) -> Iterator[str]:
@@ -115,53 +127,52 @@ def _measured(figures: dict[str, Any]) -> Iterator[str]:
         yield f"measured  top-1 {quantized:.2f} %{compared} on {figures.get('data')}"
 
 
-def _modules(modules: list[dict[str, Any]]) -> Table:
+def _modules(modules: "Sequence[InspectedModule]") -> Table:
     table = Table(["module", "kind", "tensor", ">bits", "method", "grid", "shape", "step", ">bytes"])
     for module in modules:
-        head = [module["name"], module["kind"]]
-        if module["weight"]:
-            weight = module["weight"]
-            table.add(*head, "weight", *_numeric(weight), _shape(weight["shape"]), _step(weight), weight["bytes"])
+        head = [module.name, module.kind]
+        if weight := module.weight:
+            table.add(*head, "weight", *_numeric(weight), _shape(weight.shape), _step(weight), weight.bytes)
             head = ["", ""]
-        for name, quantizer in module["activations"].items():
+        for name, quantizer in module.activations.items():
             table.add(*head, name, *_numeric(quantizer), "", _step(quantizer), "")
             head = ["", ""]
     return table
 
 
-def _numeric(quantizer: dict[str, Any]) -> tuple[str, str, str]:
-    return str(quantizer["bits"]), quantizer["method"], _grid(quantizer["grid"])
+def _numeric(quantizer: "InspectedQuantizer") -> tuple[str, str, str]:
+    return str(quantizer.bits), quantizer.method, _grid(quantizer.grid)
 
 
-def _grid(grid: dict[str, Any]) -> str:
+def _grid(grid: "InspectedGrid") -> str:
     """The range of the codes and their offset, or the points of a table."""
-    if "points" in grid:
-        points = [f"{point:.3g}" for point in grid["points"]]
+    if grid.points is not None:
+        points = [f"{point:.3g}" for point in grid.points]
         return " ".join(points if len(points) <= _POINTS else [*points[:2], f"... ({len(points)})", points[-1]])
-    low, high = grid["offset"]
+    low, high = grid.offset or (0.0, 0.0)
     offset = "" if low == high == 0 else f" {low:+g}" if low == high else f" {low:+g}..{high:+g}"
-    return f"{grid['low']}..{grid['high']}{offset}"
+    return f"{grid.low}..{grid.high}{offset}"
 
 
-def _step(quantizer: dict[str, Any]) -> str:
-    relative = " dynamic" if quantizer["dynamic"] else ""
-    return _shape(quantizer["step_shape"]) + relative + (" + shifts" if quantizer["shifts"] else "")
+def _step(quantizer: "InspectedQuantizer") -> str:
+    relative = " dynamic" if quantizer.dynamic else ""
+    return _shape(quantizer.step_shape) + relative + (" + shifts" if quantizer.shifts else "")
 
 
-def _shape(lengths: list[int]) -> str:
+def _shape(lengths: tuple[int, ...]) -> str:
     return "x".join(str(length) for length in lengths) or "1"
 
 
-def _sizes(size: dict[str, Any]) -> Table:
+def _sizes(size: "LedgerWithRatio") -> Table:
     table = Table(["what the bytes are used for", ">bytes", ">"])
-    for key, words in (
-        ("codes", "codes of weights"),
-        ("steps", "grid steps, zero points and tables of points"),
-        ("float_leftovers", "float tensors: biases, norms, embeddings, shifts"),
-        ("ideal", "ideal: codes at exactly their bits, and the rest"),
-        ("total", "the file"),
-        ("float_model", "weights of the float model"),
+    for count, words in (
+        (size.codes, "codes of weights"),
+        (size.steps, "grid steps, zero points and tables of points"),
+        (size.float_leftovers, "float tensors: biases, norms, embeddings, shifts"),
+        (size.ideal, "ideal: codes at exactly their bits, and the rest"),
+        (size.total, "the file"),
+        (size.float_model, "weights of the float model"),
     ):
-        table.add(words, size[key], megabytes(size[key]))
-    table.add("float model / file", f"{size['ratio']:.2f}", "")
+        table.add(words, count, megabytes(count))
+    table.add("float model / file", f"{size.ratio:.2f}", "")
     return table

@@ -1,12 +1,15 @@
 """``ofqctl models``."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.output import Sink, Table
+
+if TYPE_CHECKING:
+    from ofqctl.results.models import ModelsResult
 
 EXAMPLES = ("ofqctl models", "ofqctl models deit", "ofqctl models 'vit_*_224' --json")
 
@@ -28,25 +31,25 @@ def models(
         sink.show(coverage(CoverageRequest(pattern), sink.progress), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    if result["pattern"]:
+def _render(result: "ModelsResult") -> Iterator[Table | str]:
+    if result.pattern:
         table = Table(["model", "family", "pretrained"])
-        for model in result["models"]:
-            table.add(model["name"], model["family"], "yes" if model["pretrained"] else "no")
+        for model in result.models:
+            table.add(model.name, model.family, "yes" if model.pretrained else "no")
         yield table
         yield ""
     table = Table(["family", ">models", ">pretrained", "coverage", "qkr", "attention left in float"])
-    for family in result["families"]:
+    for family in result.families:
         table.add(
-            family["family"],
-            family["models"],
-            family["pretrained"],
-            family["attention"],
-            "yes" if family["qkr"] else "",
-            ", ".join(family["float_classes"]),
+            family.family,
+            family.models,
+            family.pretrained,
+            family.attention,
+            "yes" if family.qkr else "",
+            ", ".join(family.float_classes),
         )
     yield table
     yield ""
-    yield from (f"{word:<9} {meaning}" for word, meaning in result["meaning"].items())
+    yield from (f"{word:<9} {meaning}" for word, meaning in result.meaning.items())
     yield "qkr       query and key can be merged in at least one attention class of the family"
     yield "Determined from the code of each family: a model may use only some of its attention classes."

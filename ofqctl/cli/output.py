@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from ofqctl.cli.printing import finish, prints, say, say_json, tell, visible
 from ofqctl.cli.tables import Table, print_table
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+    from ofqctl.results.document import Document
+
 _SECONDS_BETWEEN_LINES = 10.0
 
-
 Part = Table | str
+Shown = TypeVar("Shown", bound="Document")
 
 
 class Sink:
@@ -69,23 +71,23 @@ class Sink:
                 far += f", {duration((now - began) / (done - first) * (total - done))} left"
             tell(f"{work}{far}{detail and f'  {detail}'}")
 
-    def show(self, result: Any, render: Callable[[Any], Iterable[Part]]) -> None:
+    def show(self, result: Shown, render: Callable[[Shown], Iterable[Part]]) -> None:
         """Print a result.
 
         Args:
-            result: The result, which can be written as JSON; its ``notes`` also go to stderr.
+            result: The result; its ``notes`` also go to stderr.
             render: Creates the tables and lines to print from the result.
         """
         if not self._prints:
             return
         self._stop_bars()
         if self.as_json:
-            say_json(result)
+            say_json(result.model_dump(mode="json"))
         else:
             for part in render(result):
                 print_table(part) if isinstance(part, Table) else say(part)
         finish()
-        for note in result.get("notes", ()) if isinstance(result, dict) else ():
+        for note in result.notes:
             tell(f"note: {note}")
 
     def _move_bar(self, work: str, done: int, total: int | None, detail: str) -> None:
@@ -105,7 +107,7 @@ class Sink:
             self._bars = None
 
 
-def megabytes(count: int) -> str:
+def megabytes(count: float) -> str:
     """Format a size in bytes, such as ``22.9 MB`` (10^6 bytes)."""
     return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
+
+if TYPE_CHECKING:
+    from ofqctl.results.predict import PredictResult
 
 EXAMPLES = (
     "ofqctl predict runs/deit_small_patch16_224-w4a4 cat.jpg dog.jpg",
@@ -60,18 +63,16 @@ def predict(
         sink.show(run(request, sink.progress), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    table = Table(
-        ["image", ">probability", ">label", "name"], title=f"{result['model']} ({result['recipe'] or result['kind']})"
-    )
-    for image in result["images"]:
-        for rank, guess in enumerate(image["top"]):
-            probability = f"{100 * guess['probability']:.1f} %"
-            table.add("" if rank else image["image"], probability, guess["label"], guess["name"])
+def _render(result: "PredictResult") -> Iterator[Table | str]:
+    title = f"{result.model} ({result.recipe or result.kind})"
+    table = Table(["image", ">probability", ">label", "name"], title=title)
+    for image in result.images:
+        for rank, guess in enumerate(image.top):
+            table.add("" if rank else image.image, f"{100 * guess.probability:.1f} %", guess.label, guess.name)
     yield table
-    if result["turned"]:
-        yield f"turned   {result['turned']} images, upright as their EXIF orientation says"
-    for skipped in result["skipped"]:
-        yield f"skipped  {skipped['image']}: {skipped['reason']}"
-    if result["saved_logits"]:
-        yield f"logits   written to {result['saved_logits']}"
+    if result.turned:
+        yield f"turned   {result.turned} images, upright as their EXIF orientation says"
+    for skipped in result.skipped:
+        yield f"skipped  {skipped.image}: {skipped.reason}"
+    if result.saved_logits:
+        yield f"logits   written to {result.saved_logits}"

@@ -14,6 +14,7 @@ from ofqctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from ofqctl.jobs.mixing import Target
+    from ofqctl.results.quantize import QuantizeResult
 
 AT_8_BITS, WITH_IMAGES, WITHOUT_IMAGES = "deploy/w8a8", "ptq/best", "ptq/minmax"
 Cost = Literal["bits", "latency"]
@@ -137,20 +138,22 @@ def quantize(
         )
 
 
-def _render(result: dict[str, Any], model: str, data: str | None, *, chosen: bool) -> Iterator[Any]:
-    yield from run_summary(result)
-    if result["recipe"] == AT_8_BITS and not chosen:
+def _render(result: "QuantizeResult", model: str, data: str | None, *, chosen: bool) -> Iterator[Any]:
+    from ofqctl.results.quantize import ChosenRows
+
+    yield from run_summary(result, result.evaluation)
+    if result.recipe == AT_8_BITS and not chosen:
         yield f"recipe    {AT_8_BITS} makes the fastest files; --recipe {WITH_IMAGES} takes minutes for more accuracy"
-    rows = result["ptq"].get("rows")
-    if rows:
-        yield f"rows      the inputs of {len(rows['chosen'])} of {len(rows['errors'])} layers are quantized row by row"
-    mixed = result["mixed_precision"]
+    rows = result.ptq.get("rows")
+    if isinstance(rows, ChosenRows):
+        yield f"rows      the inputs of {len(rows.chosen)} of {len(rows.errors)} layers are quantized row by row"
+    mixed = result.mixed_precision
     if mixed is not None:
-        counts = Counter(mixed["bits"].values())
+        counts = Counter(mixed.bits.values())
         spread = ", ".join(f"{counts[bits]} layers at {bits}" for bits in sorted(counts))
-        yield f"mixed     {mixed['average_bits']:.3f} bits of weights on average: {spread}"
-        spent = mixed["cost"]
-        if spent["unit"] == "ms":
-            yield f"products  {spent['spent']:.2f} ms of {spent['budget']:.2f} ms, one image, one thread"
-    yield from training_hint(result["bits"], model)
-    yield from next_commands(Path(result["output"]), data)
+        yield f"mixed     {mixed.average_bits:.3f} bits of weights on average: {spread}"
+        cost = mixed.cost
+        if cost.unit == "ms":
+            yield f"products  {cost.spent:.2f} ms of {cost.budget:.2f} ms, one image, one thread"
+    yield from training_hint(result.bits, model)
+    yield from next_commands(Path(result.output), data)

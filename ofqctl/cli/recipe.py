@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from ofqctl.cli import options
 from ofqctl.cli.commands import command
 from ofqctl.cli.output import Sink, Table
 from ofqctl.files import output_file, replaced_file
+
+if TYPE_CHECKING:
+    from ofqctl.results.recipes import RecipeListResult
 
 NameOrFile = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe, or a YAML file.", show_default=False)
@@ -22,9 +25,10 @@ app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes
 def list_recipes(as_json: options.Json = False) -> None:
     """List the recipes that come with ofqctl."""
     from ofqctl.recipe import catalogue
+    from ofqctl.results.recipes import RecipeListResult
 
     with Sink(as_json=as_json) as sink:
-        sink.show(catalogue.overview(), _render_list)
+        sink.show(RecipeListResult.model_validate({"recipes": catalogue.overview()}), _render_list)
 
 
 @command(app, "show", "ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4")
@@ -32,19 +36,21 @@ def show(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options.
     """Print a complete recipe as YAML, with all defaults."""
     from ofqctl.recipe import catalogue
     from ofqctl.recipe.reading import to_yaml
+    from ofqctl.results.recipes import RecipeShowResult
 
     recipe = catalogue.load(name, settings.changes())
     with Sink(as_json=as_json) as sink:
-        sink.show(recipe.model_dump(mode="json"), lambda _: [to_yaml(recipe).rstrip()])
+        sink.show(RecipeShowResult(**dict(recipe)), lambda _: [to_yaml(recipe).rstrip()])
 
 
 @command(app, "check", "ofqctl recipe check my.yaml")
 def check(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options.Json = False) -> None:
     """Check a recipe; every error is listed with its path."""
     from ofqctl.recipe import catalogue
+    from ofqctl.results.recipes import RecipeCheckResult
 
     recipe = catalogue.load(name, settings.changes())
-    result = {"recipe": recipe.name, "path": str(catalogue.path_of(name)), "valid": True}
+    result = RecipeCheckResult(recipe=recipe.name, path=str(catalogue.path_of(name)))
     with Sink(as_json=as_json) as sink:
         sink.show(result, lambda _: [f"{name}: no errors found"])
 
@@ -58,6 +64,7 @@ def copy(
 ) -> None:
     """Copy a recipe to a file that can be edited."""
     from ofqctl.recipe import catalogue
+    from ofqctl.results.recipes import RecipeCopyResult
 
     catalogue.load(name)
     text = catalogue.path_of(name).read_text(encoding="utf-8")
@@ -66,13 +73,13 @@ def copy(
     with Sink(as_json=as_json) as sink:
         next_step = f"ofqctl quantize MODEL --recipe {file}"
         sink.show(
-            {"recipe": name, "file": str(file)},
+            RecipeCopyResult(recipe=name, file=str(file)),
             lambda _: [f"{name} copied to {file}", f"Next: edit it, then `{next_step}`"],
         )
 
 
-def _render_list(result: list[dict[str, Any]]) -> Iterator[Table]:
+def _render_list(result: "RecipeListResult") -> Iterator[Table]:
     table = Table(["recipe", ">weight bits", ">activation bits", "description"])
-    for recipe in result:
-        table.add(recipe["name"], recipe["bits"]["weights"], recipe["bits"]["activations"], recipe["description"])
+    for recipe in result.recipes:
+        table.add(recipe.name, recipe.bits.weights, recipe.bits.activations, recipe.description)
     yield table

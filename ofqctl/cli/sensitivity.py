@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_widths
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Sink, Table
+
+if TYPE_CHECKING:
+    from ofqctl.results.sensitivity import SensitivityResult
 
 EXAMPLES = (
     "ofqctl sensitivity deit_small --calib-data imagenet/train --plot sensitivity.svg",
@@ -78,14 +81,14 @@ def sensitivity(
         sink.show(run(request, sink.progress), _render)
 
 
-def _render(result: dict[str, Any]) -> Iterator[Table | str]:
-    what = "weights and activations" if result["part"] == "all" else result["part"]
-    title = f"{result['model']}: divergence of the predictions, nats, when only one layer's {what} are quantized"
-    table = Table(["layer", *(f">{bits} bits" for bits in result["bits"])], title=title)
-    for layer in result["layers"]:
-        table.add(layer["layer"], *(f"{layer['kl'][str(bits)]:.4f}" for bits in result["bits"]))
+def _render(result: "SensitivityResult") -> Iterator[Table | str]:
+    what = "weights and activations" if result.part == "all" else result.part
+    title = f"{result.model}: divergence of the predictions, nats, when only one layer's {what} are quantized"
+    table = Table(["layer", *(f">{bits} bits" for bits in result.bits)], title=title)
+    for layer in result.layers:
+        table.add(layer.layer, *(f"{layer.kl[str(bits)]:.4f}" for bits in result.bits))
     yield table
     yield ""
-    yield f"measured  on {result['calibration']['images']} images of {result['calibration']['data']}"
-    if result["plot"]:
-        yield f"drawn     in {result['plot']}"
+    yield f"measured  on {result.calibration.images} images of {result.calibration.data}"
+    if result.plot:
+        yield f"drawn     in {result.plot}"

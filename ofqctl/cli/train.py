@@ -17,6 +17,7 @@ from ofqctl.cli.summary import left_float_lines, next_commands
 
 if TYPE_CHECKING:
     from ofqctl.recipe import Recipe
+    from ofqctl.results.train import TrainResult
 
 EXAMPLES = (
     "ofqctl train deit_tiny_distilled --recipe ofq/vit_w2a2 --data imagenet/train --val-data imagenet/val",
@@ -195,8 +196,9 @@ def _tell(sink: Sink, row: dict[str, Any], total: int) -> None:
     sink.progress("train", row["step"], total, f"{row['phase']} epoch {row['epoch']}: {figures}, {speed}")
 
 
-def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
-    rows = (result.get("training") or {}).get("epochs", [])
+def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
+    training = result.training
+    rows = [row.model_dump() for row in training.epochs] if training else []
     columns = {
         "phase": "phase",
         ">epoch": "epoch",
@@ -214,13 +216,12 @@ def _render(result: dict[str, Any], data: str | None) -> Iterator[Any]:
     if rows:
         yield table
         yield ""
-    if "size" in result:  # left out where results.json of a finished run cannot be read
-        size = result["size"]
-        yield f"size      {megabytes(size['float_model'])} in float, {megabytes(size['total'])} now"
-        yield from left_float_lines(result["left_float"])
-    if skipped := result["training"].get("skipped"):
-        yield f"skipped   {len(skipped)} training images, first {skipped[0]['image']}: {skipped[0]['reason']}"
-    yield from next_commands(Path(result["output"]), data)
+    yield f"size      {megabytes(result.size.float_model)} in float, {megabytes(result.size.total)} now"
+    yield from left_float_lines(result.left_float)
+    if training and training.skipped:
+        first = training.skipped[0]
+        yield f"skipped   {len(training.skipped)} training images, first {first.image}: {first.reason}"
+    yield from next_commands(Path(result.output), data)
 
 
 def _cell(key: str, value: Any) -> str:

@@ -6,12 +6,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from ofqctl.diagnosis.result import Change, LayerChange
 from ofqctl.diagnosis.static import quantiles
 from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError
 from ofqctl.grids import CodeRange
 from ofqctl.oscillation import Role
+from ofqctl.results.analyze_oscillation import Change, LayerChange
 
 _DRIFT_LEVELS = (0.1, 0.5, 0.9)
 _SHOWN = 6

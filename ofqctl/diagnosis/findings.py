@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from ofqctl.diagnosis.layers import AnalyzedLayer
-from ofqctl.diagnosis.result import Change, Epoch, Finding, Live, Report
 from ofqctl.diagnosis.summing import summary_of
 from ofqctl.oscillation import Role
 from ofqctl.recipe import Recipe
+from ofqctl.results.analyze_oscillation import Change, Epoch, Finding, Live, Report
+from ofqctl.results.layers import AnalyzedLayer
 
 AT_REST = 1e-4  # share of the codes that flip in an optimizer step; below this, codes count as settled
 _LOW_BITS = 4  # with more bits, grid steps are so small that oscillation changes little

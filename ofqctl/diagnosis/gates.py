@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from ofqctl.diagnosis.result import Gate, Live, Report
 from ofqctl.errors import ArtifactError
+from ofqctl.results.analyze_oscillation import Gate, Live, Report
 
 Figure = Literal["oscillating", "flips_per_step"]
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ofqctl.convert import operands
-from ofqctl.diagnosis.layers import LiveWeights
-from ofqctl.diagnosis.result import LiveActivation, LiveLayer, LiveStep
 from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation import Flips, GradientWatch, Role, count_parts, roles_of
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan
+from ofqctl.results.analyze_oscillation import LiveActivation, LiveLayer, LiveStep
+from ofqctl.results.layers import LiveWeights
 
 
 class LiveMeter:

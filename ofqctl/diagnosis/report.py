@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ofqctl.diagnosis.between import Snapshot, snapshot_of
-from ofqctl.diagnosis.layers import AnalyzedLayer
 from ofqctl.diagnosis.opening import Opened
-from ofqctl.diagnosis.result import Epoch, Report
 from ofqctl.diagnosis.static import codes_of, latents_of, steps_of
 from ofqctl.diagnosis.summing import summary_of
 from ofqctl.diagnosis.tracked import TrackerState, history_of, paths_of, tracked_of
 from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError, did_you_mean
 from ofqctl.oscillation import Role
+from ofqctl.results.analyze_oscillation import Epoch, Report
+from ofqctl.results.layers import AnalyzedLayer
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ofqctl.diagnosis.layers import Codes, Histogram, Latents, Quantiles
 from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.oscillation import distance_to_threshold
+from ofqctl.results.layers import Codes, Histogram, Latents, Quantiles
 
 RANGES = (0.003, 0.005, 0.007, 0.01)  # distances to a threshold, in grid steps
 STEP_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)

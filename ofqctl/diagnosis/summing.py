@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ofqctl.diagnosis.layers import AnalyzedLayer, Summary
+from ofqctl.results.layers import AnalyzedLayer, Summary
 
 
 def summary_of(layers: Sequence[AnalyzedLayer]) -> Summary:

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ofqctl.diagnosis.layers import Channel, Tracked
-from ofqctl.diagnosis.result import History, Path, RoleHistory
 from ofqctl.diagnosis.static import quantiles
 from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError
 from ofqctl.oscillation import Role, in_parts
+from ofqctl.results.analyze_oscillation import History, Path, RoleHistory
+from ofqctl.results.layers import Channel, Tracked
 
 FREQUENCY_LEVELS = (0.5, 0.9, 0.99, 1.0)
 _PATH_STEPS = 300  # number of the latest steps of a trajectory that are shown

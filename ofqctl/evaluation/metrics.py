@@ -13,6 +13,7 @@ from ofqctl.devices import memory_kept, suited_threads
 from ofqctl.errors import ModelError
 from ofqctl.layers import values_kept
 from ofqctl.progress import Progress, silent
+from ofqctl.results.accuracy import Accuracy, Paired
 
 
 @dataclass
@@ -54,15 +55,16 @@ class Metrics:
         counted = [passes[1:] or passes for passes in self.timings]
         return sum(sum(n for _, n in passes) / max(sum(s for s, _ in passes), 1e-9) for passes in counted)
 
-    def as_dict(self) -> dict[str, float | int]:
-        """Figures for tables and JSON: percentages, mean loss, images per second."""
-        return {
-            "top1": round(100.0 * self.correct1 / self.images, 4),
-            "top5": round(100.0 * self.correct5 / self.images, 4),
-            "loss": math.fsum(self.losses) / self.images,
-            "images": self.images,
-            "images_per_second": round(self.images_per_second, 2),
-        }
+    @property
+    def accuracy(self) -> Accuracy:
+        """The figures for a result."""
+        return Accuracy(
+            top1=round(100.0 * self.correct1 / self.images, 4),
+            top5=round(100.0 * self.correct5 / self.images, 4),
+            loss=math.fsum(self.losses) / self.images,
+            images=self.images,
+            images_per_second=round(self.images_per_second, 2),
+        )
 
 
 def merged(shares: Sequence[Metrics]) -> Metrics:
@@ -81,24 +83,21 @@ def merged(shares: Sequence[Metrics]) -> Metrics:
     )
 
 
-def paired(original: Metrics, quantized: Metrics) -> dict[str, float | int]:
+def paired(original: Metrics, quantized: Metrics) -> Paired:
     """Compare the top-1 accuracy of two models on the same images, image by image.
 
     The standard error is that of the mean difference, which is far below that of either accuracy if the models mostly
     agree.
-
-    Returns:
-        ``difference`` and ``standard_error`` in percentage points, and the numbers of images ``gained`` and ``lost``.
     """
     first, second = torch.cat(original.hits), torch.cat(quantized.hits)
     difference = second.double() - first.double()
     error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else torch.zeros(())
-    return {
-        "difference": round(100.0 * float(difference.mean()), 4),
-        "standard_error": round(100.0 * float(error), 4),
-        "gained": int((second & ~first).sum()),
-        "lost": int((first & ~second).sum()),
-    }
+    return Paired(
+        difference=round(100.0 * float(difference.mean()), 4),
+        standard_error=round(100.0 * float(error), 4),
+        gained=int((second & ~first).sum()),
+        lost=int((first & ~second).sum()),
+    )
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:

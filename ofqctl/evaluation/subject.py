@@ -12,6 +12,7 @@ from ofqctl.data import LabelSpace, names_of
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.models import LoadedModel, ModelRequest, load_model
 from ofqctl.models.preprocessing import check_data_config
+from ofqctl.results.evaluate import Kind
 
 if TYPE_CHECKING:
     from ofqctl.export import OnnxModel
@@ -39,7 +40,7 @@ class Subject:
 
     model: nn.Module
     name: str
-    kind: str
+    kind: Kind
     data_config: dict[str, Any]
     labels: LabelSpace
     about: dict[str, Any] = field(default_factory=dict)

@@ -13,9 +13,9 @@ from ofqctl.export.noise import EndToEnd, compare_end_to_end
 from ofqctl.export.pixels import normalize, to_pixels
 from ofqctl.export.runtime import OnnxModel, Runtime, open_session
 from ofqctl.export.sealing import seal_again
-from ofqctl.export.sites import Target
 from ofqctl.export.verification import Exactness, check_exactness
 from ofqctl.export.writing import OnnxGraph, write_graph
+from ofqctl.results.onnx import Target
 
 __all__ = [
     "Description",

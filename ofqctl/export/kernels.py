@@ -13,7 +13,9 @@ from ofqctl.export import openvino
 from ofqctl.export.multiply import saturates
 from ofqctl.export.runtime import open_session
 from ofqctl.export.sealing import read_model
-from ofqctl.export.sites import Product, Target
+from ofqctl.export.sites import Product
+from ofqctl.results.export import AboutRuntime
+from ofqctl.results.onnx import Target
 
 FLOAT = "float operators"
 _INTEGER = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QLinearConv", "QGemm")
@@ -45,7 +47,7 @@ def needs_vnni(product: Product) -> bool:
     return saturates(product.operands[0].bits, product.weight.magnitude)
 
 
-def about_runtimes(content: bytes, target: Target, products: Mapping[str, Product]) -> dict[str, Any]:
+def about_runtimes(content: bytes, target: Target, products: Mapping[str, Product]) -> dict[str, AboutRuntime]:
     """How the runtimes that a file is for compute its products.
 
     Args:
@@ -54,9 +56,7 @@ def about_runtimes(content: bytes, target: Target, products: Mapping[str, Produc
         products: Products by name.
 
     Returns:
-        By name of a runtime its ``version``, the ``kernels`` of products that it computes on integers, counted, and
-        ``float``, the names of the others, and ``vnni``, whether its kernels may saturate on x86 CPUs without VNNI; for
-        ONNX Runtime also the ``oldest`` version that loads the file.
+        What each makes of them, by name of the runtime.
 
     Raises:
         PackageError: The file is for OpenVINO, which is not installed.
@@ -64,17 +64,21 @@ def about_runtimes(content: bytes, target: Target, products: Mapping[str, Produc
     """
     names, model = set(products), onnx.load_from_string(content)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    found = {"onnxruntime": _summed(in_onnxruntime(optimized(content)[1], names), set(_INTEGER))}
-    found["onnxruntime"] |= {"version": onnxruntime.__version__, "oldest": _OLDEST[opset]}
+    vnni = any(needs_vnni(product) for product in products.values())
+    summed = _summed(in_onnxruntime(optimized(content)[1], names), set(_INTEGER))
+    found = {
+        "onnxruntime": AboutRuntime(**summed, version=onnxruntime.__version__, oldest=_OLDEST[opset], vnni=vnni),
+    }
     if target == "openvino" or (target == "portable" and openvino.is_installed()):
         kernels = openvino.kernels(content, names)
-        found["openvino"] = _summed(kernels, {kernel for kernel in kernels.values() if openvino.is_integer(kernel)})
-        found["openvino"] |= {"version": openvino.package().__version__.partition("-")[0]}
-    vnni = any(needs_vnni(product) for product in products.values())
-    return {runtime: about | {"vnni": vnni} for runtime, about in found.items()}
+        summed = _summed(kernels, {kernel for kernel in kernels.values() if openvino.is_integer(kernel)})
+        version = openvino.package().__version__.partition("-")[0]
+        found["openvino"] = AboutRuntime(**summed, version=version, vnni=vnni)
+    return found
 
 
 def _summed(kernels: Mapping[str, str], integer: set[str]) -> dict[str, Any]:
+    """The kernels of products on integers, counted, and the names of the other products."""
     return {
         "kernels": dict(Counter(kernel for kernel in kernels.values() if kernel in integer).most_common()),
         "float": sorted(name for name, kernel in kernels.items() if kernel not in integer),

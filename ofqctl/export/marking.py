@@ -19,12 +19,13 @@ from torch.onnx import ops
 
 from ofqctl.export.arithmetic import Array, ExportedWeight, Operand, operand_of, weight_of
 from ofqctl.export.recording import activation_quantizers
-from ofqctl.export.sites import Product, Sites, Target, Window, obstacle_of
+from ofqctl.export.sites import Product, Sites, Window, obstacle_of
 from ofqctl.hooks import shadowed
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite, weight_sites
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention
 from ofqctl.quantizers import Quantizer
 from ofqctl.quantizers.cores import over_largest
+from ofqctl.results.onnx import Target
 
 DOMAIN = "ofqctl"
 

@@ -2,52 +2,32 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import onnx
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, Field, RootModel
 
 from ofqctl import __version__
 from ofqctl.documents import check_lengths, checked, parse_json
 from ofqctl.errors import ArtifactError
 from ofqctl.export.arithmetic import ExportedWeight
-from ofqctl.export.sites import Product, Target
+from ofqctl.export.sites import Product
 from ofqctl.models.preprocessing import check_data_config
+from ofqctl.results.onnx import Described, Said, SaidExactness, SaidProduct, SaidWeight
 
 FORMAT_VERSION = 2
 _TARGETS = {"integer": "onnxruntime", "qdq": "portable"}  # what a file of version 1 calls them
 PREFIX = "ofqctl."
 
 
-class Description(BaseModel):
-    """The model in a file.
+class Description(Described):
+    """The model in a file, with values that can be used."""
 
-    Attributes:
-        format_version: Version of this description.
-        written_by: Version of the program.
-        architecture: timm's name of the architecture.
-        num_classes: Number of outputs of the classifier.
-        model_args: Further arguments that build the architecture.
-        data_config: Preprocessing, as timm's ``create_transform`` takes it.
-        label_names: Class ids in label order, or None if they are not known.
-        recipe: Name of the recipe; None for a float model.
-        target: What the graph is for; None for a float model.
-        input: ``normalized`` float values, or ``pixels``, uint8.
-        source: Where the float weights came from.
-    """
-
-    model_config = ConfigDict(extra="forbid")
     format_version: int = FORMAT_VERSION
     written_by: str = __version__
-    architecture: str
     num_classes: int = Field(ge=0, le=2**20)
     model_args: Annotated[dict[str, Any], AfterValidator(check_lengths)]
     data_config: Annotated[dict[str, Any], AfterValidator(check_data_config)]
-    label_names: list[str] | None
-    recipe: str | None
-    target: Target | None
-    input: Literal["normalized", "pixels"]
-    source: str
 
 
 def set_metadata(model: onnx.ModelProto, /, **entries: BaseModel | Mapping[str, Any]) -> None:
@@ -87,42 +67,19 @@ def read_description(properties: Mapping[str, str], where: str) -> Description |
     return described
 
 
-class _Entry(BaseModel):
-    """An entry whose keys that this program reads have types; others are kept as they are."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-
-class _Weight(_Entry):
-    bits: int
-    shape: list[int]
-
-
-class _Product(_Entry):
-    kind: str
-    weights: int | None
-    activations: list[int]
-    float: str | None = None
-
-
-class _Weights(RootModel[dict[str, _Weight]]):
+class _Weights(RootModel[dict[str, SaidWeight]]):
     pass
 
 
-class _Products(RootModel[dict[str, _Product]]):
+class _Products(RootModel[dict[str, SaidProduct]]):
     pass
 
 
-class _Exactness(_Entry):
-    products: int
-    worst: float | None
+class _Verification(Said):
+    exactness: SaidExactness
 
 
-class _Verification(_Entry):
-    exactness: _Exactness
-
-
-class _Run(_Entry):
+class _Run(Said):
     sha256: str
 
 
@@ -146,7 +103,7 @@ def read_entry(properties: Mapping[str, str], key: str, where: str) -> dict[str,
     values = parse_json(properties[PREFIX + key], said)
     if not isinstance(values, dict):
         raise ArtifactError(f"{said} cannot be read: not a mapping")
-    checked(_FORMS.get(key, _Entry), values, said)
+    checked(_FORMS.get(key, Said), values, said)
     return values
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.progress import Progress
 from ofqctl.quantizers import Quantizer
 from ofqctl.quantizers.cores import over_largest
+from ofqctl.results import export as results
 
 _POINTS = 0.5  # percentage points of top-1 agreement that are always tolerated
 _TIMES = 4.0  # largest ratio of the median difference to the noise floor
@@ -59,15 +59,15 @@ class EndToEnd:
             faults.append(f"logits differ by {seen:.1e} of the largest, noise floor {allowed:.1e}")
         return faults
 
-    def as_dict(self) -> dict[str, Any]:
-        """The results for JSON; top-1 in percent."""
-        top1 = {name: round(100 * count / self.images, 4) for name, count in self.correct.items()}
-        return {
-            "images": self.images,
-            "agreement": {name: round(100 * share, 4) for name, share in self.agreement.items()},
-            "difference": self.difference,
-            "top1": top1,
-        }
+    @property
+    def found(self) -> results.EndToEnd:
+        """The figures for a result; shares in percent."""
+        return results.EndToEnd(
+            images=self.images,
+            agreement={name: round(100 * share, 4) for name, share in self.agreement.items()},
+            difference=dict(self.difference),
+            top1={name: round(100 * count / self.images, 4) for name, count in self.correct.items()},
+        )
 
 
 def compare_end_to_end(

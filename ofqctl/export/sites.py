@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ofqctl.export.arithmetic import Array, ExportedWeight, Operand
+from ofqctl.results.onnx import Target
 
-Target = Literal["onnxruntime", "openvino", "portable"]
-"""What a graph is for: ``onnxruntime`` has operators that only ONNX Runtime knows, the others those of the standard, as
-compilers recognize products of integers."""
 ProductKind = Literal["linear", "conv2d", "matmul"]
 
 

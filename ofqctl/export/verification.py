@@ -8,7 +8,7 @@ difference to torch is compared with the model's own noise.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ofqctl.export.recording import Recording, activation_quantizers, record
 from ofqctl.export.runtime import open_session
 from ofqctl.export.tracing import INPUT, OUTPUT
 from ofqctl.layers import weight_sites
+from ofqctl.results import export as results
 
 TOLERANCE = 1e-5  # largest difference of a product, relative to its largest value
 BETWEEN = 1e-4  # the same between the products, for the runtime's float operators; resampling has 3e-5
@@ -72,9 +73,11 @@ class Exactness:
             faults.append(f"the input of {self.worst_between}: differs by {self.between:.1e} of its largest value")
         return faults
 
-    def as_dict(self) -> dict[str, Any]:
-        """The results for JSON."""
-        return asdict(self) | {"tolerance": TOLERANCE, "tolerance_between": BETWEEN, "exact": not self.faults()}
+    @property
+    def found(self) -> results.Exactness:
+        """The figures for a result."""
+        exact = not self.faults()
+        return results.Exactness(**vars(self), tolerance=TOLERANCE, tolerance_between=BETWEEN, exact=exact)
 
 
 def check_exactness(

@@ -11,8 +11,9 @@ from ofqctl.export.marking import marked
 from ofqctl.export.metadata import Description, about_products, about_weights, set_metadata
 from ofqctl.export.pixels import taking_pixels
 from ofqctl.export.sealing import sealed
-from ofqctl.export.sites import Product, Sites, Target
+from ofqctl.export.sites import Product, Sites
 from ofqctl.export.tracing import trace
+from ofqctl.results.onnx import Target
 
 _LARGEST = 2**31 - 1  # bytes; largest size of a protobuf message
 

@@ -12,12 +12,12 @@ from ofqctl.diagnosis.findings import findings_of
 from ofqctl.diagnosis.gates import gate_on
 from ofqctl.diagnosis.opening import Opened, open_source
 from ofqctl.diagnosis.report import Selection, report_on
-from ofqctl.diagnosis.result import Analysis, Change, Gate, Live, Report
 from ofqctl.documents import fitting
 from ofqctl.errors import DataError
 from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.live import LiveRequest, live_steps
 from ofqctl.progress import Progress, silent
+from ofqctl.results.analyze_oscillation import Analysis, Change, Gate, Live, Report
 
 _ALL = Selection()
 _STEPS = 30  # default number of live steps

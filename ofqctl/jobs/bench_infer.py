@@ -25,6 +25,7 @@ from ofqctl.jobs.export import describe
 from ofqctl.jobs.measuring import measure, open_labelled
 from ofqctl.models import ModelRequest, build_architecture, load_model
 from ofqctl.progress import Progress, silent
+from ofqctl.results.bench import BenchInferResult, MeasuredFile, Pass, Ratio
 from ofqctl.training import Processes
 
 MODEL, FLOAT = "model", "float"
@@ -76,14 +77,10 @@ class _Files:
     random: bool = False
 
 
-def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict[str, Any]:
+def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> BenchInferResult:
     """Measure CPU and wall-clock seconds of a pass, of loading, peak memory and file sizes.
 
     The files take turns, so that other load on the machine affects all of them.
-
-    Returns:
-        ``files`` by name, with their figures; ``ratio`` by name of another file: how many times as much as the first
-        file it takes; and the conditions.
 
     Raises:
         ArtifactError: A file cannot be loaded, or the files take different images.
@@ -102,44 +99,53 @@ def bench_infer(request: BenchInferRequest, progress: Progress = silent) -> dict
             progress("load", done, _LOADS)
             models = {name: _loaded(path, loads[name], request) for name, path in files.paths.items()}
         passes = {size: _passes(models, size, request, progress) for size in request.batch_sizes}
-        figures: dict[str, dict[str, Any]] = {
-            name: {
-                "file": str(request.model) if name == MODEL else name,
-                "batches": {str(size): _summed(passes[size][name]) for size in request.batch_sizes},
-                "load_seconds_median": statistics.median(loads[name]),
-                "peak_bytes": _peak(path, request),
-                "file_bytes": sum(part.stat().st_size for part in (path, *_beside(path))),
-                "make_cpu_seconds": files.seconds.get(name),
-            }
-            for name, path in files.paths.items()
-        }
-        if request.profile:
-            for name, path in files.paths.items():
-                images = _noise(models[name], request.batch_sizes[0])
-                operators = seconds_by_operator(path, images, request.threads, request.runs)
-                figures[name] |= {"operators": operators, "kinds": by_kind(operators)}
-        for name, found in _accuracy(files, models, request, progress).items():
-            figures[name] |= found
+        top1 = _accuracy(files, models, request, progress)
+        figures = {}
+        for name, path in files.paths.items():
+            operators = _operators(path, models[name], request) if request.profile else None
+            figures[name] = MeasuredFile(
+                file=str(request.model) if name == MODEL else name,
+                batches={str(size): _summed(passes[size][name]) for size in request.batch_sizes},
+                load_seconds_median=statistics.median(loads[name]),
+                peak_bytes=_peak(path, request),
+                file_bytes=sum(part.stat().st_size for part in (path, *_beside(path))),
+                make_cpu_seconds=files.seconds.get(name),
+                operators=operators,
+                kinds=None if operators is None else by_kind(operators),
+                top1=top1.get(name),
+            )
     ours = figures[MODEL]
-    return {
-        "files": figures,
-        "ratio": {name: _ratio(ours, other) for name, other in figures.items() if name != MODEL},
-        "runtime": f"{request.runtime} {_version(request.runtime)}",
-        "threads": request.threads,
-        "batch_sizes": list(request.batch_sizes),
-        "runs": request.runs,
-        "notes": ["the float model has random weights, which do not affect its speed and size"] if files.random else [],
-    }
+    return BenchInferResult(
+        files=figures,
+        ratio={name: _ratio(ours, other) for name, other in figures.items() if name != MODEL},
+        runtime=f"{request.runtime} {_version(request.runtime)}",
+        threads=request.threads,
+        batch_sizes=request.batch_sizes,
+        runs=request.runs,
+        notes=("the float model has random weights, which do not affect its speed and size",) if files.random else (),
+    )
 
 
-def _ratio(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _ratio(ours: MeasuredFile, other: MeasuredFile) -> Ratio:
     """How many times as much as ours the other takes."""
-    keys = [key for key in ("load_seconds_median", "peak_bytes", "file_bytes") if ours[key] and other[key]]
-    batches = {
-        size: {key: other["batches"][size][key] / value for key, value in figures.items()}
-        for size, figures in ours["batches"].items()
-    }
-    return {"batches": batches} | {key: other[key] / ours[key] for key in keys}
+    return Ratio(
+        batches={size: _times(one, other.batches[size]) for size, one in ours.batches.items()},
+        load_seconds_median=other.load_seconds_median / ours.load_seconds_median,
+        peak_bytes=other.peak_bytes / ours.peak_bytes if ours.peak_bytes and other.peak_bytes else None,
+        file_bytes=other.file_bytes / ours.file_bytes,
+    )
+
+
+def _times(ours: Pass, other: Pass) -> Pass:
+    return Pass(
+        cpu_seconds_median=other.cpu_seconds_median / ours.cpu_seconds_median,
+        seconds_median=other.seconds_median / ours.seconds_median,
+        seconds_min=other.seconds_min / ours.seconds_min,
+    )
+
+
+def _operators(path: Path, model: OnnxModel, request: BenchInferRequest) -> dict[str, float]:
+    return seconds_by_operator(path, _noise(model, request.batch_sizes[0]), request.threads, request.runs)
 
 
 def _files(request: BenchInferRequest, folder: Path, progress: Progress) -> _Files:
@@ -249,13 +255,11 @@ def _passes(
     return seconds
 
 
-def _summed(passes: list[tuple[float, float]]) -> dict[str, float]:
+def _summed(passes: list[tuple[float, float]]) -> Pass:
     cpu, wall = zip(*passes, strict=True)
-    return {
-        "cpu_seconds_median": statistics.median(cpu),
-        "seconds_median": statistics.median(wall),
-        "seconds_min": min(wall),
-    }
+    return Pass(
+        cpu_seconds_median=statistics.median(cpu), seconds_median=statistics.median(wall), seconds_min=min(wall)
+    )
 
 
 def _peak(path: Path, request: BenchInferRequest) -> int | None:
@@ -276,7 +280,7 @@ def _version(runtime: Runtime) -> str:
 
 def _accuracy(
     files: _Files, models: dict[str, OnnxModel], request: BenchInferRequest, progress: Progress
-) -> dict[str, dict[str, float]]:
+) -> dict[str, float]:
     """Top-1 accuracy of each file in percent, except for random weights."""
     if request.data is None:
         return {}
@@ -285,4 +289,4 @@ def _accuracy(
     for model in subjects.values():
         model.data_config = model.data_config or like.data_config
     loader = open_labelled(request.data, like, batch_size=64, workers=0)
-    return {name: {"top1": found["top1"]} for name, found in measure(subjects, loader, alone, progress).items()}
+    return {name: found.top1 for name, found in measure(subjects, loader, alone, progress).items()}

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,8 @@ from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
+from ofqctl.results.bench import BenchStepResult, Step, TrackerCost
+from ofqctl.results.run import Bits
 
 _WARM_UP = 2  # steps that are not timed: the first one compiles and creates the optimizer's state
 
@@ -48,16 +49,12 @@ class BenchStepRequest:
     seed: int = 0
 
 
-def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[str, Any]:
+def bench_step(request: BenchStepRequest, progress: Progress = silent) -> BenchStepResult:
     """Measure time and peak memory of an optimizer step in float, quantized, and quantized with the tracker.
 
     The models take turns, so that other load on the machine affects all. A step is forward, cross-entropy, backward and
     AdamW on the same random images. Peak memory counts what is allocated during a step: activations, gradients and
     buffers, not the weights and the optimizer's state.
-
-    Returns:
-        Figures under ``float``, ``quantized`` and ``tracked``; ``ratio`` of the quantized step to the float step; and
-        under ``tracker`` the ``ratio`` of the tracked step to the quantized step, and the tracker's memory.
 
     Raises:
         OfqctlError: The model or the recipe cannot be used, or the device is absent.
@@ -80,41 +77,50 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> dict[s
         progress("steps", request.steps, request.steps)
         peak = {name: _peak_bytes(step, device) for name, step in steps.items()}
     figures = {
-        name: {
-            "seconds_median": statistics.median(seconds[name]),
-            "seconds_min": min(seconds[name]),
-            "peak_bytes": peak[name],
-        }
+        name: Step(
+            seconds_median=statistics.median(seconds[name]),
+            seconds_min=min(seconds[name]),
+            peak_bytes=peak[name],
+        )
         for name in steps
     }
-    return {
-        "model": architecture,
-        "recipe": request.recipe.name,
-        "bits": {"weights": request.recipe.weights.bits, "activations": request.recipe.activations.bits},
-        **figures,
-        "ratio": _ratios(figures["quantized"], figures["float"]),
-        "tracker": {"ratio": _ratios(figures["tracked"], figures["quantized"])} | _kept(tracker),
-        "batch_size": request.batch_size,
-        "steps": request.steps,
-        "amp": "bf16" if request.bf16 else None,
-        "fused": request.fused,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "notes": notes,
-    }
+    weights, bytes_per_weight = _kept(tracker)
+    return BenchStepResult(
+        model=architecture,
+        recipe=request.recipe.name,
+        bits=Bits(weights=request.recipe.weights.bits, activations=request.recipe.activations.bits),
+        float=figures["float"],
+        quantized=figures["quantized"],
+        tracked=figures["tracked"],
+        ratio=_ratio(figures["quantized"], figures["float"]),
+        tracker=TrackerCost(
+            ratio=_ratio(figures["tracked"], figures["quantized"]), weights=weights, bytes_per_weight=bytes_per_weight
+        ),
+        batch_size=request.batch_size,
+        steps=request.steps,
+        amp="bf16" if request.bf16 else None,
+        fused=request.fused,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        notes=tuple(notes),
+    )
 
 
-def _ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
-    return {key: ours[key] / theirs[key] for key in theirs}
+def _ratio(ours: Step, theirs: Step) -> Step:
+    return Step(
+        seconds_median=ours.seconds_median / theirs.seconds_median,
+        seconds_min=ours.seconds_min / theirs.seconds_min,
+        peak_bytes=ours.peak_bytes / theirs.peak_bytes,
+    )
 
 
-def _kept(tracker: OscillationTracker) -> dict[str, float]:
+def _kept(tracker: OscillationTracker) -> tuple[int, float]:
     """Number of weights that the tracker follows, and bytes for each, without the trajectories of a few weights."""
     state = tracker.state_dict()
     each = [tensor for name, tensor in state.items() if name.endswith((".codes", ".direction", ".frequency"))]
-    weights = tracker.summary(1.0)["total"]["weights"]
-    return {"weights": weights, "bytes_per_weight": sum(t.numel() * t.element_size() for t in each) / max(1, weights)}
+    weights = int(tracker.summary(1.0)["total"]["weights"])
+    return weights, sum(t.numel() * t.element_size() for t in each) / max(1, weights)
 
 
 def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, "_TrainingStep"], str, list[str]]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from ofqctl.evaluation import Subject
 from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, on_disk
 from ofqctl.recipe.schema import Calibration
+from ofqctl.results.data import CalibratedOn
 
 SYNTHETIC = "calibrated on synthetic images: do not expect accuracy; give --calib-data"
 _SHOWN = 3
@@ -30,7 +30,7 @@ class CalibrationImages:
     """
 
     batches: Batches
-    about: dict[str, Any]
+    about: CalibratedOn
     notes: list[str] = field(default_factory=list)
 
 
@@ -64,7 +64,7 @@ def calibration_images(
     with on_disk(_told(source, wanted.images, progress), device) as batches, _memory_explained():
         if batches.images < wanted.images:
             notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were requested")
-        about = {"data": name, "images": batches.images, "turned": 0 if loader is None else loader.turned}
+        about = CalibratedOn(data=name, images=batches.images, turned=0 if loader is None else loader.turned)
         yield CalibrationImages(batches, about, [*notes, *_unreadable(loader)])
 
 

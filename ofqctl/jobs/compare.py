@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofqctl.diagnosis.comparison import Comparison, compared
+from ofqctl.diagnosis.comparison import compared
 from ofqctl.files import output_file, replaced_file
+from ofqctl.results.compare import Comparison
 
 
 @dataclass(frozen=True)

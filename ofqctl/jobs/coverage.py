@@ -16,8 +16,9 @@ from ofqctl.errors import ModelError, did_you_mean
 from ofqctl.layers.attention.forms import FORMS
 from ofqctl.models import families, matching
 from ofqctl.progress import Progress, silent
+from ofqctl.results.models import Coverage, Family, ListedModel, ModelsResult
 
-COVERAGE = {
+COVERAGE: dict[Coverage, str] = {
     "products": "layers and the products of attention are quantized",
     "layers": "layers are quantized, the products of attention stay float",
     "none": "no attention found in its code; layers are quantized",
@@ -35,7 +36,7 @@ class CoverageRequest:
     pattern: str | None = None
 
 
-def coverage(request: CoverageRequest, progress: Progress = silent) -> dict[str, Any]:
+def coverage(request: CoverageRequest, progress: Progress = silent) -> ModelsResult:
     """The matching models, and the coverage of their families.
 
     Coverage is determined from the code of each timm module, which names the attention classes that models of the
@@ -53,32 +54,32 @@ def coverage(request: CoverageRequest, progress: Progress = silent) -> dict[str,
             or "`ofqctl models` lists all families; wildcards go in quotes: 'vit_*_224'",
         )
     family_of = {name: family for family, members in families().items() for name in members}
-    models = [
-        {"name": name, "family": family_of[split_model_name_tag(name)[0]], "pretrained": _has_weights(name)}
+    models = tuple(
+        ListedModel(name=name, family=family_of[split_model_name_tag(name)[0]], pretrained=_has_weights(name))
         for name in names
-    ]
-    wanted = dict.fromkeys(str(model["family"]) for model in models)
-    return {
-        "pattern": request.pattern,
-        "families": [_family(family, [m for m in models if m["family"] == family]) for family in wanted],
-        "models": models,
-        "meaning": COVERAGE,
-    }
+    )
+    wanted = dict.fromkeys(model.family for model in models)
+    return ModelsResult(
+        pattern=request.pattern,
+        families=tuple(_family(family, [model for model in models if model.family == family]) for family in wanted),
+        models=models,
+        meaning=COVERAGE,
+    )
 
 
-def _family(name: str, models: list[dict[str, Any]]) -> dict[str, Any]:
+def _family(name: str, models: list[ListedModel]) -> Family:
     classes = _attention_classes(sys.modules[f"timm.models.{name}"])
     covered = [cls for cls in classes if _path(cls) in FORMS]
     others = [cls for cls in classes if _path(cls) not in FORMS]
-    return {
-        "family": name,
-        "models": len(models),
-        "pretrained": sum(model["pretrained"] for model in models),
-        "attention": "products" if covered else "layers" if others else "none",
-        "qkr": any(FORMS[_path(cls)].no_qkr is None for cls in covered),
-        "quantized_classes": [cls.__name__ for cls in covered],
-        "float_classes": [cls.__name__ for cls in others],
-    }
+    return Family(
+        family=name,
+        models=len(models),
+        pretrained=sum(model.pretrained for model in models),
+        attention="products" if covered else "layers" if others else "none",
+        qkr=any(FORMS[_path(cls)].no_qkr is None for cls in covered),
+        quantized_classes=tuple(cls.__name__ for cls in covered),
+        float_classes=tuple(cls.__name__ for cls in others),
+    )
 
 
 def _has_weights(name: str) -> bool:

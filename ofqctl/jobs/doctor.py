@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,32 +15,35 @@ from ofqctl.devices import has_vnni
 from ofqctl.errors import PackageError
 from ofqctl.packages import OPTIONAL, version_of
 from ofqctl.registry import ENTRY_POINTS, load_plugins
+from ofqctl.results.doctor import DoctorResult, Machine, Missing
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "datasets", "safetensors", "huggingface-hub")
 _COMPILERS = ("c++", "g++", "clang++")
 _LITTLE = 2**30  # bytes of shared memory
 
 
-def examine() -> dict[str, Any]:
-    """Versions, the machine, and findings: what is ``missing``, what that ``means``, and the ``remedy`` if any."""
-    return {
-        "format": 1,
-        "versions": {"ofqctl": __version__, "python": platform.python_version()}
-        | {name: version_of(name) for name in (*_PACKAGES, *OPTIONAL)},
-        "machine": {
-            "system": platform.platform(terse=True),
-            "cpu": _cpu(),
-            "vnni": has_vnni(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "shared_memory": free_shared_memory(),
-            "devices": _devices(),
-            "compiler": _compiler(),
+def examine() -> DoctorResult:
+    """Versions, the machine, and what is missing."""
+    return DoctorResult(
+        versions={
+            "ofqctl": __version__,
+            "python": platform.python_version(),
+            **{name: version_of(name) for name in (*_PACKAGES, *OPTIONAL)},
         },
-        "methods_of_others": [f"{entry.name} ({entry.value})" for entry in entry_points(group=ENTRY_POINTS)],
-        "findings": [{"missing": what, "means": means, "remedy": remedy} for what, means, remedy in _findings()],
-    }
+        machine=Machine(
+            system=platform.platform(terse=True),
+            cpu=_cpu(),
+            vnni=has_vnni(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            threads=torch.get_num_threads(),
+            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            shared_memory=free_shared_memory(),
+            devices=tuple(_devices()),
+            compiler=_compiler(),
+        ),
+        methods_of_others=tuple(f"{entry.name} ({entry.value})" for entry in entry_points(group=ENTRY_POINTS)),
+        findings=tuple(Missing(missing=what, means=means, remedy=remedy) for what, means, remedy in _findings()),
+    )
 
 
 def _findings() -> Iterator[tuple[str, str, str | None]]:

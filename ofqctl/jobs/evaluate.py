@@ -1,7 +1,6 @@
 """Measure a float model, a run directory or an ONNX file on labelled images."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
@@ -9,6 +8,7 @@ from ofqctl.evaluation import Normalization, open_subject
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
+from ofqctl.results.evaluate import EvaluateResult
 from ofqctl.training import Processes, joined
 
 
@@ -35,7 +35,7 @@ class EvaluateRequest:
     normalization: Normalization | None = None
 
 
-def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str, Any]:
+def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateResult:
     """Measure top-1 and top-5 in percent, mean loss in nats and images per second.
 
     Processes that ``torchrun`` started share the images; each returns the figures of all images.
@@ -47,7 +47,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> dict[str,
         return _evaluate(request, processes, progress)
 
 
-def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress) -> dict[str, Any]:
+def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress) -> EvaluateResult:
     progress("load the model", 0, None)
     subject = open_subject(request.model, request.normalization)
     loader = open_labelled(
@@ -60,17 +60,17 @@ def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress
         world=processes.world,
     )
     figures = measure({"model": subject.model.to(processes.device)}, loader, processes, progress)["model"]
-    about = about_data(loader, subject)
+    about = dict(about_data(loader, subject))
     about["skipped"] = [image for share in processes.gather(about["skipped"]) for image in share]
     about["turned"] = sum(processes.gather(about["turned"]))
-    return {
-        "model": subject.name,
-        "kind": subject.kind,
-        "recipe": subject.about.get("recipe"),
-        **figures,
+    return EvaluateResult(
+        model=subject.name,
+        kind=subject.kind,
+        recipe=subject.about.get("recipe"),
+        **dict(figures),
         **about,
-        "notes": subject.notes,
-        "device": str(processes.device),
-        "processes": processes.world,
-        "batch_size": request.batch_size,
-    }
+        notes=tuple(subject.notes),
+        device=str(processes.device),
+        processes=processes.world,
+        batch_size=request.batch_size,
+    )

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,8 @@ from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import Subject, open_subject
 from ofqctl.export import (
     Description,
+    EndToEnd,
+    Exactness,
     OnnxGraph,
     OnnxModel,
     Runtime,
@@ -36,6 +37,7 @@ from ofqctl.export import (
 from ofqctl.files import output_file, replaced_file
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
+from ofqctl.results.export import AboutRuntime, ExportOnnxResult, ProductInFloat, Products, Verification
 
 _EXACT_IMAGES = 2  # number of images on which every product is compared; more would not help
 
@@ -69,7 +71,7 @@ class ExportRequest:
     strict: bool = False
 
 
-def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str, Any]:
+def export_onnx(request: ExportRequest, progress: Progress = silent) -> ExportOnnxResult:
     """Write the graph, verify it, and only then create the file.
 
     Raises:
@@ -80,7 +82,7 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> dict[str
         return _export_onnx(request, progress, claimed)
 
 
-def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack) -> dict[str, Any]:
+def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack) -> ExportOnnxResult:
     started = time.perf_counter()
     progress("load the model", 0, None)
     subject = open_subject(request.model)
@@ -97,7 +99,7 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
     for path in written:
         sources = request.model.paths
         claimed.enter_context(output_file(path, overwrite=request.overwrite, make_folders=True, sources=sources))
-    batches, total, about = _images(request, subject)
+    batches, total, data = _images(request, subject)
     progress("write the graph", 0, None)
     description = describe(subject, request.target, pixels=request.pixels)
     graph = write_graph(subject.model, description, request.target, request.batch)
@@ -105,32 +107,34 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
     runtimes = about_runtimes(graph.serialize(), request.target, graph.products)
     notes = _notes(graph, request, runtimes)
     others: list[Runtime] = []
-    if request.target == "openvino" and (has_vnni() or not runtimes["openvino"]["vnni"]):
+    if request.target == "openvino" and (has_vnni() or not runtimes["openvino"].vnni):
         others = ["openvino"]
-    verification = _verify(graph, subject, request, others, batches, total, progress) | about
+    exactness, end_to_end = _verify(graph, subject, request, others, batches, total, progress)
+    verification = Verification(exactness=exactness.found, end_to_end=end_to_end.found, data=data)
     run = {"run": {"sha256": subject.about["sha256"]}} if subject.kind == "run" else {}
-    set_metadata(graph.model, verification=verification, runtimes=runtimes, **run)
+    about = {name: runtime.model_dump(mode="json") for name, runtime in runtimes.items()}
+    set_metadata(graph.model, verification=verification, runtimes=about, **run)
     if output.suffix == ".xml":
         openvino.write_ir(graph.serialize(), output)
     else:
         with replaced_file(output) as fresh:
             fresh.write_bytes(graph.serialize())
-    return {
-        "output": str(output),
-        "model": subject.name,
-        "kind": subject.kind,
-        "target": request.target if graph.products else None,
-        "opset": graph.model.opset_import[0].version,
-        "batch": request.batch,
-        "input": "pixels" if request.pixels else "normalized",
-        "bytes": sum(path.stat().st_size for path in written),
-        "run": _about_run(subject),
-        "products": _about_products(graph),
-        "runtimes": runtimes,
-        "verification": verification,
-        "notes": [*subject.notes, *notes],
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    return ExportOnnxResult(
+        output=str(output),
+        model=subject.name,
+        kind=subject.kind,
+        target=request.target if graph.products else None,
+        opset=graph.model.opset_import[0].version,
+        batch=request.batch,
+        input="pixels" if request.pixels else "normalized",
+        bytes=sum(path.stat().st_size for path in written),
+        run=load_run(Path(subject.name)).ledger if subject.kind == "run" else None,
+        products=_about_products(graph),
+        runtimes=runtimes,
+        verification=verification,
+        notes=(*subject.notes, *notes),
+        seconds=round(time.perf_counter() - started, 2),
+    )
 
 
 def default_file(subject: Subject, target: Target) -> Path:
@@ -155,19 +159,17 @@ def describe(subject: Subject, target: Target, *, pixels: bool) -> Description:
     )
 
 
-def _images(
-    request: ExportRequest, subject: Subject
-) -> tuple[Iterable[tuple[Tensor, Tensor | None]], int | None, dict[str, Any]]:
-    """Batches to verify on, their number of images, and their description."""
+def _images(request: ExportRequest, subject: Subject) -> tuple[Iterable[tuple[Tensor, Tensor | None]], int | None, str]:
+    """Batches to verify on, their number of images, and their name."""
     size = request.batch or 16
     if request.data is None:
         synthetic = synthetic_images(subject.data_config, request.images, size)
-        return [(images, None) for images in synthetic], request.images, {"data": "synthetic"}
+        return [(images, None) for images in synthetic], request.images, "synthetic"
     data = open_data(request.data, subject.labels)
     loader = image_loader(data, subject.data_config, batch_size=size, workers=request.workers, limit=request.images)
     labelled = data.labelled
     batches = ((images, labels if labelled else None) for images, labels in loader)
-    return batches, loader.image_count, {"data": data.name}
+    return batches, loader.image_count, data.name
 
 
 def _verify(
@@ -178,7 +180,7 @@ def _verify(
     batches: Iterable[tuple[Tensor, Tensor | None]],
     total: int | None,
     progress: Progress,
-) -> dict[str, Any]:
+) -> tuple[Exactness, EndToEnd]:
     """Verify the graph product by product and end to end.
 
     Raises:
@@ -203,7 +205,7 @@ def _verify(
         raise ArtifactError(
             "\n  ".join(["the graph does not compute the same as the model; nothing was written:", *faults])
         )
-    return {"exactness": exactness.as_dict(), "end_to_end": end_to_end.as_dict()}
+    return exactness, end_to_end
 
 
 def _as_seen(images: Tensor, request: ExportRequest, subject: Subject) -> Tensor:
@@ -213,25 +215,18 @@ def _as_seen(images: Tensor, request: ExportRequest, subject: Subject) -> Tensor
     return normalize(to_pixels(images, subject.data_config), subject.data_config)
 
 
-def _about_run(subject: Subject) -> dict[str, int] | None:
-    """Sizes of the parts of the run."""
-    if subject.kind != "run":
-        return None
-    return load_run(Path(subject.name)).ledger.as_dict()
-
-
-def _about_products(graph: OnnxGraph) -> dict[str, Any]:
+def _about_products(graph: OnnxGraph) -> Products:
     """Numbers of products on integers and in float, and the reasons for float."""
     reasons = {name: product.obstacle for name, product in graph.products.items() if product.obstacle}
-    return {
-        "integer": len(graph.products) - len(reasons),
-        "float": len(reasons),
-        "reasons": dict(Counter(reasons.values())),
-        "left_float": [{"product": name, "reason": reason} for name, reason in reasons.items()],
-    }
+    return Products(
+        integer=len(graph.products) - len(reasons),
+        float=len(reasons),
+        reasons=Counter(reasons.values()),
+        left_float=tuple(ProductInFloat(product=name, reason=reason) for name, reason in reasons.items()),
+    )
 
 
-def _notes(graph: OnnxGraph, request: ExportRequest, runtimes: dict[str, Any]) -> list[str]:
+def _notes(graph: OnnxGraph, request: ExportRequest, runtimes: dict[str, AboutRuntime]) -> list[str]:
     """Notes about the file.
 
     Raises:
@@ -239,14 +234,14 @@ def _notes(graph: OnnxGraph, request: ExportRequest, runtimes: dict[str, Any]) -
     """
     notes, in_float, dense = [], [], {name for name, product in graph.products.items() if product.kind != "matmul"}
     for name, about in runtimes.items():
-        own = [product for product in about["float"] if product in dense]
+        own = [product for product in about.float if product in dense]
         in_float += own
         if own:
             notes.append(
                 f"{name} computes {len(own)} of {len(dense)} layers in float, the first is {own[0]}; one "
                 "step for each activation (`activations.granularity=tensor`, `activations.dynamic=false`) suits it best"
             )
-    if runtimes.get("openvino", {}).get("vnni") and request.target == "openvino":
+    if request.target == "openvino" and runtimes["openvino"].vnni:
         saturates = "OpenVINO's kernels saturate on x86 CPUs without VNNI with weights of 8 bits; 7 bits are exact"
         checked = "" if has_vnni() else "; this is one, so it was verified in ONNX Runtime alone"
         notes.append(f"{saturates}{checked}")

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ofqctl.artifact import save_single_file
 from ofqctl.evaluation import open_run
 from ofqctl.export.compressed import check_representable, write_compressed
 from ofqctl.files import WEIGHTS, output_directory, output_file
 from ofqctl.progress import Progress, silent
+from ofqctl.results.export import ExportSafetensorsResult
 
 Layout = Literal["ofqctl", "compressed-tensors"]
 
@@ -30,7 +31,7 @@ class SafetensorsRequest:
     overwrite: bool = False
 
 
-def export_safetensors(request: SafetensorsRequest, progress: Progress = silent) -> dict[str, Any]:
+def export_safetensors(request: SafetensorsRequest, progress: Progress = silent) -> ExportSafetensorsResult:
     """Write the packed weights of a run.
 
     Raises:
@@ -49,9 +50,5 @@ def export_safetensors(request: SafetensorsRequest, progress: Progress = silent)
         with output_directory(output, overwrite=request.overwrite, sources=[request.run]):
             write_compressed(output, run)
         written = [output / "config.json", output / WEIGHTS]
-    return {
-        "output": str(output),
-        "layout": request.layout,
-        "bytes": sum(path.stat().st_size for path in written),
-        "notes": [],
-    }
+    size = sum(path.stat().st_size for path in written)
+    return ExportSafetensorsResult(output=str(output), layout=request.layout, bytes=size)

@@ -18,6 +18,7 @@ from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, ru
 from ofqctl.models import ModelRequest, load_model, read_torch_file
 from ofqctl.models.checkpoints import check_finite
 from ofqctl.progress import Progress, silent
+from ofqctl.results.importing import ImportResult
 
 _HEADS = ("head.weight", "head.fc.weight")
 
@@ -49,11 +50,11 @@ class ImportRequest:
     overwrite: bool = False
 
 
-def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> dict[str, Any]:
+def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> ImportResult:
     """Read the checkpoint, load it into the quantized model strictly, and write the run directory.
 
     Returns:
-        The content of ``results.json``, and its path.
+        The run, of which ``results.json`` holds all but the path.
 
     Raises:
         OfqctlError: An error that the user can fix; nothing was written.
@@ -62,7 +63,7 @@ def import_checkpoint(request: ImportRequest, progress: Progress = silent) -> di
         return _imported(request, progress, claimed)
 
 
-def _imported(request: ImportRequest, progress: Progress, claimed: ExitStack) -> dict[str, Any]:
+def _imported(request: ImportRequest, progress: Progress, claimed: ExitStack) -> ImportResult:
     overwrite, sources = request.overwrite, [request.checkpoint]
     if request.output is not None:
         claimed.enter_context(output_directory(request.output, overwrite=overwrite, sources=sources))
@@ -81,9 +82,10 @@ def _imported(request: ImportRequest, progress: Progress, claimed: ExitStack) ->
     plan = describe(loaded.model.eval(), plan)
     weights = serialize(loaded.model)
     config = run_config(loaded, recipe, plan, weights, float_bytes)
-    results = about_run(loaded.model, config, weights) | {"evaluation": None, "notes": loaded.notes}
-    save_run(output, loaded.model, weights, config, results)
-    return {"output": str(output)} | results
+    about = about_run(loaded.model, config, len(weights))
+    result = ImportResult(**dict(about), output=str(output), notes=tuple(loaded.notes))
+    save_run(output, loaded.model, weights, config, result.stored())
+    return result
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:

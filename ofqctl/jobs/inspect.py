@@ -1,8 +1,7 @@
 """Inspect a run directory or an ONNX file: bits and grid of every module, and what the bytes are used for."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +16,15 @@ from ofqctl.packing import packed_size
 from ofqctl.progress import Progress, silent
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import ModulePlan
+from ofqctl.results.inspect import (
+    InspectedGrid,
+    InspectedModule,
+    InspectedQuantizer,
+    InspectedWeight,
+    InspectRunResult,
+)
+from ofqctl.results.onnx import InspectOnnxResult
+from ofqctl.results.size import LedgerWithRatio
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class InspectRequest:
     accept_config: bool = False
 
 
-def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, Any]:
+def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRunResult | InspectOnnxResult:
     """Describe a run directory, checked against its weights, or the content of an ONNX file.
 
     Raises:
@@ -47,24 +55,24 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> dict[str, A
     run = open_run(request.run)
     quantization = run.config.quantization_config
     ledger = run.ledger
-    return {
-        "run": str(run.directory),
-        "model": run.config.architecture,
-        "num_classes": run.config.num_classes,
-        "input_size": list(run.config.input_size),
-        "source": run.config.source,
-        "recipe": quantization.recipe.name,
-        "format_version": quantization.format_version,
-        "written_by": f"ofqctl {quantization.written_by}",
-        "size": ledger.as_dict() | {"ratio": round(ledger.float_model / ledger.total, 3)},
-        "modules": [_module(run.model, name, plan) for name, plan in quantization.plan.modules.items()],
-        "left_float": [left.model_dump() for left in quantization.plan.left_float],
-        "results": run.results,
-        "notes": list(run.notes),
-    }
+    return InspectRunResult(
+        run=str(run.directory),
+        model=run.config.architecture,
+        num_classes=run.config.num_classes,
+        input_size=run.config.input_size,
+        source=run.config.source,
+        recipe=quantization.recipe.name,
+        format_version=quantization.format_version,
+        written_by=f"ofqctl {quantization.written_by}",
+        size=LedgerWithRatio(**dict(ledger), ratio=round(ledger.float_model / ledger.total, 3)),
+        modules=tuple(_module(run.model, name, plan) for name, plan in quantization.plan.modules.items()),
+        left_float=quantization.plan.left_float,
+        results=run.results,
+        notes=run.notes,
+    )
 
 
-def _onnx(request: InspectRequest, progress: Progress) -> dict[str, Any]:
+def _onnx(request: InspectRequest, progress: Progress) -> InspectOnnxResult:
     import onnxruntime
 
     from ofqctl.export import look_into, seal_again
@@ -75,51 +83,49 @@ def _onnx(request: InspectRequest, progress: Progress) -> dict[str, Any]:
     if request.accept_config:
         seal_again(path)
     progress("load the file", 0, None)
-    contents = asdict(look_into(path))
-    description = contents.pop("description")
-    return {
-        "onnx": str(path),
-        "description": None if description is None else description.model_dump(mode="json"),
-        **contents,
-        "runtime": f"onnxruntime {onnxruntime.__version__}",
-        "notes": [] if description else [f"{path}: was not written by ofqctl; bits and products are unknown"],
-    }
+    contents = look_into(path)
+    known = contents.description is not None
+    return InspectOnnxResult(
+        onnx=str(path),
+        **vars(contents),
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        notes=() if known else (f"{path}: was not written by ofqctl; bits and products are unknown",),
+    )
 
 
-def _module(model: nn.Module, name: str, plan: ModulePlan) -> dict[str, Any]:
+def _module(model: nn.Module, name: str, plan: ModulePlan) -> InspectedModule:
     module = model.get_submodule(name)
     site = weight_site(module)
-    return {
-        "name": name,
-        "kind": plan.kind,
-        "weight": None if site is None or site.weight_quantizer is None else _weight(site),
-        "activations": {operand: _quantizer(q, q.grid) for operand, q in operands(module).items()},
-    }
+    return InspectedModule(
+        name=name,
+        kind=plan.kind,
+        weight=None if site is None or site.weight_quantizer is None else _weight(site),
+        activations={operand: _quantizer(q, q.grid) for operand, q in operands(module).items()},
+    )
 
 
-def _weight(site: WeightSite) -> dict[str, Any]:
+def _weight(site: WeightSite) -> InspectedWeight:
     encoded = site.encode_weight()
     assert site.weight_quantizer is not None and encoded is not None
     shape, bits = encoded.codes.shape, encoded.grid.range.bits
-    stored = {"shape": list(shape), "bytes": packed_size(shape.numel(), bits)}
-    return _quantizer(site.weight_quantizer, encoded.grid) | stored
+    quantizer = _quantizer(site.weight_quantizer, encoded.grid)
+    return InspectedWeight(**dict(quantizer), shape=tuple(shape), bytes=packed_size(shape.numel(), bits))
 
 
-def _quantizer(quantizer: Quantizer, grid: Grid) -> dict[str, Any]:
-    """Bits, method, grid, and shape of the grid step."""
-    return {
-        "bits": grid.range.bits,
-        "method": quantizer.plan.method,
-        "grid": {"low": grid.range.low, "high": grid.range.high} | _points(grid),
-        "step_shape": list(quantizer.plan.step_shape),
-        "dynamic": quantizer.plan.dynamic,
-        "shifts": quantizer.before is not None,
-    }
+def _quantizer(quantizer: Quantizer, grid: Grid) -> InspectedQuantizer:
+    return InspectedQuantizer(
+        bits=grid.range.bits,
+        method=quantizer.plan.method,
+        grid=_grid(grid),
+        step_shape=quantizer.plan.step_shape,
+        dynamic=quantizer.plan.dynamic,
+        shifts=quantizer.before is not None,
+    )
 
 
-def _points(grid: Grid) -> dict[str, list[float]]:
-    """The points of a table, in grid steps; else the smallest and the largest offset."""
+def _grid(grid: Grid) -> InspectedGrid:
+    low, high = grid.range.low, grid.range.high
     if isinstance(grid, TableGrid):
-        return {"points": grid.table.tolist()}
+        return InspectedGrid(low=low, high=high, points=tuple(grid.table.tolist()))
     offsets = grid.points(torch.zeros(()))
-    return {"offset": [float(offsets.min()), float(offsets.max())]}
+    return InspectedGrid(low=low, high=high, offset=(float(offsets.min()), float(offsets.max())))

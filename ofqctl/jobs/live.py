@@ -14,7 +14,6 @@ from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
 from ofqctl.diagnosis.live import LiveMeter
 from ofqctl.diagnosis.opening import Opened
-from ofqctl.diagnosis.result import Live
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, OfqctlError
 from ofqctl.evaluation import open_subject
@@ -22,6 +21,7 @@ from ofqctl.models import ModelRequest, build_architecture
 from ofqctl.oscillation import RemedySettings
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Distillation, Terms, Training
+from ofqctl.results.analyze_oscillation import Live
 from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
 from ofqctl.training.state import Meter, Position
 

@@ -1,7 +1,6 @@
 """Open labelled images and measure models on them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -9,6 +8,8 @@ from ofqctl.data import DataSpec, ImageLoader, image_loader, none_usable, open_d
 from ofqctl.errors import DataError
 from ofqctl.evaluation import Subject, evaluate, merged
 from ofqctl.progress import Progress
+from ofqctl.results.accuracy import Accuracy
+from ofqctl.results.data import Classes, MeasuredOn, Prepared, SkippedImage
 from ofqctl.training import Processes
 
 
@@ -40,7 +41,7 @@ def open_labelled(
 
 def measure(
     models: Mapping[str, nn.Module], loader: ImageLoader, processes: Processes, progress: Progress
-) -> dict[str, dict[str, float | int]]:
+) -> dict[str, Accuracy]:
     """Measure models on the same images; every process reads its share.
 
     Args:
@@ -57,20 +58,17 @@ def measure(
     together = {name: merged([metrics[name] for metrics, _ in shares]) for name in models}
     if not all(metrics.images for metrics in together.values()):
         raise none_usable(loader.data, [image for _, skipped in shares for image in skipped])
-    return {name: metrics.as_dict() for name, metrics in together.items()}
+    return {name: metrics.accuracy for name, metrics in together.items()}
 
 
-def about_data(loader: ImageLoader, subject: Subject) -> dict[str, Any]:
+def about_data(loader: ImageLoader, subject: Subject) -> MeasuredOn:
     """Description of the data measured on; complete only after the loader was read."""
-    config = subject.data_config
-    return {
-        "data": loader.data.name,
-        "classes": {"present": loader.data.class_count, "model": subject.labels.num_classes},
-        "labels": loader.data.mapping,
-        "preprocessing": {
-            key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
-        },
-        "skipped": [{"image": skipped.name, "reason": skipped.reason} for skipped in loader.skipped],
-        "turned": loader.turned,
-        "data_notes": list(loader.data.notes),
-    }
+    return MeasuredOn(
+        data=loader.data.name,
+        classes=Classes(present=loader.data.class_count, model=subject.labels.num_classes),
+        labels=loader.data.mapping,
+        preprocessing=Prepared(**{key: subject.data_config[key] for key in Prepared.model_fields}),
+        skipped=tuple(SkippedImage(image=skipped.name, reason=skipped.reason) for skipped in loader.skipped),
+        turned=loader.turned,
+        data_notes=loader.data.notes,
+    )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import repeat
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,7 @@ from ofqctl.ptq.allocation import allocate, check_reachable
 from ofqctl.ptq.sensitivity import sensitivities
 from ofqctl.ptq.units import Part, rebatched
 from ofqctl.recipe import Override, Recipe
+from ofqctl.results.quantize import CostUnit, MixedPrecision, Spent
 
 Size = tuple[int, int, int]
 Cost = Literal["bits", "latency"]
@@ -46,7 +47,7 @@ class Target:
 
 def mix_precision(
     model: nn.Module, recipe: Recipe, target: Target, size: Size, images: Batches, progress: Progress
-) -> tuple[Recipe, dict[str, Any]]:
+) -> tuple[Recipe, MixedPrecision]:
     """Choose the bits of every layer with the least total sensitivity within the target.
 
     Args:
@@ -86,17 +87,17 @@ def mix_precision(
     limit = limit or _limit_of_latency(target, seconds)
     chosen = allocate(damage, limit.cost, limit.budget, where=limit.where, unit=limit.unit)
     overrides = tuple(_override(recipe, name, width) for name, width in chosen.items())
-    return recipe.model_copy(update={"layers": (*recipe.layers, *overrides)}), {
-        "bits": chosen,
-        "average_bits": sum(chosen[name] * n for name, n in numbers.items()) / sum(numbers.values()),
-        "sensitivities": {name: {str(b): kl for b, kl in widths.items()} for name, widths in damage.items()},
-        "cost": {
-            "unit": limit.unit,
-            "budget": limit.budget,
-            "spent": sum(limit.cost[name][bits] for name, bits in chosen.items()),
-            "layers": {name: {str(b): c for b, c in costs.items()} for name, costs in limit.cost.items()},
-        },
-    }
+    return recipe.model_copy(update={"layers": (*recipe.layers, *overrides)}), MixedPrecision(
+        bits=chosen,
+        average_bits=sum(chosen[name] * n for name, n in numbers.items()) / sum(numbers.values()),
+        sensitivities={name: {str(b): kl for b, kl in widths.items()} for name, widths in damage.items()},
+        cost=Spent(
+            unit=limit.unit,
+            budget=limit.budget,
+            spent=sum(limit.cost[name][bits] for name, bits in chosen.items()),
+            layers={name: {str(b): c for b, c in costs.items()} for name, costs in limit.cost.items()},
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class _Limit:
     cost: Mapping[str, Mapping[int, float]]
     budget: float
     where: str
-    unit: str
+    unit: CostUnit
 
 
 def _limit_of_bits(target: Target, numbers: Mapping[str, int], fixed: int) -> _Limit:

@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,6 +22,8 @@ from ofqctl.evaluation import predict as logits_of
 from ofqctl.files import output_file, replaced_file
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
+from ofqctl.results.data import SkippedImage
+from ofqctl.results.predict import Guess, PredictedImage, PredictResult
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class PredictRequest:
     normalization: Normalization | None = None
 
 
-def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, Any]:
+def predict(request: PredictRequest, progress: Progress = silent) -> PredictResult:
     """Find the most probable labels of each image; images that cannot be decoded are skipped and listed.
 
     Raises:
@@ -65,7 +66,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> dict[str, A
         return _predict(request, progress)
 
 
-def _predict(request: PredictRequest, progress: Progress) -> dict[str, Any]:
+def _predict(request: PredictRequest, progress: Progress) -> PredictResult:
     device = pick_device(request.device)
     paths, notes = ([], []) if request.array else _image_files(request.images)
     array = _read_array(request.array) if request.array else None
@@ -87,17 +88,17 @@ def _predict(request: PredictRequest, progress: Progress) -> dict[str, Any]:
     if request.save_logits is not None:
         with replaced_file(request.save_logits) as fresh, fresh.open("wb") as file:
             np.save(file, everything.numpy())
-    return {
-        "model": subject.name,
-        "kind": subject.kind,
-        "recipe": subject.about.get("recipe"),
-        "images": _ranked(everything, names, subject.labels, request.top),
-        "skipped": [{"image": name, "reason": reason} for name, reason in skipped.items()],
-        "saved_logits": None if request.save_logits is None else str(request.save_logits),
-        "turned": 0 if loader is None else loader.turned,
-        "notes": [*subject.notes, *notes],
-        "device": str(device),
-    }
+    return PredictResult(
+        model=subject.name,
+        kind=subject.kind,
+        recipe=subject.about.get("recipe"),
+        images=_ranked(everything, names, subject.labels, request.top),
+        skipped=tuple(SkippedImage(image=name, reason=reason) for name, reason in skipped.items()),
+        saved_logits=None if request.save_logits is None else str(request.save_logits),
+        turned=0 if loader is None else loader.turned,
+        notes=(*subject.notes, *notes),
+        device=str(device),
+    )
 
 
 def _logits(
@@ -186,16 +187,16 @@ def _check_fits(array: NDArray[np.float32], subject: Subject, where: str) -> Non
         raise DataError(f"{where}: shape {array.shape}; {subject.name} takes (N, {wanted}) with N >= 1")
 
 
-def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) -> list[dict[str, Any]]:
+def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) -> tuple[PredictedImage, ...]:
     words = label_names(labels)
     best = logits.softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
-    return [
-        {
-            "image": name,
-            "top": [
-                {"label": label, "name": words[label], "probability": probability}
+    return tuple(
+        PredictedImage(
+            image=name,
+            top=tuple(
+                Guess(label=label, name=words[label], probability=probability)
                 for label, probability in zip(row_labels, row_values, strict=True)
-            ],
-        }
+            ),
+        )
         for name, row_labels, row_values in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    )

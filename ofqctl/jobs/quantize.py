@@ -5,7 +5,6 @@ import time
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +26,7 @@ from ofqctl.progress import Progress, silent
 from ofqctl.ptq import Clock, Task, quantize_post_training
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
+from ofqctl.results.quantize import Compared, MixedPrecision, QuantizeResult
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class QuantizeRequest:
     compiled: bool = False
 
 
-def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str, Any]:
+def quantize(request: QuantizeRequest, progress: Progress = silent) -> QuantizeResult:
     """Convert, calibrate, optionally measure beside the float model, and write the run directory.
 
     Returns:
-        What was done and measured: the content of ``results.json``, and its path.
+        What was done and measured, of which ``results.json`` holds all but the path.
 
     Raises:
         OfqctlError: An error that the user can fix; nothing was written.
@@ -80,7 +80,7 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> dict[str,
         return _quantized(request, progress, claimed)
 
 
-def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack) -> dict[str, Any]:
+def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack) -> QuantizeResult:
     started = time.perf_counter()
     job = _open(request, progress, claimed)
     with _calibration(job) as calibration:
@@ -89,22 +89,26 @@ def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack)
         weights = serialize(task.model)
         figures = _measure(job, task.model, calibration)
     config = run_config(job.loaded, recipe, task.plan, weights, job.float_bytes)
-    results = about_run(task.model, config, weights) | {
-        "calibration": calibration.about,
-        "evaluation": figures,
-        "ptq": task.figures,
-        "mixed_precision": mixed,
-        "notes": [*job.loaded.notes, *calibration.notes, *task.notes],
-        "seed": request.seed,
-        "device": str(job.device),
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    about = about_run(task.model, config, len(weights))
     if mixed is not None:
-        results["bits"]["weights"] = round(mixed["average_bits"], 3)
+        average = about.bits.model_copy(update={"weights": round(mixed.average_bits, 3)})
+        about = about.model_copy(update={"bits": average})
+    result = QuantizeResult(
+        **dict(about),
+        output=str(job.output),
+        calibration=calibration.about,
+        evaluation=figures,
+        ptq=task.figures,
+        mixed_precision=mixed,
+        notes=(*job.loaded.notes, *calibration.notes, *task.notes),
+        seed=request.seed,
+        device=str(job.device),
+        seconds=round(time.perf_counter() - started, 2),
+    )
     if request.strict:
-        refuse_undone(results)
-    save_run(job.output, task.model, weights, config, results)
-    return {"output": str(job.output)} | results
+        refuse_undone(result)
+    save_run(job.output, task.model, weights, config, result.stored())
+    return result
 
 
 @dataclass
@@ -185,7 +189,7 @@ def _calibration(job: _Job) -> AbstractContextManager[CalibrationImages]:
     )
 
 
-def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, dict[str, Any] | None]:
+def _allocate_bits(job: _Job, calibration: CalibrationImages) -> tuple[Recipe, MixedPrecision | None]:
     """The recipe, with bits for every layer if there is a target, and the figures that led to them."""
     request = job.request
     if request.target is None:
@@ -211,7 +215,7 @@ def _quantize(job: _Job, recipe: Recipe, calibration: CalibrationImages) -> Task
         )
 
 
-def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> dict[str, Any] | None:
+def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> Compared | None:
     """Figures of the float and the quantized model on the same images, if there are some."""
     if job.evaluation is None or job.float_model is None:
         return None
@@ -224,8 +228,12 @@ def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> dic
         progress=job.progress,
     )
     calibration.notes += watched.notes
-    figures = about_data(job.evaluation, job.subject) | {name: found.as_dict() for name, found in metrics.items()}
-    return figures | {"paired": paired(metrics["float"], metrics["quantized"])}
+    return Compared(
+        **dict(about_data(job.evaluation, job.subject)),
+        float=metrics["float"].accuracy,
+        quantized=metrics["quantized"].accuracy,
+        paired=paired(metrics["float"], metrics["quantized"]),
+    )
 
 
 def _output(request: QuantizeRequest, output: Path) -> AbstractContextManager[None]:
@@ -238,14 +246,14 @@ def _default_output(architecture: str, request: QuantizeRequest) -> Path:
     return Path("runs") / f"{architecture}-mixed-a{request.recipe.activations.bits}"
 
 
-def refuse_undone(results: dict[str, Any]) -> None:
+def refuse_undone(result: QuantizeResult) -> None:
     """Check that nothing was left undone, left out or guessed.
 
     Raises:
         RecipeError: Something was; the message lists everything left in float, every note and every image skipped.
     """
-    figures = results["evaluation"] or {"data_notes": [], "skipped": []}
-    undone = [f"{left['module']}: {left['reason']}" for left in results["left_float"]] + results["notes"]
-    undone += figures["data_notes"] + [f"{image['image']}: {image['reason']}" for image in figures["skipped"]]
+    undone = [f"{left.module}: {left.reason}" for left in result.left_float] + [*result.notes]
+    if (figures := result.evaluation) is not None:
+        undone += [*figures.data_notes, *(f"{image.image}: {image.reason}" for image in figures.skipped)]
     if undone:
         raise RecipeError("\n  ".join(["--strict: not everything was done as asked:", *undone]))

@@ -4,7 +4,6 @@ import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from ofqctl.ptq import calibrate
 from ofqctl.ptq.sensitivity import Part, sensitivities
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.schema import Layer
+from ofqctl.results.sensitivity import LayerSensitivity, SensitivityResult
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SensitivityRequest:
     workers: int = 0
 
 
-def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dict[str, Any]:
+def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> SensitivityResult:
     """Quantize one layer at a time, at each width, and measure how much the model's predictions change.
 
     Returns:
@@ -65,7 +65,7 @@ def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> dic
         return _sensitivity(request, progress)
 
 
-def _sensitivity(request: SensitivityRequest, progress: Progress) -> dict[str, Any]:
+def _sensitivity(request: SensitivityRequest, progress: Progress) -> SensitivityResult:
     started = time.perf_counter()
     device = pick_device(request.device)
     torch.manual_seed(request.seed)
@@ -92,37 +92,36 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> dict[str, A
                     model, list(plan.modules), bits, images.batches, part=request.part, progress=progress
                 ):
                     table.setdefault(found.module, {})[str(bits)] = found.kl
-    layers = [{"layer": name, "kl": kl} for name, kl in table.items()]
-    layers.sort(key=lambda layer: max(layer["kl"].values()), reverse=True)  # type: ignore[attr-defined]
-    result = {
-        "model": loaded.architecture,
-        "recipe": request.recipe.name,
-        "part": request.part,
-        "bits": list(request.bits),
-        "layers": layers,
-        "calibration": images.about,
-        "plot": None if request.plot is None else str(request.plot),
-        "notes": [*loaded.notes, *images.notes],
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    ranked = sorted(table.items(), key=lambda layer: max(layer[1].values()), reverse=True)
+    result = SensitivityResult(
+        model=loaded.architecture,
+        recipe=request.recipe.name,
+        part=request.part,
+        bits=request.bits,
+        layers=tuple(LayerSensitivity(layer=name, kl=dict(kl)) for name, kl in ranked),
+        calibration=images.about,
+        plot=None if request.plot is None else str(request.plot),
+        notes=(*loaded.notes, *images.notes),
+        seconds=round(time.perf_counter() - started, 2),
+    )
     if request.plot is not None:
         draw(result, list(table), request.plot)
     return result
 
 
-def draw(result: dict[str, Any], order: list[str], path: Path) -> None:
+def draw(result: SensitivityResult, order: list[str], path: Path) -> None:
     """Draw the divergence of every layer, a line for each width; layers in the order of the model."""
     from matplotlib.figure import Figure
 
-    kl = {layer["layer"]: layer["kl"] for layer in result["layers"]}
+    kl = {layer.layer: layer.kl for layer in result.layers}
     figure = Figure(figsize=(max(6.0, 0.18 * len(order)), 5.0), layout="constrained")
     axes = figure.subplots()
-    for bits in result["bits"]:
+    for bits in result.bits:
         axes.plot(range(len(order)), [kl[name][str(bits)] for name in order], marker=".", label=f"{bits} bits")
     axes.set_yscale("log")
     axes.set_xticks(range(len(order)), order, rotation=90, fontsize=6)
     axes.set_ylabel("divergence of the output, nats")
-    axes.set_title(f"{result['model']}: one layer quantized at a time ({result['part']})")
+    axes.set_title(f"{result.model}: one layer quantized at a time ({result.part})")
     axes.grid(alpha=0.3)
     axes.legend()
     with replaced_file(path) as fresh, fresh.open("wb") as file:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import ValidationError
 from timm.utils.random import random_seed
 
 from ofqctl.artifact import load_run
@@ -15,19 +15,20 @@ from ofqctl.convert import apply_plan
 from ofqctl.data import ImageData, ImageLoader, image_loader
 from ofqctl.devices import denormals_flushed, pick_device
 from ofqctl.distill import Teacher
-from ofqctl.documents import fitting
+from ofqctl.documents import field_fault, fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
 from ofqctl.files import NEXT_STATE, is_ours, output_directory, sweep
 from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, check_same_data, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
-from ofqctl.jobs.writing import default_output
+from ofqctl.jobs.writing import about_run, default_output
 from ofqctl.models import LoadedModel, ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Training
+from ofqctl.results.train import TrainResult
 from ofqctl.training import (
     Checkpoint,
     Engine,
@@ -50,7 +51,7 @@ __all__ = ["TrainRequest", "recorded_request", "train"]
 
 def train(
     request: TrainRequest, progress: Progress = silent, on_step: Callable[[Row, int], None] = lambda _row, _total: None
-) -> dict[str, Any]:
+) -> TrainResult:
     """Train to the end, or continue an interrupted run.
 
     Args:
@@ -59,7 +60,7 @@ def train(
         on_step: Called after every optimizer step, with its figures and the number of steps in the whole training.
 
     Returns:
-        The content of ``results.json``, and its path.
+        The run, of which ``results.json`` holds all but the path.
 
     Raises:
         OfqctlError: An error that the user can fix.
@@ -72,7 +73,7 @@ def train(
 
 def _train(
     request: TrainRequest, processes: Processes, progress: Progress, on_step: Callable[[Row, int], None]
-) -> dict[str, Any]:
+) -> TrainResult:
     job = _open(request, processes, progress)
     if job.is_finished and job.names_same_data:
         return _finished(job.output)
@@ -112,7 +113,7 @@ class _Job:
         return self.checkpoint is not None and self.checkpoint.request.get("data") == self.request.recorded()["data"]
 
 
-def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], None]) -> dict[str, Any]:
+def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], None]) -> TrainResult:
     """Train while no other process can write the run directory."""
     request, processes = job.request, job.processes
     run = TrainedRun.open(request, processes, job.start, job.output, progress)
@@ -129,9 +130,9 @@ def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], 
     # of dropout and mixing, which differ from process to process
     random_seed(request.seed, processes.rank)  # type: ignore[no-untyped-call]
     _fit(job, engine, run, on_step)
-    if processes.first and not run.results:  # resumed after the last epoch
+    if processes.first and run.result is None:  # resumed after the last epoch
         run.publish(engine)
-    return {"output": str(job.output)} | run.results
+    return run.result or run.result_of(engine)
 
 
 def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _Job:
@@ -220,12 +221,19 @@ def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Che
     return checkpoint
 
 
-def _finished(output: Path) -> dict[str, Any]:
+def _finished(output: Path) -> TrainResult:
     """The result of a run that is already finished; its process may have been killed at the very end."""
     sweep(output)
     run = load_run(output)
     note = f"{output}: was finished already; `ofqctl train {output} --output NEW` starts another training from it"
-    return {"output": str(output)} | run.results | {"notes": [*run.results.get("notes", []), *run.notes, note]}
+    about = dict(about_run(run.model, run.config, run.ledger.total)) | {"output": str(output)}
+    said = dict.fromkeys(("training", "evaluation", "seed", "device"))
+    try:
+        result = TrainResult.model_validate(about | {key: run.results.get(key) for key in said})
+    except ValidationError as error:
+        result = TrainResult.model_validate(about | said)
+        run.notes = (*run.notes, f"{output}: results.json: {field_fault(error)}; its figures are left out")
+    return result.model_copy(update={"notes": (*run.results.get("notes", []), *run.notes, note)})
 
 
 def _claimed(job: _Job) -> AbstractContextManager[None]:

@@ -3,14 +3,13 @@
 import csv
 import io
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
-from ofqctl.artifact import serialize
+from ofqctl.artifact import RunConfig, serialize
 from ofqctl.artifact.run import write_files
 from ofqctl.convert import describe
 from ofqctl.data import ImageData, image_loader, open_data
@@ -23,6 +22,8 @@ from ofqctl.jobs.train_request import TrainRequest
 from ofqctl.jobs.writing import about_run, float_model_bytes, run_config
 from ofqctl.models import LoadedModel
 from ofqctl.progress import Progress
+from ofqctl.results.data import SkippedImage
+from ofqctl.results.train import TrainedEpoch, Training, TrainResult, Validation
 from ofqctl.training import Checkpoint, Engine, Processes, Row
 
 _LOOKED_AT = 1000  # images between reports of progress
@@ -34,7 +35,7 @@ class TrainedRun:
     """The images of a training, and its run directory.
 
     Attributes:
-        results: The results that were written last.
+        result: The result that was written last.
         replaces: Whether an earlier run is in the directory, until the first epoch of this one is done.
     """
 
@@ -46,7 +47,7 @@ class TrainedRun:
     val_data: ImageData | None
     float_bytes: int
     progress: Progress
-    results: dict[str, Any] = field(default_factory=dict)
+    result: TrainResult | None = None
     replaces: bool = False
 
     @classmethod
@@ -102,35 +103,48 @@ class TrainedRun:
         was_training = model.training
         figures = measure({"model": model.eval()}, loader, self.processes, self.progress)["model"]
         model.train(was_training)
-        return {"val_top1": figures["top1"], "val_loss": figures["loss"]}
+        return {"val_top1": figures.top1, "val_loss": figures.loss}
 
     def publish(self, engine: Engine) -> None:
         """Write the run directory after an epoch; the first one replaces an earlier run, and takes its state along."""
-        weights = serialize(engine.trained)
-        plan = describe(engine.trained, engine.plan)
-        config = run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
-        figures = {k: v for k, v in (engine.history or [{}])[-1].items() if k.startswith("val_")}
-        self.results = about_run(engine.trained, config, weights) | {
-            "training": {
-                "data": self.data.name,
-                "labels": self.data.mapping,
-                "skipped": [{"image": name, "reason": reason} for name, reason in engine.batches.skipped.items()],
-                "epochs": engine.history,
-            },
-            "evaluation": None if self.val_data is None else {"data": self.val_data.name} | figures,
-            "notes": [*self.loaded.notes, *self.data.notes],
-            "seed": self.request.seed,
-            "device": str(engine.processes.device),
-        }
+        weights, config = self._contents(engine)
+        self.result = self._result(engine, config, weights)
         following = self.output / NEXT_STATE
         with replaced_files(self.output, removed=RUN_FILES if self.replaces else ()) as fresh:
-            write_files(fresh, engine.trained, weights, config, self.results)
+            write_files(fresh, engine.trained, weights, config, self.result.stored())
             if engine.tracker is not None:
                 save_file(engine.tracker.state_dict(), fresh / TRACKER_FILE)
             (fresh / "summary.csv").write_text(_as_csv(engine.history), encoding="utf-8", errors="backslashreplace")
             if self.replaces and following.is_file():
                 shutil.copyfile(following, fresh / TRAINING_STATE)  # it is lost neither way if the disk is full
         self.replaces = False
+
+    def result_of(self, engine: Engine) -> TrainResult:
+        """The result of a process that writes nothing."""
+        weights, config = self._contents(engine)
+        return self._result(engine, config, weights)
+
+    def _contents(self, engine: Engine) -> tuple[bytes, RunConfig]:
+        weights = serialize(engine.trained)
+        plan = describe(engine.trained, engine.plan)
+        return weights, run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
+
+    def _result(self, engine: Engine, config: RunConfig, weights: bytes) -> TrainResult:
+        figures = {k: v for k, v in (engine.history or [{}])[-1].items() if k in Validation.model_fields}
+        return TrainResult(
+            **dict(about_run(engine.trained, config, len(weights))),
+            output=str(self.output),
+            training=Training(
+                data=self.data.name,
+                labels=self.data.mapping,
+                skipped=tuple(SkippedImage(image=k, reason=v) for k, v in engine.batches.skipped.items()),
+                epochs=tuple(TrainedEpoch(**row) for row in engine.history),
+            ),
+            evaluation=None if self.val_data is None else Validation(data=self.val_data.name, **figures),
+            notes=(*self.loaded.notes, *self.data.notes),
+            seed=self.request.seed,
+            device=str(engine.processes.device),
+        )
 
     def save(self, state: Checkpoint) -> None:
         """Write the training state; as long as an earlier run lies there, beside that run's."""

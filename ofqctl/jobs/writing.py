@@ -1,7 +1,6 @@
 """Descriptions of a model for its run directory and for the results of jobs."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -9,6 +8,7 @@ from ofqctl.artifact import QuantizationConfig, RunConfig, digest, make_ledger
 from ofqctl.models import LoadedModel
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.schema import Layer
+from ofqctl.results.run import AboutRun, Bits, ModelBits
 
 
 def default_output(architecture: str, recipe: Recipe) -> Path:
@@ -45,28 +45,31 @@ def run_config(loaded: LoadedModel, recipe: Recipe, plan: Plan, weights: bytes, 
     )
 
 
-def about_run(model: nn.Module, config: RunConfig, weights: bytes) -> dict[str, Any]:
+def about_run(model: nn.Module, config: RunConfig, weights: int) -> AboutRun:
     """The part that all results have: source of the model, bits, sizes, and what stayed in float.
 
     Args:
         model: The quantized model.
         config: Result of :func:`run_config`.
-        weights: Content of ``model.safetensors``.
+        weights: Size of ``model.safetensors`` in bytes.
     """
     quantization = config.quantization_config
     recipe, plan = quantization.recipe, quantization.plan
-    size = make_ledger(model, total=len(weights), float_model=quantization.float_bytes)
-    return {
-        "model": config.architecture,
-        "source": config.source,
-        "recipe": recipe.name,
-        "bits": {part: _bits(layer) for part, layer in (("first", recipe.first), ("last", recipe.last))}
-        | _bits(recipe),
-        "size": size.as_dict(),
-        "quantized_modules": len(plan.modules),
-        "left_float": [left.model_dump() for left in plan.left_float],
-    }
+    return AboutRun(
+        model=config.architecture,
+        source=config.source,
+        recipe=recipe.name,
+        bits=ModelBits(
+            first=_bits(recipe.first),
+            last=_bits(recipe.last),
+            weights=recipe.weights.bits,
+            activations=recipe.activations.bits,
+        ),
+        size=make_ledger(model, total=weights, float_model=quantization.float_bytes),
+        quantized_modules=len(plan.modules),
+        left_float=plan.left_float,
+    )
 
 
-def _bits(layer: Layer | Recipe) -> dict[str, int]:
-    return {"weights": layer.weights.bits, "activations": layer.activations.bits}
+def _bits(layer: Layer) -> Bits:
+    return Bits(weights=layer.weights.bits, activations=layer.activations.bits)

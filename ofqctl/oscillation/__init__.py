@@ -8,10 +8,11 @@ from ofqctl.oscillation.flips import Flips, count_parts
 from ofqctl.oscillation.freezing import Freezing, IterativeFreezing
 from ofqctl.oscillation.gradients import GradientWatch
 from ofqctl.oscillation.remedy import Remedy, RemedySettings
-from ofqctl.oscillation.roles import ROLES, Role, in_parts, roles_of
+from ofqctl.oscillation.roles import ROLES, in_parts, roles_of
 from ofqctl.oscillation.thresholds import distance_to_threshold
 from ofqctl.oscillation.tracker import OscillationTracker
 from ofqctl.oscillation.trajectory import Trajectory
+from ofqctl.results.layers import Role
 
 __all__ = [
     "CGA",

@@ -1,12 +1,10 @@
 """The role of a layer in its model, such as query, key or value, by its name."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
-Role = Literal["q", "k", "v", "qk", "proj", "fc1", "fc2", "patch", "head", "other"]
-"""Projections of attention (``qk`` is the merged query-key product), the two layers of an MLP, the patch embedding,
-the classifiers, and anything else."""
+from ofqctl.results.layers import Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 

@@ -42,10 +42,6 @@ class _Dispatching(ABC):
     def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:
         """The class for ``values``; ``base`` if they do not determine one."""
 
-    @abstractmethod
-    def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
-        """All classes that values may have."""
-
     def validate(self, base: type[BaseModel], values: Any) -> BaseModel:
         """Validate ``values`` with the class for them."""
         if isinstance(values, base) and type(values) is not base:
@@ -65,9 +61,10 @@ class _Dispatching(ABC):
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        models = self.models(schema["metadata"]["base"])
-        schemas = [handler(model.__pydantic_core_schema__) for model in models]
-        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        """The fields of the base class; methods, which other packages add to, have more."""
+        described = handler(schema["metadata"]["base"].__pydantic_core_schema__)
+        handler.resolve_ref_schema(described)["additionalProperties"] = True
+        return described
 
 
 @dataclass(frozen=True)
@@ -100,10 +97,6 @@ class ByName(_Dispatching):
             raise _fault(base, self.key, f"'{name}' is unknown; {hint}", name)
         return self._composed(base, methods[name])
 
-    def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
-        """A class for each method."""
-        return [self._composed(base, method) for method in self.registry.methods(self.role).values()]
-
     def _composed(self, base: type[BaseModel], method: Method[Any]) -> type[BaseModel]:
         return _compose(base, method.settings_in(self.role), self.key, method.name, tuple(method.traits))
 
@@ -129,10 +122,6 @@ class WithKeys(_Dispatching):
     def model_of(self, base: type[BaseModel], values: Any) -> type[BaseModel]:  # noqa: ARG002
         """The class, which is the same for all values."""
         return _extend(base, tuple((m.name, m.settings) for m in self.registry.methods().values()))
-
-    def models(self, base: type[BaseModel]) -> list[type[BaseModel]]:
-        """The only class."""
-        return [self.model_of(base, {})]
 
 
 @cache

@@ -2,11 +2,11 @@
 
 from html import escape
 
-from ofqctl.diagnosis.comparison import ComparedRun, Comparison
 from ofqctl.diagnosis.findings import percent
-from ofqctl.diagnosis.result import Epoch
 from ofqctl.reports import page
 from ofqctl.reports.plots import Line, curves, dots
+from ofqctl.results.analyze_oscillation import Epoch
+from ofqctl.results.compare import ComparedRun, Comparison
 
 _COLOURS = 8
 _CURVES = (

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from ofqctl.diagnosis.findings import ROLE_WORDS, percent
-from ofqctl.diagnosis.layers import AnalyzedLayer, Histogram
-from ofqctl.diagnosis.result import Analysis, Finding, Report
 from ofqctl.oscillation import ROLES
 from ofqctl.reports import page
 from ofqctl.reports.over_time import changes_section, live_section, paths_section, training_section
 from ofqctl.reports.plots import histogram
 from ofqctl.reports.roles import DRAWN_BITS, drawn
+from ofqctl.results.analyze_oscillation import Analysis, Finding, Report
+from ofqctl.results.layers import AnalyzedLayer, Histogram
 
 _TOP = 12  # number of rows of a table
 _QUOTED = re.compile(r"`([^`]+)`")

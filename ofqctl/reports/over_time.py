@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from ofqctl.diagnosis.findings import ROLE_WORDS, percent
-from ofqctl.diagnosis.result import Change, Live, Report
 from ofqctl.oscillation import ROLES
 from ofqctl.reports import page
 from ofqctl.reports.plots import Line, curves, pairs, path
 from ofqctl.reports.roles import COLOURS, DRAWN_BITS, drawn
+from ofqctl.results.analyze_oscillation import Change, Live, Report
 
 _TOP = 12  # number of rows of a table
 

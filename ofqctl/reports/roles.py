@@ -1,7 +1,7 @@
 """Which layers of each role are drawn, and how."""
 
-from ofqctl.diagnosis.result import Report
 from ofqctl.oscillation import Role
+from ofqctl.results.analyze_oscillation import Report
 
 DRAWN_BITS = 4  # with more bits there are too many thresholds to draw, and codes always move more
 COLOURS: dict[Role, tuple[str, bool]] = {  # colour, and whether dashed

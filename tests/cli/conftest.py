@@ -4,18 +4,33 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import jsonschema
 import pytest
 import torch
 
 from ofqctl.cli.app import main
+from ofqctl.results.documents import FAILURE, schema_file
 
+SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 TINY = ("--no-pretrained", "--num-classes", "10", "--model-kwargs")
 TINY += ("img_size=32", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 QUICK = ("--set", "calibration.images=8", "calibration.batch_size=4")
+
+
+@cache
+def _validator(command: str) -> jsonschema.Draft202012Validator:
+    schema = json.loads((SCHEMAS / schema_file(command)).read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check_documented(document: Any) -> None:
+    """Check a document that ``--json`` printed against the schema of its command."""
+    _validator(document.get("command", FAILURE)).validate(document)
 
 
 @dataclass
@@ -28,7 +43,10 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        """The document on stdout, which keeps to the schema in the docs."""
+        document = json.loads(self.out)
+        check_documented(document)
+        return document
 
 
 @pytest.fixture(autouse=True, scope="session")

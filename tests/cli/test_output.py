@@ -3,6 +3,12 @@ import json
 import pytest
 
 from ofqctl.cli.output import Sink, Table, megabytes, print_table
+from ofqctl.results.document import Document
+
+
+class Measured(Document):
+    loss: float = 0.0
+    of: tuple[float, ...] = ()
 
 
 def test_in_a_pipe_a_table_is_aligned_text_that_is_never_cut(capsys):
@@ -29,9 +35,9 @@ def test_on_a_terminal_a_table_has_a_frame_and_no_markup(capsys, monkeypatch):
 def test_json_is_one_document_without_nan(capsys):
     with Sink(as_json=True) as sink:
         sink.progress("work", 1, 2)
-        sink.show({"loss": float("nan"), "of": [float("inf"), 1.5], "notes": ["beware"]}, lambda _: ["text"])
+        sink.show(Measured(loss=float("nan"), of=(float("inf"), 1.5), notes=("beware",)), lambda _: ["text"])
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"loss": None, "of": [None, 1.5], "notes": ["beware"]}
+    assert json.loads(out) == {"format": 1, "loss": None, "of": [None, 1.5], "notes": ["beware"]}
     assert "note: beware" in err
 
 
@@ -48,7 +54,7 @@ def test_on_a_terminal_progress_is_a_bar_that_goes_away(capsys, monkeypatch):
     with Sink(as_json=False) as sink:
         sink.progress("load", 0, None)
         sink.progress("work", 1, 2)
-        sink.show([], lambda _: ["done"])
+        sink.show(Measured(), lambda _: ["done"])
     assert capsys.readouterr().out == "done\n"
 
 

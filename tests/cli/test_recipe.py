@@ -6,8 +6,8 @@ from ofqctl.recipe import catalogue
 
 def test_every_shipped_recipe_is_listed_with_its_bits(ofqctl):
     listed = ofqctl("recipe", "ls", "--json").json
-    assert [recipe["name"] for recipe in listed] == catalogue.names()
-    assert all(recipe["description"] and recipe["bits"]["weights"] for recipe in listed)
+    assert [recipe["name"] for recipe in listed["recipes"]] == catalogue.names()
+    assert all(recipe["description"] and recipe["bits"]["weights"] for recipe in listed["recipes"])
     assert "ptq/mse" in ofqctl("recipe", "ls").out
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ofqctl.cli.summary import training_hint
+from ofqctl.results.run import Bits
 
 from .conftest import QUICK, TINY, quantize_tiny
 
@@ -50,7 +51,7 @@ def test_quantize_ends_with_a_table_and_the_next_commands(ofqctl, tmp_path):
     ],
 )
 def test_below_4_bits_the_command_that_brings_accuracy_back_is_told(bits, recipe):
-    hint = "\n".join(training_hint({"weights": bits[0], "activations": bits[1]}, "deit small"))
+    hint = "\n".join(training_hint(Bits(weights=bits[0], activations=bits[1]), "deit small"))
     assert f"calibration alone leaves little of it at {min(bits)} bits" in hint
     assert f"ofqctl train 'deit small' --recipe {recipe} --data DATA" in hint
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ofqctl.evaluation import Metrics, evaluate, merged, paired
+from ofqctl.results.accuracy import Paired
 
 
 def measured(hits):
@@ -19,14 +20,14 @@ def test_a_paired_difference_counts_images_and_has_the_error_of_their_difference
     before, after = [True, True, True, False, False], [True, False, False, True, False]
     found = paired(measured(before), measured(after))
     changes = torch.tensor([0.0, -1.0, -1.0, 1.0, 0.0])
-    assert (found["gained"], found["lost"]) == (1, 2)
-    assert found["difference"] == pytest.approx(-20.0)
-    assert found["standard_error"] == pytest.approx(100 * float(changes.std()) / 5**0.5, abs=1e-3)
+    assert (found.gained, found.lost) == (1, 2)
+    assert found.difference == pytest.approx(-20.0)
+    assert found.standard_error == pytest.approx(100 * float(changes.std()) / 5**0.5, abs=1e-3)
 
 
 def test_a_model_differs_from_itself_by_nothing():
     model = measured([True, False, True, True])
-    assert paired(model, model) == {"difference": 0.0, "standard_error": 0.0, "gained": 0, "lost": 0}
+    assert paired(model, model) == Paired(difference=0.0, standard_error=0.0, gained=0, lost=0)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 9])
@@ -41,7 +42,7 @@ def test_figures_of_shared_images_are_those_of_one_process(tiny_vit, processes):
     )
     together = {name: merged([share[name] for share in shares]) for name in models}
     for name in models:
-        one, other = alone[name].as_dict(), together[name].as_dict()
+        one, other = dict(alone[name].accuracy), dict(together[name].accuracy)
         speeds = [share[name].images_per_second for share in shares]
         assert other.pop("images_per_second") == pytest.approx(sum(speeds), abs=0.01)
         assert other == {key: one[key] for key in other}

@@ -121,7 +121,7 @@ def test_the_file_says_all_that_evaluation_needs(w2a2, tmp_path):
     assert (said.architecture, said.num_classes) == (config.architecture, 10)
     assert said.data_config == config.data_config
     assert said.recipe == "ofq/vit_w2a2"
-    assert contents.verification == result["verification"]
+    assert contents.verification == result.verification.model_dump(mode="json")
     assert contents.weights["blocks.0.mlp.fc1.weight"]["bits"] == 2
     assert contents.weights["blocks.0.mlp.fc1.weight"]["bytes"] == 48 * 192 * 2 // 8
     assert contents.products["blocks.0.mlp.fc1"]["kernel"] == "MatMulIntegerToFloat"
@@ -139,7 +139,7 @@ def test_a_fixed_batch_takes_any_number_of_images_through_the_program(w2a2, tmp_
 
 def test_a_file_that_normalizes_takes_pixels(w2a2, tmp_path):
     result = exported(w2a2, tmp_path / "x.onnx", pixels=True)
-    assert result["verification"]["exactness"]["exact"]
+    assert result.verification.exactness.exact
     model, config = OnnxModel(tmp_path / "x.onnx"), load_run(w2a2).config.data_config
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(to_pixels(normalize(pixels, config), config), pixels)
@@ -167,7 +167,7 @@ def test_a_graph_that_computes_something_else_leaves_no_file(w2a2, tmp_path, mon
 def test_a_run_in_one_file_describes_itself(w2a2, tmp_path):
     path = tmp_path / "one.safetensors"
     result = export_safetensors(SafetensorsRequest(w2a2, output=path))
-    assert result["bytes"] == path.stat().st_size
+    assert result.bytes == path.stat().st_size
     again, images = open_run(path), images_of(w2a2)
     assert again.config == load_run(w2a2).config
     assert again.ledger.codes == load_run(w2a2).ledger.codes

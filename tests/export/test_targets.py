@@ -34,7 +34,7 @@ def test_one_portable_file_has_integer_kernels_in_both_runtimes(run, tmp_path, b
     assert len(dense) == 6
     kernels = in_openvino.kernels((tmp_path / "x.onnx").read_bytes(), dense)
     assert all(in_openvino.is_integer(kernel) for kernel in kernels.values()), kernels
-    assert result["runtimes"]["onnxruntime"]["float"] == []
+    assert result.runtimes["onnxruntime"].float == ()
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,16 @@ def test_one_portable_file_has_integer_kernels_in_both_runtimes(run, tmp_path, b
 def test_every_product_is_one_operator_of_onnx_runtime(run, tmp_path, bits, oldest):
     directory = run(*ONE_STEP, f"weights.bits={bits}", f"activations.bits={bits}")
     result = exported(directory, tmp_path / "x.onnx", "onnxruntime", strict=True)
-    about = result["runtimes"]["onnxruntime"]
-    assert (about["kernels"], about["float"], about["oldest"]) == ({"MatMulIntegerToFloat": 8}, [], oldest)
-    assert look_into(tmp_path / "x.onnx").runtimes == result["runtimes"]
+    about = result.runtimes["onnxruntime"]
+    assert (about.kernels, about.float, about.oldest) == ({"MatMulIntegerToFloat": 8}, (), oldest)
+    assert look_into(tmp_path / "x.onnx").runtimes == {"onnxruntime": about.model_dump(mode="json")}
 
 
 def test_a_file_for_openvino_may_be_its_ir(run, tmp_path):
     directory = run(*ONE_STEP, "weights.bits=7", "first.weights.bits=7", "last.weights.bits=7")
     result = exported(directory, tmp_path / "x.xml", "openvino")
-    assert result["verification"]["end_to_end"]["agreement"]["openvino"] == 100.0
-    assert result["bytes"] == sum((tmp_path / name).stat().st_size for name in ("x.xml", "x.bin"))
+    assert result.verification.end_to_end.agreement["openvino"] == 100.0
+    assert result.bytes == sum((tmp_path / name).stat().st_size for name in ("x.xml", "x.bin"))
     images = images_of(directory)
     with torch.inference_mode():
         expected = load_run(directory).model(images)
@@ -66,9 +66,9 @@ def test_what_saturates_on_a_cpu_without_vnni_is_told(run, tmp_path, vnni, monke
     if vnni and not has_vnni_itself:
         pytest.skip("this CPU saturates")
     result = exported(run(*ONE_STEP), tmp_path / "x.onnx", "openvino")
-    assert result["runtimes"]["openvino"]["vnni"]
-    assert ("openvino" in result["verification"]["end_to_end"]["agreement"]) == vnni
-    assert any("7 bits are exact" in note for note in result["notes"])
+    assert result.runtimes["openvino"].vnni
+    assert ("openvino" in result.verification.end_to_end.agreement) == vnni
+    assert any("7 bits are exact" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(("flags", "exact"), [("avx2 fma", "1"), ("avx2 avx512_vnni", "0"), ("avx2 avx_vnni", "0")])
@@ -96,7 +96,7 @@ def test_a_missing_package_is_told_before_anything_is_computed(run, tmp_path, mo
 def test_layers_in_float_are_told_and_an_error_if_strict(run, tmp_path):
     directory = run("ptq/minmax", "activations.granularity=channel")
     result = exported(directory, tmp_path / "x.onnx", "onnxruntime")
-    assert any("onnxruntime computes" in note and "granularity=tensor" in note for note in result["notes"])
+    assert any("onnxruntime computes" in note and "granularity=tensor" in note for note in result.notes)
     with pytest.raises(ArtifactError, match="--strict"):
         exported(directory, tmp_path / "y.onnx", "onnxruntime", strict=True)
     assert not (tmp_path / "y.onnx").exists()

@@ -5,6 +5,7 @@ import pytest
 from ofqctl.jobs.bench_step import BenchStepRequest, bench_step
 from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
+from ofqctl.results.run import Bits
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 FLOAT = ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=10, kwargs=TINY)
@@ -17,17 +18,16 @@ def test_times_and_memory_of_both_and_their_ratios(recipe, bf16):
     request = BenchStepRequest(FLOAT, load(recipe), batch_size=2, device="cpu", bf16=bf16, steps=3, fused=False)
     result = bench_step(request, lambda *step: told.append(step))
     assert told[-1] == ("steps", 3, 3)
-    for name in ("float", "quantized", "tracked"):
-        figures = result[name]
-        assert 0 < figures["seconds_min"] <= figures["seconds_median"]
-        assert figures["peak_bytes"] > 0
-    for key, ratio in result["ratio"].items():
-        assert ratio == pytest.approx(result["quantized"][key] / result["float"][key])
-    for key, ratio in result["tracker"]["ratio"].items():
-        assert ratio == pytest.approx(result["tracked"][key] / result["quantized"][key])
-    assert result["tracker"]["bytes_per_weight"] == 6.0
-    assert result["tracker"]["weights"] > 50_000
-    assert result["bits"] == {"weights": 2, "activations": 2}
+    for figures in (result.float, result.quantized, result.tracked):
+        assert 0 < figures.seconds_min <= figures.seconds_median
+        assert figures.peak_bytes > 0
+    for key, ratio in result.ratio:
+        assert ratio == pytest.approx(getattr(result.quantized, key) / getattr(result.float, key))
+    for key, ratio in result.tracker.ratio:
+        assert ratio == pytest.approx(getattr(result.tracked, key) / getattr(result.quantized, key))
+    assert result.tracker.bytes_per_weight == 6.0
+    assert result.tracker.weights > 50_000
+    assert result.bits == Bits(weights=2, activations=2)
 
 
 def test_memory_does_not_depend_on_the_number_of_steps():
@@ -35,4 +35,4 @@ def test_memory_does_not_depend_on_the_number_of_steps():
         bench_step(BenchStepRequest(FLOAT, load("statsq"), batch_size=4, device="cpu", steps=steps, fused=False))
         for steps in (1, 3)
     ]
-    assert peaks[0]["quantized"]["peak_bytes"] == pytest.approx(peaks[1]["quantized"]["peak_bytes"], rel=0.01)
+    assert peaks[0].quantized.peak_bytes == pytest.approx(peaks[1].quantized.peak_bytes, rel=0.01)

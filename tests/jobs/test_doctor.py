@@ -6,14 +6,14 @@ from ofqctl.registry import ENTRY_POINTS
 
 
 def findings():
-    return {finding["missing"]: finding for finding in doctor.examine()["findings"]}
+    return {finding.missing: finding for finding in doctor.examine().findings}
 
 
 def test_versions_are_those_that_are_imported():
     import onnxruntime
     import timm
 
-    versions = doctor.examine()["versions"]
+    versions = doctor.examine().versions
     assert (versions["timm"], versions["onnxruntime"]) == (timm.__version__, onnxruntime.__version__)
 
 
@@ -22,8 +22,8 @@ def test_a_missing_package_is_named_with_what_needs_it_and_how_to_install_it(mon
     there = packages.version_of
     monkeypatch.setattr(doctor, "version_of", lambda asked: None if asked == name else there(asked) or "1")
     found = findings()
-    assert found[name]["means"] == f"not for {packages.OPTIONAL[name].purpose}"
-    assert found[name]["remedy"] == packages.OPTIONAL[name].install
+    assert found[name].means == f"not for {packages.OPTIONAL[name].purpose}"
+    assert found[name].remedy == packages.OPTIONAL[name].install
     assert not set(packages.OPTIONAL) - {name} & found.keys()
 
 
@@ -33,11 +33,11 @@ def test_what_the_machine_lacks_is_told_with_what_it_means(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     found = findings()
-    assert "OpenVINO's 8-bit weights saturate" in found["VNNI"]["means"]
-    assert "64 MB are free" in found["shared memory"]["means"]
-    assert "--workers 0" in found["shared memory"]["remedy"]
-    assert found["a C++ compiler"]["remedy"].endswith("or set CXX")
-    assert "unset" in found["threads that sleep while they wait"]["remedy"]
+    assert "OpenVINO's 8-bit weights saturate" in found["VNNI"].means
+    assert "64 MB are free" in found["shared memory"].means
+    assert "--workers 0" in found["shared memory"].remedy
+    assert found["a C++ compiler"].remedy.endswith("or set CXX")
+    assert "unset" in found["threads that sleep while they wait"].remedy
 
 
 def test_a_machine_that_has_everything_has_no_findings(monkeypatch):
@@ -59,4 +59,4 @@ def test_methods_of_a_package_that_cannot_be_imported_are_told(monkeypatch):
 
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry()] if group == ENTRY_POINTS else [])
     found = findings()
-    assert "methods of 'theirs' (nowhere.at_all): cannot be imported" in found["methods of another package"]["means"]
+    assert "methods of 'theirs' (nowhere.at_all): cannot be imported" in found["methods of another package"].means

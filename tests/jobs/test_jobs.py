@@ -16,6 +16,8 @@ from ofqctl.jobs.predict import PredictRequest, predict
 from ofqctl.jobs.quantize import QuantizeRequest, quantize
 from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
+from ofqctl.results.data import CalibratedOn
+from ofqctl.results.inspect import InspectedGrid
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 FLOAT = ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=10, kwargs=TINY)
@@ -46,12 +48,13 @@ def test_what_quantize_returns_is_what_lies_in_the_run(tmp_path):
     result = quantize(quick(output=tmp_path / "run"), lambda *step: told.append(step))
     written = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(written.pop("sha256")) == 64 and written.pop("digested") is True
-    assert {"output": str(tmp_path / "run")} | written == result
-    assert inspect(InspectRequest(tmp_path / "run"))["results"] == written
+    about = {"format": 1, "command": "quantize", "output": str(tmp_path / "run")}
+    assert about | written == result.model_dump(mode="json")
+    assert inspect(InspectRequest(tmp_path / "run")).results == written
     assert told[0] == ("load the model", 0, None)
     assert told[-1] == ("calibrate", 4, 4)
-    assert result["bits"]["weights"] == 2
-    assert result["bits"]["first"]["weights"] == 8
+    assert result.bits.weights == 2
+    assert result.bits.first.weights == 8
 
 
 def test_a_recipe_for_another_architecture_is_refused(tmp_path):
@@ -62,8 +65,8 @@ def test_a_recipe_for_another_architecture_is_refused(tmp_path):
 
 def test_a_folder_without_splits_is_calibrated_on_as_it_is(tmp_path, pictures):
     result = quantize(quick(output=tmp_path / "run", calibration=DataSpec(str(pictures))))
-    assert result["calibration"] == {"data": str(pictures), "images": 3, "turned": 0}
-    assert any("3 images, 4 were requested" in note for note in result["notes"])
+    assert result.calibration == CalibratedOn(data=str(pictures), images=3, turned=0)
+    assert any("3 images, 4 were requested" in note for note in result.notes)
 
 
 def test_a_calibration_set_that_is_missing_is_told(tmp_path):
@@ -92,8 +95,8 @@ def test_labels_that_do_not_fit_the_model_are_told_before_any_work(tmp_path):
 
 def test_predict_takes_the_images_of_a_folder_in_the_order_of_their_names(pictures):
     result = predict(PredictRequest(FLOAT, (pictures,), batch_size=2))
-    assert [image["image"] for image in result["images"]] == [str(pictures / f"{i}.png") for i in range(3)]
-    json.dumps(result)
+    assert [image.image for image in result.images] == [str(pictures / f"{i}.png") for i in range(3)]
+    json.dumps(result.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("target", ["nosuch/y.npy", "."])
@@ -110,14 +113,14 @@ def test_an_array_is_predicted_like_the_images_it_was_made_of(pictures, tmp_path
     from ofqctl.jobs.predict import _loader
 
     torch.manual_seed(0)
-    run = quantize(quick(output=tmp_path / "run"))["output"]
+    run = quantize(quick(output=tmp_path / "run")).output
     request = PredictRequest(ModelRequest(run), (pictures,))
     paths = sorted(pictures.iterdir())
     [(images, _)] = _loader(paths, open_subject(request.model), request)
     np.save("x.npy", images.numpy())
-    by_array = predict(PredictRequest(ModelRequest(run), array=tmp_path / "x.npy"))["images"]
-    by_images = predict(request)["images"]
-    assert [image["top"] for image in by_array] == [image["top"] for image in by_images]
+    by_array = predict(PredictRequest(ModelRequest(run), array=tmp_path / "x.npy")).images
+    by_images = predict(request).images
+    assert [image.top for image in by_array] == [image.top for image in by_images]
 
 
 @pytest.fixture
@@ -129,12 +132,12 @@ def test_an_import_reads_architecture_and_classes_off_the_file(reference, tmp_pa
     state = {f"module.{name}": tensor for name, tensor in reference["state_dict"].items()}
     torch.save(reference | {"state_dict": state}, "x.pth.tar")
     result = import_checkpoint(ImportRequest(tmp_path / "x.pth.tar", 2, 2, kwargs=TINY))
-    assert result["output"] == "runs/deit_tiny_distilled_patch16_224-w2a2"
-    inside = inspect(InspectRequest(tmp_path / result["output"]))
-    assert inside["num_classes"] == 7
-    merged = next(module for module in inside["modules"] if module["kind"] == "qkr")["weight"]
-    assert (merged["shape"], merged["bytes"]) == ([3, 48, 48], 3 * 48 * 48 * 2 // 8)
-    assert merged["grid"] == {"low": -2, "high": 1, "offset": [0.5, 0.5]}
+    assert result.output == "runs/deit_tiny_distilled_patch16_224-w2a2"
+    inside = inspect(InspectRequest(tmp_path / result.output))
+    assert inside.num_classes == 7
+    merged = next(module for module in inside.modules if module.kind == "qkr").weight
+    assert (merged.shape, merged.bytes) == ((3, 48, 48), 3 * 48 * 48 * 2 // 8)
+    assert merged.grid == InspectedGrid(low=-2, high=1, offset=(0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -186,15 +189,15 @@ class TestLeftOut:
         for path in labelled.rglob("*.png"):
             Image.open(path).rotate(90).save(path)  # other images than those calibrated on
         result = self.strict(calibration, data=DataSpec(str(labelled)))
-        assert result["calibration"] == {"data": str(calibration), "images": 4, "turned": 0}
-        assert (result["notes"], result["evaluation"]["data_notes"]) == ([], [])
+        assert result.calibration == CalibratedOn(data=str(calibration), images=4, turned=0)
+        assert (result.notes, result.evaluation.data_notes) == ((), ())
 
     def test_names_calibration_images_that_cannot_be_read(self, labelled):
         for path in (labelled / "0").iterdir():
             path.write_bytes(b"")
         sets = ["calibration.images=20", "calibration.batch_size=20"]
         request = QuantizeRequest(FLOAT, load("ptq/minmax", sets), calibration=DataSpec(str(labelled)))
-        (note,) = [note for note in quantize(request)["notes"] if "skipped" in note]
+        (note,) = [note for note in quantize(request).notes if "skipped" in note]
         assert note.startswith("calibration: 2 images were skipped: ")
         assert str(labelled / "0" / "10.png") in note
 
@@ -217,16 +220,16 @@ class TestLeftOut:
         (pictures / "._0.png").write_bytes(b"attributes")
         (pictures / "readme.txt").write_bytes(b"text")
         result = predict(PredictRequest(FLOAT, (pictures,)))
-        assert (len(result["images"]), result["skipped"]) == (3, [])
-        assert result["notes"] == [f"1 files in {pictures} were left out, as no images: 1 with extension .txt"]
+        assert (len(result.images), result.skipped) == (3, ())
+        assert result.notes == (f"1 files in {pictures} were left out, as no images: 1 with extension .txt",)
 
     def test_a_turned_photo_is_predicted_upright_and_counted(self, pictures):
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.open(pictures / "0.png").transpose(Image.Transpose.ROTATE_90).save(pictures / "9.png", exif=exif)
         result = predict(PredictRequest(FLOAT, (pictures,)))
-        assert result["images"][0]["top"] == result["images"][-1]["top"]
-        assert result["turned"] == 1
+        assert result.images[0].top == result.images[-1].top
+        assert result.turned == 1
 
 
 def test_a_model_with_one_class_is_not_measured(pictures, tmp_path):
@@ -239,5 +242,5 @@ def test_a_model_with_one_class_is_not_measured(pictures, tmp_path):
 
 def test_a_thousand_classes_alone_are_not_called_imagenets(pictures):
     model = ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=1000, kwargs=TINY)
-    names = {guess["name"] for image in predict(PredictRequest(model, (pictures,)))["images"] for guess in image["top"]}
+    names = {guess.name for image in predict(PredictRequest(model, (pictures,))).images for guess in image.top}
     assert all(name.startswith("class ") for name in names)

@@ -16,7 +16,7 @@ def test_sensitivities_are_measured_on_the_same_images_whatever_the_batches(tiny
     for batch_size in (6, 1):
         with on_disk(images.split(batch_size), torch.device("cpu")) as stored:
             _, figures = mix_precision(tiny_vit, load("ptq/mse"), target, (3, 32, 32), stored, silent)
-        found.append(figures["sensitivities"])
+        found.append(figures.sensitivities)
     assert found[0].keys() == found[1].keys()
     for name, widths in found[0].items():
         assert widths == pytest.approx(found[1][name], rel=1e-3), name

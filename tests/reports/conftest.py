@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ofqctl.data import DataSpec
-from ofqctl.diagnosis.result import Analysis
 from ofqctl.jobs.analyze import AnalyzeRequest, analyze
 from ofqctl.jobs.train import TrainRequest, train
 from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
+from ofqctl.results.analyze_oscillation import Analysis
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 QUICK = ["training.distillation=null", "training.batch_size=16", "training.steps_per_epoch=22", "calibration.images=16"]

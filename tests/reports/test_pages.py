@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import pytest
 
 from ofqctl.diagnosis.comparison import compared
-from ofqctl.diagnosis.result import Analysis
 from ofqctl.jobs.analyze import AnalyzeRequest, analyze
 from ofqctl.reports import comparison_page, oscillation_page
 from ofqctl.reports.plots import Line, curves, histogram
+from ofqctl.results.analyze_oscillation import Analysis
 
 EMPTY = {"meta", "link", "br", "hr", "img", "input"}
 

@@ -59,9 +59,7 @@ def test_what_is_taken_depends_neither_on_processes_nor_on_micro_batches(broken_
 def test_training_goes_on_lists_what_it_skipped_and_resumes_exactly(request_for, broken_folder):
     request = request_for("whole", data=DataSpec(str(broken_folder)), checkpoint_every=2)
     result = train(request)
-    assert sorted(image["image"] for image in result["training"]["skipped"]) == [
-        str(broken_folder / name) for name in BROKEN
-    ]
+    assert sorted(image.image for image in result.training.skipped) == [str(broken_folder / name) for name in BROKEN]
 
     def stop(row, _total):
         if row["step"] == 9:
@@ -71,7 +69,7 @@ def test_training_goes_on_lists_what_it_skipped_and_resumes_exactly(request_for,
     with pytest.raises(MemoryError):
         train(interrupted, on_step=stop)
     resumed = train(replace(interrupted, resume="auto"))
-    assert sorted(map(str, resumed["training"]["skipped"])) == sorted(map(str, result["training"]["skipped"]))
+    assert sorted(map(str, resumed.training.skipped)) == sorted(map(str, result.training.skipped))
     files = [(r.output / "model.safetensors").read_bytes() for r in (request, interrupted)]
     assert files[0] == files[1]
 

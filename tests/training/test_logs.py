@@ -23,14 +23,14 @@ def test_tensorboard_gets_the_figures_of_steps_and_epochs(request_for, folder):
     from ofqctl.data import DataSpec
 
     request = request_for(logs=("tensorboard",), val_data=DataSpec(str(folder)))
-    rows = train(request)["training"]["epochs"]
+    rows = train(request).training.epochs
     scalars = scalars_of(request.output / "logs")
     assert {"loss", "train_top1", "lr", "images_per_second", "oscillating", "flips_per_step"} <= scalars.keys()
     assert list(scalars["loss"]) == list(range(1, 19))
-    assert scalars["val_top1"] == {row["step"]: pytest.approx(row["val_top1"]) for row in rows}
-    assert scalars["flips_per_step"][18] == pytest.approx(rows[-1]["flips_per_step"])
+    assert scalars["val_top1"] == {row.step: pytest.approx(row.val_top1) for row in rows}
+    assert scalars["flips_per_step"][18] == pytest.approx(rows[-1].flips_per_step)
     mean = sum(scalars["loss"][step] for step in range(1, 7)) / 6
-    assert mean == pytest.approx(rows[0]["loss"], rel=1e-6)
+    assert mean == pytest.approx(rows[0].loss, rel=1e-6)
 
 
 def test_steps_that_are_done_again_replace_those_that_were_logged(tmp_path):

@@ -101,8 +101,8 @@ def test_a_run_killed_at_the_end_of_a_phase_loses_nothing(request_for, monkeypat
         else:
             patched.setattr(TrainedRun, "publish", publish)
         train(request)
-    rows = train(request)["training"]["epochs"]
-    assert [(row["phase"], row["step"]) for row in rows] == [("train", 2), ("train", 4), ("cga", 6)]
+    rows = train(request).training.epochs
+    assert [(row.phase, row.step) for row in rows] == [("train", 2), ("train", 4), ("cga", 6)]
     whole = request_for("whole", sets=[SHORT])
     train(whole)
     assert same(model_of(whole.output), model_of(request.output))

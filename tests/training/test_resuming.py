@@ -53,8 +53,8 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(request_for):
     before = train(request)
     stamp = (request.output / FILE).stat().st_mtime_ns
     result = train(recorded_request(request.output))
-    assert result["notes"][-1].startswith(f"{request.output}: was finished already")
-    assert result["training"] == before["training"]
+    assert result.notes[-1].startswith(f"{request.output}: was finished already")
+    assert result.training == before.training
     assert (request.output / FILE).stat().st_mtime_ns == stamp
 
 
@@ -142,7 +142,7 @@ def test_the_same_images_elsewhere_go_on(request_for, tmp_path):
         train(request, on_step=stop_at(3))
     shutil.copytree(request.data.path, tmp_path / "elsewhere")
     result = train(replace(request, data=DataSpec(str(tmp_path / "elsewhere")), resume="auto"))
-    assert result["training"]["data"] == str(tmp_path / "elsewhere")
+    assert result.training.data == str(tmp_path / "elsewhere")
 
 
 def test_a_run_of_before_goes_on_with_a_note(request_for):
@@ -151,7 +151,7 @@ def test_a_run_of_before_goes_on_with_a_note(request_for):
         train(request, on_step=stop_at(3))
     replace(read_checkpoint_state(request.output), data={}).save(request.output)
     result = train(replace(request, resume="auto"))
-    assert any("that they are the same is not checked" in note for note in result["notes"])
+    assert any("that they are the same is not checked" in note for note in result.notes)
 
 
 def test_only_a_training_run_is_gone_on_with(request_for, tmp_path):

@@ -50,10 +50,10 @@ def four_images(tmp_path_factory):
 
 def steps_of(recipe, model, data, output):
     """Train with it, in every phase; the rows of the epochs."""
-    rows = train(TrainRequest(model, recipe, data, data, output, device="cpu"))["training"]["epochs"]
-    assert [row["phase"] for row in rows] == [phase.name for phase in recipe.training.phases]
-    assert rows[-1]["step"] == 2 * len(rows)
-    assert all(0.0 < row["loss"] < 100.0 for row in rows)
+    rows = train(TrainRequest(model, recipe, data, data, output, device="cpu")).training.epochs
+    assert [row.phase for row in rows] == [phase.name for phase in recipe.training.phases]
+    assert rows[-1].step == 2 * len(rows)
+    assert all(0.0 < row.loss < 100.0 for row in rows)
 
 
 @pytest.mark.parametrize("name", TRAINABLE)

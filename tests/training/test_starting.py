@@ -97,10 +97,10 @@ def test_a_quantized_run_is_trained_on(run_of, request_for):
     run = run_of("ofq/vit_w2a2", *bits)
     recipe = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER, *bits, "training.phases.1.epochs=1"])
     result = train(replace(request_for(), model=ModelRequest(str(run)), recipe=recipe))
-    assert result["source"] == f"run {run}"
-    assert not any("quantizers" in note for note in result["notes"])
-    again = replace(request_for("again"), model=ModelRequest(result["output"]), recipe=recipe)
-    assert train(again)["training"]["epochs"][-1]["loss"] < result["training"]["epochs"][-1]["loss"]
+    assert result.source == f"run {run}"
+    assert not any("quantizers" in note for note in result.notes)
+    again = replace(request_for("again"), model=ModelRequest(result.output), recipe=recipe)
+    assert train(again).training.epochs[-1].loss < result.training.epochs[-1].loss
 
 
 def test_a_training_from_a_run_resumes_like_any_other(run_of, request_for):
@@ -126,8 +126,7 @@ def test_quantizers_of_another_grid_start_anew_and_are_named(run_of, request_for
     recipe = load("statsq", [*QUICK, *SHORT, NO_TEACHER, "weights.bits=4"])
     result = train(replace(request_for(), model=ModelRequest(str(run)), recipe=recipe))
     assert any(
-        "8 of 28 quantizers differ from those of the run and get new start values: blocks.0" in n
-        for n in result["notes"]
+        "8 of 28 quantizers differ from those of the run and get new start values: blocks.0" in n for n in result.notes
     )
     start = open_start(ModelRequest(str(run)), None)
     data = DataSpec(str(folder))
@@ -151,7 +150,7 @@ def test_projections_are_merged_on_the_way_but_never_taken_apart(run_of, request
     apart = run_of("statsq")
     merging = load("ofq/vit_w2a2", [*QUICK, *SHORT, NO_TEACHER, "training.phases.1.epochs=1"])
     request = replace(request_for("merged"), model=ModelRequest(str(apart)), recipe=merging)
-    assert any("attn" in note for note in train(request)["notes"])
+    assert any("attn" in note for note in train(request).notes)
     back = replace(
         request_for("back"),
         model=ModelRequest(str(request.output)),

@@ -169,8 +169,8 @@ def test_streams_are_validated_on_too(request_for, stream_of):
     spec = stream_of(count=16, declared=False)
     request = request_for(sets=["training.steps_per_epoch=2"], val_data=spec)
     result = train(replace(request, data=spec))
-    assert "val_top1" in result["training"]["epochs"][-1]
-    assert re.search(r"table16.*train", result["training"]["data"])
+    assert result.training.epochs[-1].val_top1 is not None
+    assert re.search(r"table16.*train", result.training.data)
 
 
 @pytest.mark.parametrize("share", [Share(4), Share(4, micro_batches=2)])

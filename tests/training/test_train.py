@@ -49,9 +49,9 @@ def exact(checkpoint):
 def test_a_float_model_learns_and_its_run_is_a_teacher(request_for, folder):
     request = request_for("float", "demo/digits_float", ["training.phases.0.epochs=6"], val_data=DataSpec(str(folder)))
     result = train(request)
-    assert result["training"]["epochs"][-1]["val_top1"] > 60
+    assert result.training.epochs[-1].val_top1 > 60
     student = replace(request_for("student"), model=ModelRequest(str(request.output)))
-    assert train(student)["training"]["epochs"][-1]["loss"] < 5
+    assert train(student).training.epochs[-1].loss < 5
 
 
 def test_a_run_holds_everything_and_evaluates_without_flags(request_for, folder):
@@ -72,7 +72,7 @@ def test_a_run_holds_everything_and_evaluates_without_flags(request_for, folder)
     assert json.loads((request.output / "results.json").read_text())["recipe"] == "demo/digits_ofq_w2a2"
     run = load_run(request.output)
     assert run.config.label_names == ["class0", "class1", "class2"]
-    assert {"oscillating", "flips_per_step"} <= result["training"]["epochs"][0].keys()
+    assert {"oscillating", "flips_per_step"} <= result.training.epochs[0].model_dump().keys()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(request_for):
@@ -141,9 +141,9 @@ def test_a_signal_saves_the_state_and_leaves(request_for, signum):
 def test_gradient_accumulation_takes_the_same_steps(request_for):
     plain = train(request_for("plain"))
     accumulated = train(request_for("accumulated", grad_accum=2))
-    for one, other in zip(plain["training"]["epochs"], accumulated["training"]["epochs"], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
-    assert one["step"] == other["step"]
+    for one, other in zip(plain.training.epochs, accumulated.training.epochs, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=0.05)
+    assert one.step == other.step
 
 
 def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_the_checkpoint(request_for):
@@ -250,17 +250,17 @@ def test_a_recipe_for_another_model_is_refused(request_for):
 
 def test_stages_of_post_training_quantization_that_training_leaves_out_are_named(request_for):
     result = train(request_for(sets=["ptq=[{stage: layer_norm}, {stage: erq}]"]))
-    assert any("training starts without layer_norm, erq" in note for note in result["notes"])
+    assert any("training starts without layer_norm, erq" in note for note in result.notes)
 
 
 def test_a_phase_that_ends_within_its_warm_up_is_told(request_for):
     result = train(request_for(sets=["training.phases.0.warmup_steps=13"]))
-    assert "phase 'train' ends within its warm-up: it has 12 of 13 steps" in result["notes"]
+    assert "phase 'train' ends within its warm-up: it has 12 of 13 steps" in result.notes
 
 
 def test_mixing_needs_soft_labels_and_gets_them(request_for):
     result = train(request_for(sets=["training.augmentation.mixup=0.8", "training.distillation=null"]))
-    assert result["training"]["epochs"][-1]["loss"] < 5
+    assert result.training.epochs[-1].loss < 5
 
 
 def test_mixing_is_decided_by_the_seed(request_for):
@@ -268,7 +268,7 @@ def test_mixing_is_decided_by_the_seed(request_for):
     outputs = []
     for name in "ab":
         np.random.rand()  # whatever else has drawn numbers before
-        outputs.append(weights_of(Path(train(request_for(name, sets=sets))["output"])))
+        outputs.append(weights_of(Path(train(request_for(name, sets=sets)).output)))
     assert outputs[0] == outputs[1]
 
 
@@ -320,7 +320,7 @@ def test_a_phase_computes_with_what_it_says_quantized_and_is_evaluated_whole(qua
         request_for(recipe="demo/digits_ofq_w2a2", sets=[*sets, "weights.method=lsq", "training.phases.1.cga=null"])
     )
     assert used == {"all": {"weights", "activations"}, "none": set()}.get(quantized, {quantized})
-    assert result["quantized_modules"] > 0
+    assert result.quantized_modules > 0
 
 
 def test_a_target_that_a_late_phase_cannot_find_leaves_the_old_run(request_for):

@@ -71,7 +71,7 @@ def same(logits, expected):
 def test_a_file_runs_in_the_oldest_onnx_runtime_that_it_names(file, tmp_path):
     path, result, images, expected = file
     np.save(tmp_path / "images.npy", images)
-    python = python_with(result["runtimes"]["onnxruntime"]["oldest"])
+    python = python_with(result.runtimes["onnxruntime"].oldest)
     logits = tmp_path / "logits.npy"
     subprocess.run([python, HERE / "infer.py", path, tmp_path / "images.npy", logits], check=True)
     assert same(np.load(logits), expected)

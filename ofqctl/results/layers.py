@@ -3,14 +3,19 @@
 Every share is a number from 0 to 1.
 """
 
-from ofqctl.oscillation import Role
-from ofqctl.registry import Frozen
+from typing import Literal
+
+from ofqctl.results.document import Part
+
+Role = Literal["q", "k", "v", "qk", "proj", "fc1", "fc2", "patch", "head", "other"]
+"""Projections of attention (``qk`` is the merged query-key product), the two layers of an MLP, the patch embedding,
+the classifiers, and anything else."""
 
 Quantiles = dict[str, float]
 """Values by the share of the weights, or of the channels, that is at most as large: ``0``, ``0.25``, ``0.5`` ..."""
 
 
-class Codes(Frozen):
+class Codes(Part):
     """Use of the codes of a layer.
 
     Attributes:
@@ -26,7 +31,7 @@ class Codes(Frozen):
     unused: float
 
 
-class Histogram(Frozen):
+class Histogram(Part):
     """Histogram of latent weights by continuous code: grid points are at integers, thresholds halfway between.
 
     Attributes:
@@ -40,7 +45,7 @@ class Histogram(Frozen):
     counts: tuple[int, ...]
 
 
-class Latents(Frozen):
+class Latents(Part):
     """Positions of the latent weights of a layer relative to the thresholds at which their codes change.
 
     Attributes:
@@ -56,7 +61,7 @@ class Latents(Frozen):
     positions: Histogram
 
 
-class Channel(Frozen):
+class Channel(Part):
     """One output channel (row) of a layer.
 
     Attributes:
@@ -70,7 +75,7 @@ class Channel(Frozen):
     frequency: float
 
 
-class Tracked(Frozen):
+class Tracked(Part):
     """Results of the tracker for a layer.
 
     Attributes:
@@ -89,7 +94,7 @@ class Tracked(Frozen):
     channels: tuple[Channel, ...]
 
 
-class LiveWeights(Frozen):
+class LiveWeights(Part):
     """Results of live steps for the weights of a layer.
 
     Attributes:
@@ -106,7 +111,7 @@ class LiveWeights(Frozen):
     sign_agreement: float | None
 
 
-class Named(Frozen):
+class Named(Part):
     """One quantized weight, or the query, key or value rows of a fused one.
 
     Attributes:
@@ -148,7 +153,7 @@ class AnalyzedLayer(Named):
     tracked: Tracked | None = None
 
 
-class Summary(Frozen):
+class Summary(Part):
     """A group of layers; each figure is the mean over their weights."""
 
     layers: int

@@ -1,4 +1,4 @@
-"""The fields of an analysis: the models behind ``analyze-oscillation --json`` and its schema.
+"""The result of ``ofqctl analyze-oscillation``.
 
 Every share is a number from 0 to 1. A field is null if the file does not contain what it is computed from; ``missing``
 of the checkpoint says why.
@@ -6,16 +6,11 @@ of the checkpoint says why.
 
 from typing import Literal
 
-from pydantic import Field
-
-from ofqctl.diagnosis.layers import AnalyzedLayer, LiveWeights, Named, Quantiles, Summary
-from ofqctl.oscillation import Role
-from ofqctl.registry import Frozen
-
-FORMAT = 1
+from ofqctl.results.document import Document, Part
+from ofqctl.results.layers import AnalyzedLayer, LiveWeights, Named, Quantiles, Role, Summary
 
 
-class Epoch(Frozen):
+class Epoch(Part):
     """The relevant fields of a row of the training summary."""
 
     phase: str
@@ -26,7 +21,7 @@ class Epoch(Frozen):
     val_top1: float | None = None
 
 
-class RoleHistory(Frozen):
+class RoleHistory(Part):
     """One role over training; a value for each step of the history.
 
     Attributes:
@@ -40,14 +35,14 @@ class RoleHistory(Frozen):
     flips_per_step: tuple[float, ...]
 
 
-class History(Frozen):
+class History(Part):
     """Records of the tracker at up to 256 evenly spaced optimizer steps."""
 
     steps: tuple[int, ...]
     roles: dict[Role, RoleHistory]
 
 
-class Path(Frozen):
+class Path(Part):
     """The trajectory of one sampled weight.
 
     Attributes:
@@ -69,7 +64,7 @@ class Path(Frozen):
     code: tuple[int, ...]
 
 
-class Report(Frozen):
+class Report(Part):
     """One checkpoint.
 
     Attributes:
@@ -121,7 +116,7 @@ class LayerChange(Named):
     step_drift: Quantiles
 
 
-class Change(Frozen):
+class Change(Part):
     """Changes of all layers from one checkpoint to the next.
 
     Attributes:
@@ -145,7 +140,7 @@ class LiveLayer(Named, LiveWeights):
     """Results of live steps for the weights of one layer."""
 
 
-class LiveActivation(Frozen):
+class LiveActivation(Part):
     """Results of live steps for one activation quantizer.
 
     Attributes:
@@ -161,7 +156,7 @@ class LiveActivation(Frozen):
     changed: float
 
 
-class LiveStep(Frozen):
+class LiveStep(Part):
     """Results for the whole model at one live step; shares as in :class:`LiveLayer` and :class:`LiveActivation`."""
 
     loss: float
@@ -170,7 +165,7 @@ class LiveStep(Frozen):
     activations_changed: float | None
 
 
-class Live(Frozen):
+class Live(Part):
     """Results of live steps: optimizer steps from a checkpoint that are not saved.
 
     Attributes:
@@ -198,7 +193,7 @@ class Live(Frozen):
     steps: tuple[LiveStep, ...]
 
 
-class Finding(Frozen):
+class Finding(Part):
     """A finding, in words.
 
     Attributes:
@@ -212,7 +207,7 @@ class Finding(Frozen):
     option: str | None = None
 
 
-class Gate(Frozen):
+class Gate(Part):
     """A limit, for use in pipelines.
 
     Attributes:
@@ -230,23 +225,20 @@ class Gate(Frozen):
     met: bool
 
 
-class Analysis(Frozen):
+class Analysis(Document):
     """The result of an analysis.
 
     Attributes:
-        format: Version of this document; it changes when a field is removed or changes its meaning.
         checkpoints: The checkpoints in the order in which they were named.
         changes: Changes from each checkpoint to the next.
         live: Results of live steps; null without ``--data``.
         findings: Findings on the last checkpoint, most important first.
         gates: Results of ``--max-oscillating`` and ``--max-flip-rate``.
-        notes: What was assumed, one sentence each.
     """
 
-    format: int = Field(default=FORMAT, ge=1)
+    command: Literal["analyze-oscillation"] = "analyze-oscillation"
     checkpoints: tuple[Report, ...]
     changes: tuple[Change, ...] = ()
     live: Live | None = None
     findings: tuple[Finding, ...] = ()
     gates: tuple[Gate, ...] = ()
-    notes: tuple[str, ...] = ()

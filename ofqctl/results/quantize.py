@@ -1,0 +1,130 @@
+"""The result of ``ofqctl quantize``."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ofqctl.results.accuracy import Accuracy, Paired
+from ofqctl.results.data import CalibratedOn, MeasuredOn
+from ofqctl.results.document import Number, Part
+from ofqctl.results.run import RunResult
+
+CostUnit = Literal["bits on average", "bytes", "ms"]
+
+
+class Compared(MeasuredOn):
+    """The float and the quantized model on the same images.
+
+    Attributes:
+        float: Figures of the float model.
+        quantized: Figures of the quantized model.
+        paired: Their difference, image by image.
+    """
+
+    float: Accuracy
+    quantized: Accuracy
+    paired: Paired
+
+
+class RowError(Part):
+    """Squared error of a layer's inputs, relative to their square, on held-out images.
+
+    Attributes:
+        one_step: With one step for all rows.
+        rows: With rows relative to their largest value.
+    """
+
+    one_step: Number
+    rows: Number
+
+
+class ChosenRows(Part):
+    """What the stage ``rows`` found.
+
+    Attributes:
+        chosen: Layers whose inputs are quantized row by row.
+        errors: Errors of every layer.
+    """
+
+    chosen: tuple[str, ...]
+    errors: dict[str, RowError]
+
+
+class SearchImages(Part):
+    """Numbers of images: those ``searched`` on, and those ``held_out``."""
+
+    searched: int
+    held_out: int
+
+
+class SearchCurve(Part):
+    """What the stage ``evolq`` found: losses ahead of the first pass and after each.
+
+    Attributes:
+        searched: On the images searched on.
+        held_out: On the images held out.
+        images: Their numbers.
+    """
+
+    searched: tuple[Number, ...]
+    held_out: tuple[Number, ...]
+    images: SearchImages
+
+
+StageFigures = Annotated[ChosenRows | SearchCurve | dict[str, Any], Field(union_mode="left_to_right")]
+"""Figures of one of this package's stages, or of another's."""
+
+
+class Spent(Part):
+    """What the bits of layers cost.
+
+    Attributes:
+        unit: Unit of the costs.
+        budget: Largest sum allowed.
+        spent: The sum of the chosen ones.
+        layers: Cost of each layer at each width.
+    """
+
+    unit: CostUnit
+    budget: float
+    spent: float
+    layers: dict[str, dict[str, float]]
+
+
+class MixedPrecision(Part):
+    """Bits allocated layer by layer, and the figures that led to them.
+
+    Attributes:
+        bits: Bits of each layer's weights.
+        average_bits: Their average over all weights.
+        sensitivities: Divergence of the predictions, in nats, for each layer at each width.
+        cost: What they cost.
+    """
+
+    bits: dict[str, int]
+    average_bits: float
+    sensitivities: dict[str, dict[str, float]]
+    cost: Spent
+
+
+class QuantizeResult(RunResult):
+    """A quantized model, and what was measured.
+
+    Attributes:
+        calibration: The calibration images.
+        evaluation: Figures beside those of the float model; None if nothing was measured.
+        ptq: Figures of the stages by their names; a stage of another package has its own.
+        mixed_precision: Bits of each layer, if there was a target.
+        seed: Seed of random weights and of the choice of calibration images.
+        device: Device that it was computed on.
+        seconds: Time that it took.
+    """
+
+    command: Literal["quantize"] = "quantize"
+    calibration: CalibratedOn
+    evaluation: Compared | None
+    ptq: dict[str, StageFigures]
+    mixed_precision: MixedPrecision | None
+    seed: int
+    device: str
+    seconds: float
