@@ -1,9 +1,11 @@
-"""Environment variables that libraries read while they are loaded; set on import of this package, before any of them.
+"""What libraries must find when they are loaded; set on import of this package, before any of them.
 
 What the user has set is left alone. Processes that this one starts inherit them.
 """
 
 import os
+
+from ofqctl.postponed import postpone
 
 # Libraries that report on their use, through the network and in files in the home directory, unless told not to.
 _PRIVATE = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -15,7 +17,8 @@ _OWN_WAITING = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # the user's choice in other
 
 
 def prepare() -> None:
-    """Switch off reports on the use of libraries, and let waiting threads sleep."""
+    """Switch off reports on the use of libraries, let waiting threads sleep, and postpone what is rarely needed."""
     wanted = _PRIVATE if any(name in os.environ for name in _OWN_WAITING) else _PRIVATE | _WAITING
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    postpone()

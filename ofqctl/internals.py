@@ -1,6 +1,7 @@
 """All uses of torch's private names, each with the reason."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -25,3 +26,13 @@ def allow_recompiling(shapes: int) -> None:
 
     config.recompile_limit = max(config.recompile_limit, shapes)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * shapes)
+
+
+def disabled_when_called(function: Any = None, recursive: bool = True, **_reason: Any) -> Any:
+    """Do as ``torch.compiler.disable``, but load the compiler when the function is called, not when it is marked.
+
+    torch does so for its own functions, with a decorator that is private.
+    """
+    from torch._compile import _disable_dynamo
+
+    return _disable_dynamo(function, recursive)

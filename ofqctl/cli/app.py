@@ -19,6 +19,7 @@ from ofqctl.cli import (
     doctor,
     evaluate,
     export,
+    garbage,
     importing,
     inspect,
     models,
@@ -96,8 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if arguments is None:
+        garbage.pause()
+        code = _main(sys.argv[1:])
+        garbage.leave()
+        return code
+    return _main(arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
     prepare_streams()
-    words = spread(sys.argv[1:] if arguments is None else arguments)
+    words = spread(arguments)
     as_json = "--json" in words
     try:
         code = _run(words, as_json=as_json)

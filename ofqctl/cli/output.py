@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from ofqctl.cli import garbage
 from ofqctl.cli.printing import finish, prints, say, say_json, tell, visible
 from ofqctl.cli.tables import Table, print_table
 
@@ -44,6 +45,7 @@ class Sink:
         self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
+        garbage.go_on()
         return self
 
     def __exit__(

@@ -7,7 +7,6 @@ integer linear program, solved exactly by HiGHS.
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ofqctl.errors import RecipeError
 
@@ -35,6 +34,8 @@ def allocate(
     Raises:
         RecipeError: No allocation is within the budget; the message gives the range that can be reached.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     check_reachable(cost, budget, where=where, unit=unit)
     choices = [(name, bits) for name, widths in damage.items() for bits in sorted(widths)]
     layers = list(damage)

@@ -5,7 +5,6 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
-from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -70,6 +69,11 @@ def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
     Biases, vectors, and parameters that a module lists in its ``no_weight_decay()`` get no weight decay. The
     optimizer's state contains the parameters' names.
     """
+    from timm.optim import (  # type: ignore[attr-defined]  # loads torch's compiler, which evaluation does without
+        create_optimizer_v2,
+        param_groups_weight_decay,
+    )
+
     settings = training.optimizer
     select_trainable(model, *training.phases)
     groups = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=set(_undecayed(model)))
