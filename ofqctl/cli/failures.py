@@ -5,7 +5,7 @@ import signal
 import traceback
 from collections.abc import Callable
 
-from ofqctl.cli.printing import give_up_stdout, prints, say_json, tell
+from ofqctl.cli.printing import give_up_stdout, prints, say_json, tell, tell_prose
 from ofqctl.errors import OfqctlError, OutputError, disk_fault
 from ofqctl.results.failure import Failure, FailureDocument
 
@@ -41,9 +41,9 @@ def failed(error: Exception, *, as_json: bool) -> int:
     if not isinstance(error, OfqctlError):
         tell("ofqctl: this is a bug; please report it with the lines above")
         return _document(BUG, "bug", f"{type(error).__name__}: {error}", as_json=as_json)
-    tell(f"error: {error.message}")
+    tell_prose(f"error: {error.message}")
     if error.hint:
-        tell(f"hint: {error.hint}")
+        tell_prose(f"hint: {error.hint}")
     kind = type(error).__name__.removesuffix("Error").lower()
     return _document(FAULT, kind, error.message, error.hint, as_json=as_json and kind != "output")
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from ofqctl.cli import garbage
-from ofqctl.cli.printing import finish, prints, say, say_json, tell, visible
+from ofqctl.cli.printing import finish, prints, say_json, say_prose, tell, tell_prose, visible
 from ofqctl.cli.tables import Table, print_table
 
 __all__ = ["Part", "Sink", "Table", "duration", "megabytes", "print_table"]
@@ -28,8 +28,8 @@ Shown = TypeVar("Shown", bound="Document")
 class Sink:
     """Where a command's result, progress, notes and errors go.
 
-    On a terminal, tables have frames and progress is a bar. In a pipe or a file, tables are aligned text, nothing is
-    cut off, and progress is a line when work starts and ends, and every ten seconds in between, with the time left. Of
+    On a terminal, lines end between words, and progress is a bar. In a pipe or a file, tables have all columns, however
+    wide, and progress is a line when work starts and ends, and every ten seconds in between, with the time left. Of
     several processes started by torchrun, only the first prints.
 
     Args:
@@ -87,10 +87,10 @@ class Sink:
             say_json(result.model_dump(mode="json"))
         else:
             for part in render(result):
-                print_table(part) if isinstance(part, Table) else say(part)
+                print_table(part) if isinstance(part, Table) else say_prose(part)
         finish()
         for note in result.notes:
-            tell(f"note: {note}")
+            tell_prose(f"note: {note}")
 
     def _move_bar(self, work: str, done: int, total: int | None, detail: str) -> None:
         if self._bars is None:

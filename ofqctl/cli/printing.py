@@ -3,11 +3,16 @@
 import json
 import math
 import os
+import re
+import shutil
 import sys
-from typing import Any
+from textwrap import wrap
+from typing import Any, TextIO
 
 from ofqctl.errors import OutputError
 
+_LABEL = re.compile(r"\s*(- |\S+(?: \S+)*(?<!\.)  +)?")  # what stands ahead of a line's text: blanks, a dash, a label
+_WHOLE = re.compile(r"`[^`]*`|(?<=: )ofqctl .*")  # commands, which are copied
 _JOINERS = "\u200c\u200d"  # of letters and of emoji; they cannot be seen, but belong to words
 
 
@@ -39,6 +44,52 @@ def visible(text: str, kept: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in kept or _is_blank(c) else _escaped(c) for c in text)
+
+
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Number of characters in a line of the terminal that stdout, or a stream, goes to; None if it is none."""
+    stream = sys.stdout if stream is None else stream
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
+
+
+def as_shown(text: str) -> str:
+    """A text as stdout shows it: with escapes for characters that its encoding lacks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
+
+
+def broken(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most this width, unless a word is longer; all but the first are indented. At least one line."""
+    return wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def prose(text: str, width: int | None) -> str:
+    """One line of text as lines of a terminal, the further ones below the text after the label; commands stay whole.
+
+    Text of several lines has its own, and stays as it is.
+    """
+    line = text.lstrip("\n")
+    if width is None or len(line) <= width or "\n" in line or line.lstrip().startswith("ofqctl "):
+        return text
+    label = _LABEL.match(line)
+    ahead = label[0] if label else ""
+    kept = _WHOLE.sub(lambda command: command[0].replace(" ", "\0"), line[len(ahead) :])
+    lines = broken(kept, max(1, width - len(ahead)))
+    return text[: len(text) - len(line)] + ahead + ("\n" + " " * len(ahead)).join(lines).replace("\0", " ")
+
+
+def say_prose(text: str) -> None:
+    """Print a line to stdout, on a terminal broken between words.
+
+    Raises:
+        OutputError: It is closed, or full.
+    """
+    say(prose(text, terminal_width()))
+
+
+def tell_prose(text: str) -> None:
+    """Print a line to stderr, on a terminal broken between words."""
+    tell(prose(text, None if sys.stderr is None else terminal_width(sys.stderr)))
 
 
 def say(text: str) -> None:

@@ -1,11 +1,14 @@
-"""Tables: framed on a terminal, aligned text in a pipe or a file; a word is never broken, and nothing is cut off."""
+"""Tables: columns without frames. No word is broken, and on a terminal a table fits, if its words fit at all."""
 
-import sys
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from textwrap import wrap
 
-from ofqctl.cli.printing import say, visible, write
+from ofqctl.cli.printing import as_shown, broken, say, say_prose, terminal_width, visible
+
+_MARKS = re.compile(r"(-?)(>?)(.*)", re.DOTALL)
+_GAP = 2
+_PROSE = 24  # a narrower column does not go on in the next line
 
 
 @dataclass
@@ -13,7 +16,8 @@ class Table:
     """A table to print.
 
     Attributes:
-        columns: Headings; columns whose heading starts with ``>`` are right-aligned.
+        columns: Headings. A column whose heading starts with ``>`` is right-aligned. A column whose heading starts with
+            ``-`` or ``->`` is left out where there is no room.
         rows: Rows, with one text for each column.
         title: Title of the table, or an empty text.
     """
@@ -27,105 +31,106 @@ class Table:
         self.rows.append([visible(str(cell)) for cell in cells])
 
 
-def print_table(table: Table) -> None:
-    """Print a table: with a frame on a terminal, otherwise as aligned text.
+@dataclass
+class _Column:
+    """A column; the texts are as the stream shows them."""
 
-    A terminal that is too narrow gets several tables, or, where a word takes a whole line, a line for each cell.
+    heading: str
+    right: bool
+    optional: bool
+    texts: list[str]
+
+    def __post_init__(self) -> None:
+        longest = max((_cells(text) for text in self.texts), default=0)
+        word = max(_cells(word) for text in (self.heading, *self.texts) for word in text.split() or [""])
+        self.width = max(_cells(self.heading), longest)
+        self.least = max(word, longest if self.right else min(longest, _PROSE))
+
+    def lines(self, text: str) -> list[str]:
+        """The lines of a cell."""
+        return broken(text, self.width) if _cells(text) > self.width else [text]
+
+    def aligned(self, text: str) -> str:
+        """A line of a cell, as wide as the column."""
+        blanks = " " * (self.width - _cells(text))
+        return blanks + text if self.right else text + blanks
+
+
+def print_table(table: Table) -> None:
+    """Print a table, whole in a pipe or a file, on a terminal so that it fits.
+
+    Where there is no room, words go on in the next line, then columns that may are left out, which a line tells; what
+    still does not fit is printed with a line for each cell.
     """
     if table.title:
-        say(table.title)
-    if sys.stdout is None or not sys.stdout.isatty():
-        _print_aligned(table)
+        say_prose(table.title)
+    columns = [_column(table, place) for place in range(len(table.columns))]
+    room = terminal_width()
+    shown = columns if room is None else _fitted(columns, room)
+    if room is not None and not shown:
+        _print_cells(columns, room)
         return
-    from rich.console import Console
-
-    width = Console().width
-    groups = list(_groups(table, width))
-    if any(sum(_least(table, column) for column in columns) + _frame(columns) > width for columns in groups):
-        _print_cells(table, width)
-        return
-    for columns in groups:
-        _print_framed(table, columns, width)
-
-
-def _print_aligned(table: Table) -> None:
-    rows = [[column.removeprefix(">") for column in table.columns], *table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column.startswith(">") else cell.ljust(width)
-            for cell, width, column in zip(row, widths, table.columns, strict=True)
-        ]
-        say("  ".join(cells).rstrip())
+    if any(column.heading for column in shown):
+        _print_row(shown, [column.heading for column in shown])
+    if room is not None and any(column.heading for column in shown):
+        rule = "─" if as_shown("─") == "─" else "-"
+        _print_row(shown, [rule * column.width for column in shown])
+    for row in range(len(table.rows)):
+        _print_row(shown, [column.texts[row] for column in shown])
+    if left_out := [column.heading for column in columns if column not in shown]:
+        say_prose(f"(for lack of room without: {', '.join(left_out)})")
 
 
-def _print_cells(table: Table, width: int) -> None:
-    headings = [column.removeprefix(">") for column in table.columns]
-    indent = max(map(len, headings)) + 2
-    for row in table.rows:
-        for heading, cell in zip(headings, row, strict=True):
-            lines = wrap(cell, max(1, width - indent), break_long_words=False, break_on_hyphens=False)
-            say(f"{heading:<{indent}}{f'{chr(10):<{indent + 1}}'.join(lines)}".rstrip())
+def _column(table: Table, place: int) -> _Column:
+    match = _MARKS.fullmatch(visible(table.columns[place]))
+    assert match is not None
+    texts = [as_shown(row[place]) for row in table.rows]
+    return _Column(as_shown(match[3]), bool(match[2]), bool(match[1]), texts)
+
+
+def _fitted(columns: list[_Column], room: int) -> list[_Column]:
+    """The columns that are printed on lines of this width, narrowed; none if they do not fit."""
+    kept = list(columns)
+    while _total([column.least for column in kept]) > room:
+        optional = [column for column in kept if column.optional]
+        if not optional:
+            return []
+        kept.remove(optional[-1])
+    while (excess := _total([column.width for column in kept]) - room) > 0:
+        widest = max((column for column in kept if column.width > column.least), key=lambda column: column.width)
+        widest.width = max(widest.least, widest.width - excess)
+    return kept
+
+
+def _total(widths: list[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _print_row(columns: list[_Column], texts: list[str]) -> None:
+    cells = [column.lines(text) for column, text in zip(columns, texts, strict=True)]
+    for line in range(max(map(len, cells))):
+        parts = (
+            column.aligned(own[line] if line < len(own) else "") for column, own in zip(columns, cells, strict=True)
+        )
+        say((" " * _GAP).join(parts).rstrip())
+
+
+def _print_cells(columns: list[_Column], room: int) -> None:
+    indent = max(_cells(column.heading) for column in columns) + _GAP
+    for row in range(len(columns[0].texts)):
+        for column in columns:
+            if not column.texts[row]:
+                continue
+            lines = broken(column.texts[row], max(1, room - indent))
+            heading = column.heading + " " * (indent - _cells(column.heading))
+            say(f"{heading}{f'{chr(10)}{chr(32) * indent}'.join(lines)}".rstrip())
         say("")
 
 
-def _groups(table: Table, width: int) -> Iterator[list[int]]:
-    """The columns of each table to print: as many as fit beside the first one, which every table has."""
-    least = [_least(table, column) for column in range(len(table.columns))]
-    group = [0]
-    for column in range(1, len(table.columns)):
-        wanted = [*group, column]
-        if len(group) > 1 and sum(least[own] for own in wanted) + _frame(wanted) > width:
-            yield group
-            wanted = [0, column]
-        group = wanted
-    yield group
-
-
-def _print_framed(table: Table, columns: list[int], width: int) -> None:
-    from rich.console import Console
-    from rich.table import Table as Framed
-    from rich.text import Text
-
-    framed = Framed(header_style="")
-    widths = _widths(table, columns, width)
-    for column, own in zip(columns, widths, strict=True):
-        heading = table.columns[column]
-        justify = "right" if heading.startswith(">") else "left"
-        framed.add_column(Text(heading.removeprefix(">")), justify=justify, width=own)  # type: ignore[arg-type]
-    for row in table.rows:
-        framed.add_row(*(Text(row[column]) for column in columns))
-    console = Console(width=width)
-    with console.capture() as drawn:
-        console.print(framed)
-    write(drawn.get())
-
-
-def _widths(table: Table, columns: list[int], width: int) -> list[int]:
-    """Widths of columns: what their cells take, the widest narrowed while there is no room, but never below a word."""
+def _cells(text: str) -> int:
+    """Width of a text on a terminal."""
+    if text.isascii():
+        return len(text)
     from rich.cells import cell_len
 
-    least = [_least(table, column) for column in columns]
-    widths = [max(cell_len(text) for text in _texts(table, column)) for column in columns]
-    while sum(widths) + _frame(columns) > width:
-        room = [own - smallest for own, smallest in zip(widths, least, strict=True)]
-        if not any(room):
-            break
-        widths[max(range(len(room)), key=lambda place: (room[place] > 0, widths[place]))] -= 1
-    return widths
-
-
-def _least(table: Table, column: int) -> int:
-    """Width of the longest word of a column."""
-    from rich.cells import cell_len
-
-    return max(cell_len(word) for text in _texts(table, column) for word in text.split() or [""])
-
-
-def _texts(table: Table, column: int) -> list[str]:
-    return [table.columns[column].removeprefix(">"), *(row[column] for row in table.rows)]
-
-
-def _frame(columns: Sequence[int]) -> int:
-    """Width of the lines and blanks around columns."""
-    return 3 * len(columns) + 1
+    return cell_len(text)

@@ -22,14 +22,72 @@ def test_in_a_pipe_a_table_is_aligned_text_that_is_never_cut(capsys):
     assert lines[3].endswith("     22")
 
 
-def test_on_a_terminal_a_table_has_a_frame_and_no_markup(capsys, monkeypatch):
+def on_a_terminal(monkeypatch, columns):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+
+WIDE = Table(["name", ">bits", "-shape", "->bytes", "why"])
+WIDE.add("blocks.0.attn.qkv", 4, "192x48x3", 123456, "the runtime multiplies integers and nothing is left in float")
+
+
+def test_on_a_terminal_columns_that_may_are_left_out_and_words_go_on_in_the_next_line(capsys, monkeypatch):
+    on_a_terminal(monkeypatch, 60)
+    print_table(WIDE)
+    assert capsys.readouterr().out.splitlines() == [
+        "name               bits  shape     why",
+        "─────────────────  ────  ────────  ─────────────────────────",
+        "blocks.0.attn.qkv     4  192x48x3  the runtime multiplies",
+        "                                   integers and nothing is",
+        "                                   left in float",
+        "(for lack of room without: bytes)",
+    ]
+
+
+def test_where_no_table_fits_each_cell_has_a_line(capsys, monkeypatch):
+    on_a_terminal(monkeypatch, 28)
+    print_table(WIDE)
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "name   blocks.0.attn.qkv",
+        "bits   4",
+        "shape  192x48x3",
+        "bytes  123456",
+        "why    the runtime",
+    ]
+
+
+def test_a_table_has_no_markup(capsys, monkeypatch):
+    on_a_terminal(monkeypatch, 60)
     table = Table(["name"])
     table.add("[red]file[/red]")
     print_table(table)
-    out = capsys.readouterr().out
-    assert "[red]file[/red]" in out
-    assert "│" in out
+    assert "[red]file[/red]" in capsys.readouterr().out
+
+
+def test_on_a_terminal_lines_end_between_words_below_the_text_and_commands_stay_whole(capsys, monkeypatch):
+    on_a_terminal(monkeypatch, 60)
+    with Sink(as_json=False) as sink:
+        sink.show(
+            {},
+            lambda _: [
+                "measured  on 2000 images of imagenette/val; 10 classes by their names",
+                "- a finding that is longer than a line of this terminal can be",
+                "accuracy  `ofqctl train deit_small --recipe ofq/vit_w2a2 --data DATA` brings it back",
+                "  ofqctl evaluate runs/with/a/long/path/and/name --data imagenet/val",
+                "key: value  # a document with lines of its own is nobody's prose\nother: 1",
+            ],
+        )
+    assert capsys.readouterr().out.splitlines() == [
+        "measured  on 2000 images of imagenette/val; 10 classes by",
+        "          their names",
+        "- a finding that is longer than a line of this terminal can",
+        "  be",
+        "accuracy  `ofqctl train deit_small --recipe ofq/vit_w2a2 --data DATA`",
+        "          brings it back",
+        "  ofqctl evaluate runs/with/a/long/path/and/name --data imagenet/val",
+        "key: value  # a document with lines of its own is nobody's prose",
+        "other: 1",
+    ]
 
 
 def test_json_is_one_document_without_nan(capsys):
