@@ -8,7 +8,7 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
-from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.output import Table
 from ofqctl.cli.printing import tell
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ class _Data:
     steps: int | None = option(
         "N", "Optimizer steps to take from the last checkpoint; by default 30. They are not saved.", min=1
     )
+
+
+@group("Data")
+class _Reading(options.DataOptions):
+    split: str | None = option("NAME", "Part of --data to train on; by default its training split.")
 
 
 @group("Output")
@@ -66,10 +71,10 @@ def analyze_oscillation(
     ],
     *,
     data: _Data,
-    reading: options.DataOptions,
+    reading: _Reading,
     output: _Output,
     file: _File,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     gates: _Gates,
     execution: options.ExecutionOptions,
     seed: options.Seed = 0,
@@ -94,7 +99,7 @@ def analyze_oscillation(
         workers=execution.workers,
         seed=seed,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         try:
             result = analyze(request, sink.progress)
         except Interrupted:

@@ -11,7 +11,7 @@ from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_counts
 from ofqctl.cli.commands import command
 from ofqctl.cli.groups import flag, group, option
-from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.output import Table, megabytes
 
 if TYPE_CHECKING:
     from ofqctl.results.bench import BenchInferResult, BenchStepResult, MeasuredFile, Pass, Ratio, Step
@@ -40,7 +40,7 @@ class _Recipe:
 class _StepExecution:
     device: options.Device = option("auto|cpu|cuda|mps", "Device to compute on.", default="auto")
     batch_size: int = option("N", "Images in one optimizer step.", default=16, min=1)
-    amp: Literal["bf16"] | None = option("bf16", "Autocast of the forward pass.")
+    amp: Literal["bf16"] | None = option("bf16", "Compute in 16 bits where they suffice; weights stay in 32 bits.")
     steps: int = option("N", "Number of timed optimizer steps of each model.", default=10, min=1)
     no_fused: bool = flag("Do not compile the quantizers' functions.", "--no-fused")
 
@@ -52,7 +52,7 @@ def step(
     recipe: _Recipe,
     settings: options.RecipeOptions,
     architecture: options.ArchitectureOptions,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     execution: _StepExecution,
     seed: options.Seed = 0,
 ) -> None:
@@ -74,7 +74,7 @@ def step(
         fused=not execution.no_fused,
         seed=seed,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(bench_step(request, sink.progress), _render)
 
 
@@ -143,7 +143,7 @@ def infer(
     execution: _InferExecution,
     data: options.Data = None,
     reading: options.DataOptions,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
 ) -> None:
     """Compare latency, load time, memory, size and accuracy of files on the CPU, in turns in one process."""
     from ofqctl.jobs.bench_infer import BenchInferRequest, bench_infer
@@ -159,7 +159,7 @@ def infer(
         reading.images(comparison.calib_data, None) if comparison.calib_data else None,
         execution.profile,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(bench_infer(request, sink.progress), _render_infer)
 
 

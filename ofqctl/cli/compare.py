@@ -8,7 +8,7 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
-from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.output import Table, megabytes
 
 if TYPE_CHECKING:
     from ofqctl.results.compare import Comparison
@@ -31,19 +31,29 @@ def compare(
     ],
     *,
     output: _Output,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
 ) -> None:
     """Compare runs side by side: bits, size, accuracy, oscillation and training time."""
     from ofqctl.jobs.compare import CompareRequest
     from ofqctl.jobs.compare import compare as run
 
     html = output.html
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(run(CompareRequest(runs, html)), lambda shown: _render(shown, html))
 
 
 def _render(result: "Comparison", html: Path | None) -> Iterator[Table | str]:
-    columns = ["run", "model", "recipe", ">bits", ">size", ">top-1", ">oscillating", ">changed a step", ">training s"]
+    columns = [
+        "run",
+        "-model",
+        "-recipe",
+        ">bits",
+        ">size",
+        ">top-1",
+        ">oscillating",
+        "->changed a step",
+        "->training s",
+    ]
     table = Table(columns)
     for run in result.runs:
         table.add(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
-from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.output import Table, megabytes
 
 if TYPE_CHECKING:
     from ofqctl.results.doctor import DoctorResult
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 EXAMPLES = ("ofqctl doctor", "ofqctl doctor --json")
 
 
-def doctor(as_json: options.Json = False) -> None:
+def doctor(printing: options.PrintOptions) -> None:
     """Show versions and the machine, and what is missing for which command."""
     from ofqctl.jobs.doctor import examine
 
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(examine(), _render)
 
 

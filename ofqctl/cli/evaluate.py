@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
-from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
     from ofqctl.results.data import Prepared
@@ -33,7 +33,7 @@ def evaluate(
     images: _Data,
     reading: options.StreamedDataOptions,
     subject: options.SubjectOptions,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     execution: options.BatchedOptions,
 ) -> None:
     """Measure accuracy, loss and speed of a run directory, an ONNX file or a float model."""
@@ -49,7 +49,7 @@ def evaluate(
         workers=execution.workers,
         normalization=subject.normalization(),
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(run(request, sink.progress), _render)
 
 

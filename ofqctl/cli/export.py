@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import flag, group, option
-from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.output import Table, megabytes
 from ofqctl.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def export(
     reading: options.DataOptions,
     weights: options.ModelOptions,
     output: _Output,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     workers: options.Workers = 0,
 ) -> None:
     """Write a run as an ONNX file that is verified against torch, or as packed safetensors."""
@@ -79,7 +79,7 @@ def export(
             hint=f"ofqctl export {model} --onnx",
         )
     if what.safetensors:
-        _export_safetensors(Path(model), what.layout, output, as_json=as_json)
+        _export_safetensors(Path(model), what.layout, output, printing)
         return
 
     from ofqctl.jobs.export import ExportRequest, export_onnx
@@ -96,15 +96,15 @@ def export(
         workers=workers,
         strict=check.strict,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(export_onnx(request, sink.progress), _render)
 
 
-def _export_safetensors(run: Path, layout: str, output: _Output, *, as_json: bool) -> None:
+def _export_safetensors(run: Path, layout: str, output: _Output, printing: options.PrintOptions) -> None:
     from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors
 
     request = SafetensorsRequest(run, layout, output.output, output.overwrite)  # type: ignore[arg-type]
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(export_safetensors(request, sink.progress), _render_safetensors)
 
 

@@ -39,9 +39,9 @@ def option(metavar: str, text: str, *names: str, default: Any = None, **limits: 
     return field(default=default, metadata={_INFO: typer.Option(default, *names, metavar=metavar, help=text, **limits)})
 
 
-def flag(text: str, name: str) -> Any:
+def flag(text: str, *names: str) -> Any:
     """A field of a group: an option without a value, false by default."""
-    return field(default=False, metadata={_INFO: typer.Option(False, name, help=text)})
+    return field(default=False, metadata={_INFO: typer.Option(False, *names, help=text)})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, flag))

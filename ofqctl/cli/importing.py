@@ -8,7 +8,6 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
-from ofqctl.cli.output import Sink
 from ofqctl.cli.summary import next_commands, run_summary
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def import_(
     *,
     said: _Model,
     output: options.RunOptions,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
 ) -> None:
     """Convert a checkpoint of the OFQ authors to a run directory."""
     from ofqctl.jobs.importing import ImportRequest, import_checkpoint
@@ -52,7 +51,7 @@ def import_(
         output=output.output,
         overwrite=output.overwrite,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(import_checkpoint(request, sink.progress), _render)
 
 

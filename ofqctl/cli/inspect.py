@@ -1,13 +1,13 @@
 """``ofqctl inspect``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ofqctl.cli import options
-from ofqctl.cli.output import Sink, Table, megabytes
+from ofqctl.cli.output import Table, megabytes
 from ofqctl.cli.summary import left_float_lines
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         InspectedGrid,
         InspectedModule,
         InspectedQuantizer,
+        InspectedRole,
         InspectRunResult,
     )
     from ofqctl.results.onnx import InspectOnnxResult
@@ -37,19 +38,20 @@ def inspect(
             show_default=False,
         ),
     ],
+    *,
     accept_config: Annotated[
         bool,
         typer.Option(
             "--accept-config", help="Accept a config.json (or an ONNX file) that was changed by hand, as it is now."
         ),
     ] = False,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
 ) -> None:
     """Show bits, grid and bytes of every module, and what the bytes are used for; for ONNX files also the kernels."""
     from ofqctl.jobs.inspect import InspectRequest
     from ofqctl.jobs.inspect import inspect as look
 
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(look(InspectRequest(run, accept_config), sink.progress), render)
 
 
@@ -91,7 +93,7 @@ def render_onnx(result: "InspectOnnxResult") -> Iterator[Table | str]:
 
 
 def _products(result: "InspectOnnxResult") -> Table:
-    table = Table(["product", "kind", ">weight bits", ">activation bits", "kernel", ">bytes", "in float because"])
+    table = Table(["product", "-kind", ">weight bits", ">activation bits", "kernel", "->bytes", "in float because"])
     for name, product in result.products.items():
         weight = result.weights.get(f"{name.partition('@')[0]}.weight")
         bits = "x".join(str(width) for width in product.activations)
@@ -106,7 +108,7 @@ def _counted(operators: dict[str, int]) -> str:
 
 def render_run(result: "InspectRunResult") -> Iterator[Table | str]:
     """Those of a run."""
-    yield _modules(result.modules)
+    yield _roles(result.roles)
     yield ""
     yield _sizes(result.size)
     yield ""
@@ -116,6 +118,24 @@ def render_run(result: "InspectRunResult") -> Iterator[Table | str]:
     yield f"format    version {result.format_version}, written by {result.written_by}"
     yield from _measured(result.results.get("evaluation") or {})
     yield from left_float_lines(result.left_float)
+    yield ""
+    yield _modules(result.modules)
+
+
+def _roles(roles: "Mapping[str, InspectedRole]") -> Table:
+    table = Table(["role", ">modules", ">weight bits", ">activation bits", ">weights", ">bytes"])
+    for role, sums in roles.items():
+        counts = (sums.weights, sums.bytes) if sums.weights else ("", "")
+        table.add(role, sums.modules, _widths(sums.weight_bits), _widths(sums.activation_bits), *counts)
+    modules, weights, size = (
+        sum(getattr(sums, key) for sums in roles.values()) for key in ("modules", "weights", "bytes")
+    )
+    table.add("all", modules, "", "", weights, size)
+    return table
+
+
+def _widths(bits: tuple[int, ...]) -> str:
+    return ", ".join(map(str, bits))
 
 
 def _measured(figures: dict[str, Any]) -> Iterator[str]:
@@ -128,20 +148,24 @@ def _measured(figures: dict[str, Any]) -> Iterator[str]:
 
 
 def _modules(modules: "Sequence[InspectedModule]") -> Table:
-    table = Table(["module", "kind", "tensor", ">bits", "method", "grid", "shape", "step", ">bytes"])
+    table = Table(["module", "tensor", ">bits", "method", "shape", ">bytes", "-grid", "-step", "-kind"])
     for module in modules:
-        head = [module.name, module.kind]
+        name, kind = module.name, module.kind
         if weight := module.weight:
-            table.add(*head, "weight", *_numeric(weight), _shape(weight.shape), _step(weight), weight.bytes)
-            head = ["", ""]
-        for name, quantizer in module.activations.items():
-            table.add(*head, name, *_numeric(quantizer), "", _step(quantizer), "")
-            head = ["", ""]
+            table.add(name, "weight", *_method(weight), _shape(weight.shape), weight.bytes, *_scale(weight), kind)
+            name = kind = ""  # type: ignore[assignment]  # of the further rows
+        for operand, quantizer in module.activations.items():
+            table.add(name, operand, *_method(quantizer), "", "", *_scale(quantizer), kind)
+            name = kind = ""  # type: ignore[assignment]
     return table
 
 
-def _numeric(quantizer: "InspectedQuantizer") -> tuple[str, str, str]:
-    return str(quantizer.bits), quantizer.method, _grid(quantizer.grid)
+def _method(quantizer: "InspectedQuantizer") -> tuple[str, str]:
+    return str(quantizer.bits), quantizer.method
+
+
+def _scale(quantizer: "InspectedQuantizer") -> tuple[str, str]:
+    return _grid(quantizer.grid), _step(quantizer)
 
 
 def _grid(grid: "InspectedGrid") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ofqctl.cli import options
-from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
     from ofqctl.results.models import ModelsResult
@@ -22,12 +22,13 @@ def models(
             help="Part of a name, or a quoted pattern with wildcards; without one, families are listed.",
         ),
     ] = None,
-    as_json: options.Json = False,
+    *,
+    printing: options.PrintOptions,
 ) -> None:
     """List timm's models, and how much of each family can be quantized."""
     from ofqctl.jobs.coverage import CoverageRequest, coverage
 
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(coverage(CoverageRequest(pattern), sink.progress), _render)
 
 
@@ -38,7 +39,7 @@ def _render(result: "ModelsResult") -> Iterator[Table | str]:
             table.add(model.name, model.family, "yes" if model.pretrained else "no")
         yield table
         yield ""
-    table = Table(["family", ">models", ">pretrained", "coverage", "qkr", "attention left in float"])
+    table = Table(["family", ">models", ">pretrained", "coverage", "qkr", "-attention left in float"])
     for family in result.families:
         table.add(
             family.family,

@@ -8,11 +8,14 @@ import typer
 
 from ofqctl.cli.arguments import parse_model_kwargs
 from ofqctl.cli.groups import flag, group, option
+from ofqctl.cli.output import Sink
 from ofqctl.errors import ModelError
 
 if TYPE_CHECKING:
     from ofqctl.data import DataSpec
     from ofqctl.models import ModelRequest
+
+_WORKERS = "Processes that read and decode images beside this one; 0: this one reads them itself."
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -41,12 +44,15 @@ Data = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.", rich_help_panel="Output")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel="Output")]
-Workers = Annotated[
-    int, typer.Option(help="Number of processes that decode images.", metavar="N", min=0, rich_help_panel="Execution")
-]
+Workers = Annotated[int, typer.Option(help=_WORKERS, metavar="N", min=0, rich_help_panel="Execution")]
 Seed = Annotated[
-    int, typer.Option(help="Seed of random weights and images.", metavar="N", min=0, rich_help_panel="Execution")
+    int,
+    typer.Option(
+        help="Number that all random choices start from; the same number gives the same result.",
+        metavar="N",
+        min=0,
+        rich_help_panel="Execution",
+    ),
 ]
 
 
@@ -121,7 +127,9 @@ class SubjectOptions(ModelOptions):
 class ImageOptions:
     """How images are read; labels are not used."""
 
-    image_column: str | None = option("NAME", "Column of a table that contains the images.")
+    image_column: str | None = option(
+        "NAME", "Column of a parquet or hub table that holds the images; by default it is found by its type."
+    )
 
     def images(self, path: str, split: str | None) -> "DataSpec":
         """The images of a split."""
@@ -134,9 +142,15 @@ class ImageOptions:
 class DataOptions(ImageOptions):
     """How labelled images are read."""
 
-    split: str | None = option("NAME", "Split of the data; by default the validation or test split.")
-    label_column: str | None = option("NAME", "Column of a table that contains the labels.")
-    class_map: Path | None = option("FILE", "File that maps classes to labels.")
+    split: str | None = option(
+        "NAME", "Part of the data to read, such as train or val; by default val, validation or test."
+    )
+    label_column: str | None = option(
+        "NAME", "Column of a parquet or hub table that holds the labels; by default it is found by its type."
+    )
+    class_map: Path | None = option(
+        "FILE", "File that says which class is which output of the model: a class name a line in order, or NAME NUMBER."
+    )
 
     def labelled(self, path: str) -> "DataSpec":
         """The labelled images of the split."""
@@ -147,7 +161,9 @@ class DataOptions(ImageOptions):
 class StreamedDataOptions(DataOptions):
     """How labelled images are read, while they are downloaded if the user wants."""
 
-    streaming: bool = flag("Read a table while it is downloaded.", "--streaming")
+    streaming: bool = flag(
+        "Read a dataset of the hub while it is downloaded, and keep nothing of it on the disk.", "--streaming"
+    )
 
     def images(self, path: str, split: str | None) -> "DataSpec":
         """The images of a split."""
@@ -162,7 +178,7 @@ class CalibrationOptions:
         "DATA", "Images for calibration (labels are not used); without this option, synthetic images are used."
     )
     calib_split: str | None = option("NAME", "Split of --calib-data; by default the training split.")
-    calib_images: str | None = option("N", "Number of calibration images.")
+    calib_images: str | None = option("N", "Number of calibration images; by default as many as the recipe says.")
 
     def spec(self, reading: ImageOptions) -> "DataSpec | None":
         """The images, read as these options say; None for synthetic images."""
@@ -192,12 +208,27 @@ class RunOptions:
     overwrite: bool = flag("Replace existing output.", "--overwrite")
 
 
+@group("Output")
+class PrintOptions:
+    """What is printed; every command has these."""
+
+    as_json: bool = flag("Print the result as one JSON document.", "--json")
+    quiet: bool = flag("Print the result alone: no progress, no notes, nothing about what to do next.", "--quiet", "-q")
+    verbose: bool = flag("Also print what each part of the work takes, in seconds.", "--verbose", "-v")
+
+    def sink(self) -> Sink:
+        """Where the result goes."""
+        if self.quiet and self.verbose:
+            raise typer.BadParameter("--quiet and --verbose: only one of them can be given")
+        return Sink(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose)
+
+
 @group("Execution")
 class ExecutionOptions:
     """Where to compute, and how images get there."""
 
     device: Device = option("auto|cpu|cuda|mps", "Device to compute on.", default="auto")
-    workers: int = option("N", "Number of processes that decode images.", default=0, min=0)
+    workers: int = option("N", _WORKERS, default=0, min=0)
 
 
 @group("Execution")

@@ -11,7 +11,7 @@ from ofqctl.cli import garbage
 from ofqctl.cli.printing import finish, prints, say_json, say_prose, tell, tell_prose, visible
 from ofqctl.cli.tables import Table, print_table
 
-__all__ = ["Part", "Sink", "Table", "duration", "megabytes", "print_table"]
+__all__ = ["Aside", "Part", "Sink", "Table", "duration", "megabytes", "print_table"]
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from ofqctl.results.document import Document
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+class Aside(str):
+    """A line that is no result, such as what to do next."""
+
+    __slots__ = ()
+
 
 Part = Table | str
 Shown = TypeVar("Shown", bound="Document")
@@ -34,10 +41,14 @@ class Sink:
 
     Args:
         as_json: Print the result as one JSON document.
+        quiet: Print the result alone.
+        verbose: Print what each part of the work takes; there are no bars then.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool = False, verbose: bool = False) -> None:
         self.as_json = as_json
+        self._quiet, self._verbose = quiet, verbose
+        self._part, self._entered, self._since = "", 0.0, 0.0
         self._prints = prints()
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -46,18 +57,25 @@ class Sink:
 
     def __enter__(self) -> Self:
         garbage.go_on()
+        self._entered = self._since = time.monotonic()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_bars()
+        if self._verbose and self._prints:
+            self._time("")
+            total = time.monotonic() - self._entered
+            tell(f"in all {total:.2f} s, and {time.process_time():.2f} s on the CPU, libraries loaded first included")
 
     def progress(self, work: str, done: int, total: int | None, detail: str = "") -> None:
         """Show the progress of some work, see `ofqctl.progress.Progress`, with a few words of detail."""
-        if not self._prints:
+        if self._quiet or not self._prints:
             return
-        if sys.stderr is not None and sys.stderr.isatty():
+        if self._verbose:
+            self._time(work)
+        elif sys.stderr is not None and sys.stderr.isatty():
             self._move_bar(work, done, total, detail)
             return
         now = time.monotonic()
@@ -87,10 +105,20 @@ class Sink:
             say_json(result.model_dump(mode="json"))
         else:
             for part in render(result):
-                print_table(part) if isinstance(part, Table) else say_prose(part)
+                if isinstance(part, Table):
+                    print_table(part)
+                elif not (self._quiet and isinstance(part, Aside)):
+                    say_prose(part)
         finish()
-        for note in result.notes:
+        for note in () if self._quiet else result.notes:
             tell_prose(f"note: {note}")
+
+    def _time(self, work: str) -> None:
+        """Tell how long the part of the work took that ends where another begins."""
+        if work != self._part:
+            if self._part:
+                tell(f"{self._part}: {time.monotonic() - self._since:.2f} s")
+            self._part, self._since = work, time.monotonic()
 
     def _move_bar(self, work: str, done: int, total: int | None, detail: str) -> None:
         if self._bars is None:

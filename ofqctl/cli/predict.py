@@ -8,7 +8,7 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.groups import group, option
-from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
     from ofqctl.results.predict import PredictResult
@@ -41,7 +41,7 @@ def predict(
     data: _Data,
     output: _Output,
     subject: options.SubjectOptions,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     execution: options.BatchedOptions,
 ) -> None:
     """Classify images, with probabilities, or compute the logits of a preprocessed array."""
@@ -59,7 +59,7 @@ def predict(
         workers=execution.workers,
         normalization=subject.normalization(),
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(run(request, sink.progress), _render)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_size, parse_widths
 from ofqctl.cli.groups import flag, group, option
-from ofqctl.cli.output import Sink
 from ofqctl.cli.summary import next_commands, run_summary, training_hint
 from ofqctl.errors import RecipeError
 
@@ -45,10 +44,13 @@ class _Mixing:
         "BITS", "Mixed precision: average bits of the weights, allocated by each layer's sensitivity."
     )
     target_size: str | None = option("SIZE", "Mixed precision: largest size of the weights' file, such as 3MB.")
-    candidates: str = option("N,N,...", "Bit-widths that a layer can get.", default="2,3,4,5,6,8")
+    candidates: str = option(
+        "N,N,...", "Mixed precision: bit-widths to choose from for each layer.", default="2,3,4,5,6,8"
+    )
     cost: Cost = option(
         "bits|latency",
-        "What --target-bits limits: the average, or the time that layers take at so many bits, measured here.",
+        "What --target-bits limits: `bits`, their average over all weights, or `latency`, the time that layers would "
+        "take at so many bits, measured on this machine.",
         default="bits",
     )
 
@@ -99,7 +101,7 @@ def quantize(
     reading: options.StreamedDataOptions,
     weights: options.ModelOptions,
     output: _Output,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     execution: _Execution,
     seed: options.Seed = 0,
 ) -> None:
@@ -132,7 +134,7 @@ def quantize(
         time_budget=execution.time_budget,
         compiled=execution.compiled,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(
             run(request, sink.progress), lambda result: _render(result, model, data, chosen=recipe.recipe is not None)
         )

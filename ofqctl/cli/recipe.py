@@ -8,7 +8,7 @@ import typer
 
 from ofqctl.cli import options
 from ofqctl.cli.commands import command
-from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.output import Aside, Table
 from ofqctl.files import output_file, replaced_file
 
 if TYPE_CHECKING:
@@ -22,36 +22,36 @@ app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes
 
 
 @command(app, "ls", "ofqctl recipe ls", "ofqctl recipe ls --json")
-def list_recipes(as_json: options.Json = False) -> None:
+def list_recipes(printing: options.PrintOptions) -> None:
     """List the recipes that come with ofqctl."""
     from ofqctl.recipe import catalogue
     from ofqctl.results.recipes import RecipeListResult
 
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(RecipeListResult.model_validate({"recipes": catalogue.overview()}), _render_list)
 
 
 @command(app, "show", "ofqctl recipe show ptq/mse", "ofqctl recipe show ptq/mse --set weights.bits=4")
-def show(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options.Json = False) -> None:
+def show(name: NameOrFile, *, settings: options.RecipeOptions, printing: options.PrintOptions) -> None:
     """Print a complete recipe as YAML, with all defaults."""
     from ofqctl.recipe import catalogue
     from ofqctl.recipe.reading import to_yaml
     from ofqctl.results.recipes import RecipeShowResult
 
     recipe = catalogue.load(name, settings.changes())
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(RecipeShowResult(**dict(recipe)), lambda _: [to_yaml(recipe).rstrip()])
 
 
 @command(app, "check", "ofqctl recipe check my.yaml")
-def check(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options.Json = False) -> None:
+def check(name: NameOrFile, *, settings: options.RecipeOptions, printing: options.PrintOptions) -> None:
     """Check a recipe; every error is listed with its path."""
     from ofqctl.recipe import catalogue
     from ofqctl.results.recipes import RecipeCheckResult
 
     recipe = catalogue.load(name, settings.changes())
     result = RecipeCheckResult(recipe=recipe.name, path=str(catalogue.path_of(name)))
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(result, lambda _: [f"{name}: no errors found"])
 
 
@@ -59,8 +59,9 @@ def check(name: NameOrFile, *, settings: options.RecipeOptions, as_json: options
 def copy(
     name: NameOrFile,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.", show_default=False)],
+    *,
     overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
 ) -> None:
     """Copy a recipe to a file that can be edited."""
     from ofqctl.recipe import catalogue
@@ -70,16 +71,16 @@ def copy(
     text = catalogue.path_of(name).read_text(encoding="utf-8")
     with output_file(file, overwrite=overwrite), replaced_file(file) as fresh:
         fresh.write_text(text, encoding="utf-8")
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         next_step = f"ofqctl quantize MODEL --recipe {file}"
         sink.show(
             RecipeCopyResult(recipe=name, file=str(file)),
-            lambda _: [f"{name} copied to {file}", f"Next: edit it, then `{next_step}`"],
+            lambda _: [f"{name} copied to {file}", Aside(f"Next: edit it, then `{next_step}`")],
         )
 
 
 def _render_list(result: "RecipeListResult") -> Iterator[Table]:
-    table = Table(["recipe", ">weight bits", ">activation bits", "description"])
+    table = Table(["recipe", ">weight bits", ">act. bits", "description"])
     for recipe in result.recipes:
         table.add(recipe.name, recipe.bits.weights, recipe.bits.activations, recipe.description)
     yield table

@@ -1,5 +1,6 @@
 """``ofqctl sensitivity``."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from ofqctl.cli import options
 from ofqctl.cli.arguments import parse_widths
 from ofqctl.cli.groups import group, option
-from ofqctl.cli.output import Sink, Table
+from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
     from ofqctl.results.sensitivity import SensitivityResult
@@ -53,7 +54,7 @@ def sensitivity(
     reading: options.ImageOptions,
     weights: options.ModelOptions,
     output: _Output,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     execution: options.ExecutionOptions,
     seed: options.Seed = 0,
 ) -> None:
@@ -77,7 +78,7 @@ def sensitivity(
         device=execution.device,
         workers=execution.workers,
     )
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         sink.show(run(request, sink.progress), _render)
 
 
@@ -86,9 +87,16 @@ def _render(result: "SensitivityResult") -> Iterator[Table | str]:
     title = f"{result.model}: divergence of the predictions, nats, when only one layer's {what} are quantized"
     table = Table(["layer", *(f">{bits} bits" for bits in result.bits)], title=title)
     for layer in result.layers:
-        table.add(layer.layer, *(f"{layer.kl[str(bits)]:.4f}" for bits in result.bits))
+        table.add(layer.layer, *(_figures(layer.kl[str(bits)]) for bits in result.bits))
     yield table
     yield ""
     yield f"measured  on {result.calibration.images} images of {result.calibration.data}"
     if result.plot:
         yield f"drawn     in {result.plot}"
+
+
+def _figures(value: float) -> str:
+    """A number with the two digits that count, without an exponent down to 0.0001."""
+    if value < 1e-4:
+        return f"{value:.1e}" if value else "0"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"

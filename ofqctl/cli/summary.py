@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofqctl.cli.output import Table, megabytes
+from ofqctl.cli.output import Aside, Table, megabytes
 from ofqctl.files import TRACKER_FILE
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def next_commands(output: Path, data: str | None) -> Iterator[str]:
     """Suggestions for the next commands."""
     run = shlex.quote(str(output))
     yield f"written   to {output}"
-    yield ""
-    yield "Next:"
-    yield f"  ofqctl inspect {run}"
-    yield f"  ofqctl evaluate {run} --data {shlex.quote(data) if data else 'DATA'}"
-    yield f"  ofqctl predict {run} IMAGE"
-    yield f"  ofqctl export {run} --onnx"
+    yield Aside("")
+    yield Aside("Next:")
+    yield Aside(f"  ofqctl inspect {run}")
+    yield Aside(f"  ofqctl evaluate {run} --data {shlex.quote(data) if data else 'DATA'}")
+    yield Aside(f"  ofqctl predict {run} IMAGE")
+    yield Aside(f"  ofqctl export {run} --onnx")
     if (output / TRACKER_FILE).is_file():
-        yield f"  ofqctl analyze-oscillation {run} --html report.html"
+        yield Aside(f"  ofqctl analyze-oscillation {run} --html report.html")

@@ -59,13 +59,15 @@ class _Column:
 def print_table(table: Table) -> None:
     """Print a table, whole in a pipe or a file, on a terminal so that it fits.
 
-    Where there is no room, words go on in the next line, then columns that may are left out, which a line tells; what
-    still does not fit is printed with a line for each cell.
+    There, columns without any text are left out. Where there is no room, words go on in the next line, then columns
+    that may are left out, which a line tells; what still does not fit is printed with a line for each cell.
     """
     if table.title:
         say_prose(table.title)
     columns = [_column(table, place) for place in range(len(table.columns))]
     room = terminal_width()
+    if room is not None and table.rows:
+        columns = [column for column in columns if any(column.texts) or column is columns[0]]
     shown = columns if room is None else _fitted(columns, room)
     if room is not None and not shown:
         _print_cells(columns, room)

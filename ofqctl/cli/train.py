@@ -48,12 +48,19 @@ class _Images:
     check_data: bool = flag("Look at the headers of all images first, and end if some are no images.", "--check-data")
 
 
+@group("Data")
+class _Reading(options.StreamedDataOptions):
+    split: str | None = option("NAME", "Part of --data to train on; by default its training split.")
+
+
 @group("Output")
 class _Output(options.RunOptions):
     resume: str | None = option(
         "RUN|auto", "Continue an interrupted run with its options; `auto`: the one in --output, if there is one."
     )
-    force_recipe: bool = flag("Resume even if the recipe differs.", "--force-recipe")
+    force_recipe: bool = flag(
+        "Continue although the recipe is not that of the interrupted run, with the new one.", "--force-recipe"
+    )
     checkpoint_every: int | None = option(
         "N", "Optimizer steps between checkpoints; by default only after epochs.", min=0
     )
@@ -65,13 +72,21 @@ class _Output(options.RunOptions):
 @group("Execution")
 class _Execution:  # a resumed run has these options already: without a value here its own hold
     device: options.Device | None = option("auto|cpu|cuda|mps", "Device to compute on.")
-    amp: Literal["bf16"] | None = option("bf16", "Autocast to bfloat16.")
+    amp: Literal["bf16"] | None = option(
+        "bf16", "Compute in 16 bits where they suffice: faster on a GPU; weights stay in 32 bits."
+    )
     compiled: bool = flag(
         "Compile the quantizers: about half a minute first, then faster steps; needs a C++ compiler.", "--compile"
     )
-    grad_accum: int | None = option("N", "Forward passes in one optimizer step; by default 1.", min=1)
-    workers: int | None = option("N", "Number of processes that decode images; by default 0.", min=0)
-    seed: int | None = option("N", "Seed of random weights, order and augmentation; by default 0.", min=0)
+    grad_accum: int | None = option(
+        "N", "Cut each batch into N parts, one after another: less memory, the same steps; by default 1.", min=1
+    )
+    workers: int | None = option(
+        "N", "Processes that read and decode images beside this one; by default 0: this one reads them itself.", min=0
+    )
+    seed: int | None = option(
+        "N", "Number that all random choices start from; the same number gives the same run; by default 0.", min=0
+    )
 
 
 def train(
@@ -87,10 +102,10 @@ def train(
     recipe: _Recipe,
     settings: options.RecipeOptions,
     images: _Images,
-    reading: options.StreamedDataOptions,
+    reading: _Reading,
     weights: options.ModelOptions,
     output: _Output,
-    as_json: options.Json = False,
+    printing: options.PrintOptions,
     execution: _Execution,
 ) -> None:
     """Train a float or quantized model as a recipe says; it can be interrupted and resumed exactly."""
@@ -135,7 +150,7 @@ def train(
     }
     changed = {name: value for name, value in asked.items() if value is not None}
     request = TrainRequest(**changed) if recorded is None else replace(recorded, **changed)
-    with Sink(as_json=as_json) as sink:
+    with printing.sink() as sink:
         try:
             result = execute(request, sink.progress, lambda row, total: _tell(sink, row, total))
         except Interrupted as interruption:

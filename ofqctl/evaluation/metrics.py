@@ -140,10 +140,11 @@ def evaluate(
         batches: Images (B, 3, H, W) and labels (B,).
         device: Device to compute on.
         total: Number of images, if known.
-        progress: Called after every batch to report progress.
+        progress: Called first and after every batch to report progress.
     """
     metrics = {name: Metrics() for name in models}
     done = 0
+    progress("evaluate", done, total)
     with values_kept(*models.values()), memory_kept(), suited_threads(*models.values()):
         for images, labels in batches:
             moved, targets = images.to(device), labels.to(device)

@@ -1,5 +1,7 @@
 """Inspect a run directory or an ONNX file: bits and grid of every module, and what the bytes are used for."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
 from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
+from ofqctl.oscillation import role_of
 from ofqctl.packing import packed_size
 from ofqctl.progress import Progress, silent
 from ofqctl.quantizers import Quantizer
@@ -20,6 +23,7 @@ from ofqctl.results.inspect import (
     InspectedGrid,
     InspectedModule,
     InspectedQuantizer,
+    InspectedRole,
     InspectedWeight,
     InspectRunResult,
 )
@@ -55,6 +59,8 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRunR
     run = open_run(request.run)
     quantization = run.config.quantization_config
     ledger = run.ledger
+    plans = quantization.plan.modules
+    modules = [_module(run.model, name, plans[name]) for name, _ in run.model.named_modules() if name in plans]
     return InspectRunResult(
         run=str(run.directory),
         model=run.config.architecture,
@@ -65,10 +71,31 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRunR
         format_version=quantization.format_version,
         written_by=f"ofqctl {quantization.written_by}",
         size=LedgerWithRatio(**dict(ledger), ratio=round(ledger.float_model / ledger.total, 3)),
-        modules=tuple(_module(run.model, name, plan) for name, plan in quantization.plan.modules.items()),
+        roles=_roles(modules),
+        modules=tuple(modules),
         left_float=quantization.plan.left_float,
         results=run.results,
         notes=run.notes,
+    )
+
+
+def _roles(modules: Sequence[InspectedModule]) -> dict[str, InspectedRole]:
+    """Sums over the modules of each role, in the order of the first module of each."""
+    alike: dict[str, list[InspectedModule]] = {}
+    for module in modules:
+        alike.setdefault(role_of(module.name, module.kind), []).append(module)
+    return {role: _role(members) for role, members in alike.items()}
+
+
+def _role(modules: Sequence[InspectedModule]) -> InspectedRole:
+    weights = [module.weight for module in modules if module.weight]
+    taken = {quantizer.bits for module in modules for quantizer in module.activations.values()}
+    return InspectedRole(
+        modules=len(modules),
+        weight_bits=tuple(sorted({weight.bits for weight in weights})),
+        activation_bits=tuple(sorted(taken)),
+        weights=sum(math.prod(weight.shape) for weight in weights),
+        bytes=sum(weight.bytes for weight in weights),
     )
 
 

@@ -107,6 +107,7 @@ def _logits(
     """Logits, float32 (images, classes), on the CPU."""
     logits: list[Tensor] = []
     done = 0
+    progress("predict", done, total)
     for images in batches:
         logits.append(logits_of(model, images.to(device)).cpu())
         done += len(images)

@@ -16,6 +16,7 @@ from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.calibrating import calibration_images
 from ofqctl.jobs.starting import open_float
 from ofqctl.models import ModelRequest
+from ofqctl.oscillation import role_of
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.ptq.sensitivity import Part, sensitivities
@@ -105,27 +106,22 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitivity
         seconds=round(time.perf_counter() - started, 2),
     )
     if request.plot is not None:
-        draw(result, list(table), request.plot)
+        plans = plan.modules
+        _draw(result, {name: role_of(name, plans[name].kind) for name, _ in model.named_modules() if name in plans})
     return result
 
 
-def draw(result: SensitivityResult, order: list[str], path: Path) -> None:
-    """Draw the divergence of every layer, a line for each width; layers in the order of the model."""
-    from matplotlib.figure import Figure
+def _draw(result: SensitivityResult, roles: dict[str, str]) -> None:
+    """Write the plot, with the layers in the order of ``roles``, which is that of the model."""
+    from ofqctl.reports.sensitivity import draw
 
-    kl = {layer.layer: layer.kl for layer in result.layers}
-    figure = Figure(figsize=(max(6.0, 0.18 * len(order)), 5.0), layout="constrained")
-    axes = figure.subplots()
-    for bits in result.bits:
-        axes.plot(range(len(order)), [kl[name][str(bits)] for name in order], marker=".", label=f"{bits} bits")
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(order)), order, rotation=90, fontsize=6)
-    axes.set_ylabel("divergence of the output, nats")
-    axes.set_title(f"{result.model}: one layer quantized at a time ({result.part})")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with replaced_file(path) as fresh, fresh.open("wb") as file:
-        figure.savefig(file, format=path.suffix[1:])
+    path = Path(str(result.plot))
+    kl = {layer.layer: {int(bits): value for bits, value in layer.kl.items()} for layer in result.layers}
+    what = "weights and activations" if result.part == "all" else result.part
+    title = f"{result.model}: {what} of one layer quantized at a time"
+    content = draw({name: kl[name] for name in roles if name in kl}, roles, title, path.suffix[1:])  # type: ignore[arg-type]
+    with replaced_file(path) as fresh:
+        fresh.write_bytes(content)
 
 
 def _check(request: SensitivityRequest) -> None:

@@ -8,7 +8,7 @@ from ofqctl.oscillation.flips import Flips, count_parts
 from ofqctl.oscillation.freezing import Freezing, IterativeFreezing
 from ofqctl.oscillation.gradients import GradientWatch
 from ofqctl.oscillation.remedy import Remedy, RemedySettings
-from ofqctl.oscillation.roles import ROLES, in_parts, roles_of
+from ofqctl.oscillation.roles import ROLES, in_parts, role_of, roles_of
 from ofqctl.oscillation.thresholds import distance_to_threshold
 from ofqctl.oscillation.tracker import OscillationTracker
 from ofqctl.oscillation.trajectory import Trajectory
@@ -35,5 +35,6 @@ __all__ = [
     "distance_to_threshold",
     "in_parts",
     "remedies_of",
+    "role_of",
     "roles_of",
 ]

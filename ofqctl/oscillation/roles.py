@@ -57,6 +57,16 @@ def roles_of(module: str, rows: int) -> tuple[Role, ...]:
     return roles if rows % len(roles) == 0 else ("other",)
 
 
+def role_of(module: str, kind: str) -> str:
+    """One word for what a quantized module of a kind does: its role, ``qkv`` and ``kv`` where it is fused.
+
+    Args:
+        module: Name of the module.
+        kind: Kind of the module; ``attention`` is that of products, whose role is ``products``.
+    """
+    return "products" if kind == "attention" else "".join(roles_of(module, 6))
+
+
 def in_parts(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:
     """Split the rows of ``tensor`` into equal parts; a single row that all parts share is returned for each."""
     return (tensor,) * parts if tensor.shape[0] == 1 else tensor.chunk(parts)

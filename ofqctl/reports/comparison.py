@@ -1,14 +1,17 @@
 """The page of ``compare``: runs side by side."""
 
 from html import escape
+from pathlib import PurePath
+from typing import NamedTuple
 
 from ofqctl.diagnosis.findings import percent
 from ofqctl.reports import page
-from ofqctl.reports.plots import Line, curves, dots
+from ofqctl.reports.plots import Dot, Line, curves, dots
 from ofqctl.results.analyze_oscillation import Epoch
 from ofqctl.results.compare import ComparedRun, Comparison
 
 _COLOURS = 8
+_MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
 _CURVES = (
     ("Oscillating weights", "% of the weights", "oscillating", 100.0),
     ("Codes that change", "% of the codes in a step", "flips_per_step", 100.0),
@@ -24,12 +27,13 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _short_names(comparison: Comparison) -> list[str]:
-    """The runs' paths without their common prefix."""
-    paths = [run.run.rstrip("/").split("/") for run in comparison.runs]
-    common = 0
-    while len({tuple(path[: common + 1]) for path in paths}) == 1 and all(len(path) > common + 1 for path in paths):
-        common += 1
-    return ["/".join(path[common:]) for path in paths]
+    """The runs' names: the last part of each path, and as many parts ahead as tell all of them apart."""
+    paths = [PurePath(run.run).parts for run in comparison.runs]
+    for count in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(path[-count:]) for path in paths]
+        if len({*names}) == len({*paths}):
+            return names
+    return ["/".join(path) for path in paths]
 
 
 def _table(comparison: Comparison, names: list[str]) -> str:
@@ -67,11 +71,13 @@ def _cells(run: ComparedRun) -> list[str]:
 
 def _plots(comparison: Comparison, names: list[str]) -> str:
     """Top-1 against cost, and training over epochs, with a colour for each run."""
-    runs = list(zip(comparison.runs, map(_colour, range(len(names))), strict=True))
-    measured = [(run, colour) for run, (colour, _) in runs if run.top1 is not None]
-    sizes = [(run.bytes / 1e6, run.top1 or 0.0, colour) for run, colour in measured]
+    runs = list(zip(comparison.runs, names, map(_look, range(len(names))), strict=True))
+    measured = [(run, name, look) for run, name, look in runs if run.top1 is not None]
+    sizes = [Dot(run.bytes / 1e6, run.top1 or 0.0, look.colour, look.marker, name) for run, name, look in measured]
     still = [
-        (100.0 * run.oscillating, run.top1 or 0.0, colour) for run, colour in measured if run.oscillating is not None
+        Dot(100.0 * run.oscillating, run.top1 or 0.0, look.colour, look.marker, name)
+        for run, name, look in measured
+        if run.oscillating is not None
     ]
     plots = []
     if len(sizes) > 1:
@@ -82,8 +88,8 @@ def _plots(comparison: Comparison, names: list[str]) -> str:
     longest = max(len(run.epochs) for run in comparison.runs)
     for title, label, key, factor in _CURVES if longest > 1 else ():
         lines = [
-            Line(colour, _padded(run.epochs, key, factor, longest), dashed)
-            for run, (colour, dashed) in runs
+            Line(look.colour, _padded(run.epochs, key, factor, longest), look.dashed, look.marker)
+            for run, _, look in runs
             if any(getattr(row, key) is not None for row in run.epochs)
         ]
         if lines:
@@ -92,13 +98,22 @@ def _plots(comparison: Comparison, names: list[str]) -> str:
             plots.append((title, svg, ""))
     if not plots:
         return ""
-    key = page.legend((name, *_colour(number)) for number, name in enumerate(names))
+    key = page.legend((f"{look.sign} {name}", look.colour, look.dashed) for _, name, look in runs)
     return page.section("Side by side", "Accuracy against cost, and the course of training.", key, page.cards(plots))
 
 
-def _colour(number: int) -> tuple[str, bool]:
-    """The colour of a run, and whether its curves are dashed."""
-    return f"c{number % _COLOURS + 1}", number >= _COLOURS
+class _Look(NamedTuple):
+    """How a run is drawn: no two of the first 40 alike, and of few no two alike to those who see few colours."""
+
+    colour: str
+    dashed: bool
+    marker: str
+    sign: str
+
+
+def _look(number: int) -> _Look:
+    marker, sign = _MARKERS[number % len(_MARKERS)]
+    return _Look(f"c{number % _COLOURS + 1}", number >= _COLOURS, marker, sign)
 
 
 def _padded(rows: tuple[Epoch, ...], key: str, factor: float, length: int) -> list[float]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-_STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+_STYLE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("palette.css", "page.css"))
 
 
 def page(title: str, lead: str, parts: Iterable[str]) -> str:

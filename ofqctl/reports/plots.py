@@ -6,8 +6,9 @@ in the page's font.
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -17,37 +18,47 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 370, 235  # size of a plot, where text has size 12
+_LONGEST = 22  # characters of a name beside a point
+PALETTE = Path(__file__).with_name("palette.css").read_text(encoding="utf-8")
 _NAMES = ("ink", "muted", "line", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
-_COLOURS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_NAMES, 16)}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ofqctl",
-    "font.size": 12,
-    "font.family": "sans-serif",
-    "axes.labelsize": 12,
-    "text.color": _COLOURS["muted"],
-    "axes.labelcolor": _COLOURS["muted"],
-    "axes.edgecolor": _COLOURS["line"],
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.xmargin": 0.01,
-    "grid.color": _COLOURS["line"],
-    "grid.linewidth": 0.7,
-    "xtick.color": _COLOURS["line"],
-    "ytick.color": _COLOURS["line"],
-    "xtick.labelcolor": _COLOURS["muted"],
-    "ytick.labelcolor": _COLOURS["muted"],
-    "xtick.labelsize": 11.5,
-    "ytick.labelsize": 11.5,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.5,
-    "lines.solid_capstyle": "round",
-}
+PLACEHOLDERS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_NAMES, 16)}
+LIGHT = dict(re.findall(r"--(\w+): (#\w+)", PALETTE[: PALETTE.index("@media")]))
+
+
+def style(colours: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of Matplotlib for plots in these colours, which ``_NAMES`` names."""
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "ofqctl",
+        "font.size": 12,
+        "font.family": "sans-serif",
+        "axes.labelsize": 12,
+        "text.color": colours["muted"],
+        "axes.labelcolor": colours["muted"],
+        "axes.edgecolor": colours["line"],
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.xmargin": 0.01,
+        "grid.color": colours["line"],
+        "grid.linewidth": 0.7,
+        "xtick.color": colours["line"],
+        "ytick.color": colours["line"],
+        "xtick.labelcolor": colours["muted"],
+        "ytick.labelcolor": colours["muted"],
+        "xtick.labelsize": 11.5,
+        "ytick.labelsize": 11.5,
+        "xtick.major.size": 3,
+        "ytick.major.size": 0,
+        "lines.linewidth": 1.5,
+        "lines.solid_capstyle": "round",
+    }
+
+
+_STYLE: Any = style(PLACEHOLDERS)
 
 
 @dataclass(frozen=True)
@@ -58,11 +69,13 @@ class Line:
         colour: Name of a colour of the page.
         values: One value for each position.
         dashed: Whether it is dashed.
+        marker: Matplotlib's name of the marker of its points.
     """
 
     colour: str
     values: Sequence[float]
     dashed: bool = False
+    marker: str = "o"
 
 
 def curves(
@@ -86,12 +99,12 @@ def curves(
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _new()
-        points = "o" if len(positions) < 12 else None
+        few = len(positions) < 12
         for line in lines:
-            style = (0, (4, 2)) if line.dashed else "solid"
-            axes.plot(
-                positions, line.values, color=_COLOURS[line.colour], linestyle=style, marker=points, markersize=3.5
-            )
+            dashes = (0, (4, 2)) if line.dashed else "solid"
+            marker = line.marker if few else None
+            colour = PLACEHOLDERS[line.colour]
+            axes.plot(positions, line.values, color=colour, linestyle=dashes, marker=marker, markersize=4)
         axes.margins(y=0.12)  # space for the names of the marks
         if from_zero:
             axes.set_ylim(bottom=0)
@@ -99,7 +112,7 @@ def curves(
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         _label(axes, x_label, y_label)
         for at, name in marks:
-            axes.axvline(at, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
+            axes.axvline(at, color=PLACEHOLDERS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
             axes.annotate(
                 name,
                 (at, 1.0),
@@ -122,9 +135,9 @@ def histogram(edges: Sequence[float], shares: Sequence[float], thresholds: Seque
     """
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         figure, axes = _new()
-        axes.stairs(shares, edges, fill=True, color=_COLOURS["c1"], alpha=0.75, linewidth=0)
+        axes.stairs(shares, edges, fill=True, color=PLACEHOLDERS["c1"], alpha=0.75, linewidth=0)
         for threshold in thresholds:
-            axes.axvline(threshold, color=_COLOURS["c2"], linewidth=1.2, linestyle=(0, (4, 2)))
+            axes.axvline(threshold, color=PLACEHOLDERS["c2"], linewidth=1.2, linestyle=(0, (4, 2)))
         axes.set_yticks([])
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -137,9 +150,9 @@ def path(steps: Sequence[int], positions: Sequence[float], codes: Sequence[int],
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         figure, axes = _new()
         for threshold in thresholds:
-            axes.axhline(threshold, color=_COLOURS["c2"], linewidth=1.0, linestyle=(0, (4, 2)))
-        axes.plot(steps, codes, drawstyle="steps-mid", color=_COLOURS["muted"], linewidth=1.1)
-        axes.plot(steps, positions, color=_COLOURS["c1"])
+            axes.axhline(threshold, color=PLACEHOLDERS["c2"], linewidth=1.0, linestyle=(0, (4, 2)))
+        axes.plot(steps, codes, drawstyle="steps-mid", color=PLACEHOLDERS["muted"], linewidth=1.1)
+        axes.plot(steps, positions, color=PLACEHOLDERS["c1"])
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         low, high = min(*positions, *codes, *thresholds), max(*positions, *codes, *thresholds)
         axes.set_ylim(low - 0.15, high + 0.15)
@@ -152,23 +165,79 @@ def pairs(names: Sequence[str], before: Sequence[float], after: Sequence[float],
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
         figure, axes = _new(height=max(HEIGHT, 60 + 30 * len(names)))
         rows = range(len(names))
-        axes.barh([row - 0.19 for row in rows], before, height=0.34, color=_COLOURS["c1"], alpha=0.45)
-        axes.barh([row + 0.19 for row in rows], after, height=0.34, color=_COLOURS["c1"])
+        axes.barh([row - 0.19 for row in rows], before, height=0.34, color=PLACEHOLDERS["c1"], alpha=0.45)
+        axes.barh([row + 0.19 for row in rows], after, height=0.34, color=PLACEHOLDERS["c1"])
         axes.set_yticks(list(rows), names)
         axes.invert_yaxis()
         axes.set_xlabel(x_label)
         return _svg(figure)
 
 
-def dots(points: Sequence[tuple[float, float, str]], *, x_label: str, y_label: str) -> str:
-    """A scatter plot; position, value and colour for each point."""
+@dataclass(frozen=True)
+class Dot:
+    """One point of a scatter plot.
+
+    Attributes:
+        x: Position.
+        y: Value.
+        colour: Name of a colour of the page.
+        marker: Matplotlib's name of the marker.
+        name: What stands beside it.
+    """
+
+    x: float
+    y: float
+    colour: str
+    marker: str
+    name: str
+
+
+def dots(points: Sequence[Dot], *, x_label: str, y_label: str) -> str:
+    """A scatter plot, with a name beside each point."""
     with mpl.rc_context(_STYLE):
         figure, axes = _new()
-        for x, y, colour in points:
-            axes.plot([x], [y], "o", color=_COLOURS[colour], markersize=8, alpha=0.85)
+        for dot in points:
+            axes.plot([dot.x], [dot.y], dot.marker, color=PLACEHOLDERS[dot.colour], markersize=8)
         axes.margins(0.1, 0.15)
         _label(axes, x_label, y_label)
+        _name(figure, axes, points)
         return _svg(figure)
+
+
+def _name(figure: Figure, axes: Axes, points: Sequence[Dot]) -> None:
+    """Write the names of points beside them, on the side with room, and below each other where points are close."""
+    figure.draw_without_rendering()
+    at = {dot: axes.transData.transform((dot.x, dot.y)) for dot in points}
+    middle = (axes.bbox.x0 + axes.bbox.x1) / 2
+    taken: list[tuple[bool, float, float]] = []
+    for dot in sorted(points, key=lambda dot: -at[dot][1]):
+        x, y = at[dot]
+        left = bool(x > middle)
+        height = y
+        for side, other_x, other_y in taken:
+            if side == left and abs(other_x - x) < 110 and 0 <= other_y - height < 14:
+                height = other_y - 14
+        taken.append((left, x, height))
+        axes.annotate(
+            _shortened(dot.name),
+            (dot.x, dot.y),
+            xytext=(-8 if left else 8, height - y),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=10.5,
+        )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def in_both_styles(svg: str) -> str:
+    """An SVG document whose placeholders follow the reader's choice of a light or dark style."""
+    start = svg.index(">", svg.index("<svg")) + 1
+    text = f"{svg[:start]}<style>{PALETTE} :root {{ background: var(--card); }}</style>{svg[start:]}"
+    return _coloured(text)
 
 
 def _new(height: int = HEIGHT) -> tuple[Figure, Axes]:
@@ -180,7 +249,7 @@ def _new(height: int = HEIGHT) -> tuple[Figure, Axes]:
 def _label(axes: Axes, x_label: str, y_label: str) -> None:
     """Put the vertical label above the axis, horizontally."""
     axes.set_xlabel(x_label)
-    axes.set_title(y_label, loc="left", fontsize=12, color=_COLOURS["muted"])
+    axes.set_title(y_label, loc="left", fontsize=12, color=PLACEHOLDERS["muted"])
 
 
 def _svg(figure: Figure) -> str:
@@ -194,6 +263,10 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"<g id=\"[^\"]*\">", "<g>", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)  # as written by Matplotlib up to 3.10
     text = re.sub(r"font-family: [^;\"]*;?", "", text)
-    for name, colour in _COLOURS.items():
+    return _coloured(text)
+
+
+def _coloured(text: str) -> str:
+    for name, colour in PLACEHOLDERS.items():
         text = text.replace(colour, f"var(--{name})")
     return text

@@ -71,6 +71,24 @@ class InspectedModule(Part):
     activations: dict[str, InspectedQuantizer]
 
 
+class InspectedRole(Part):
+    """All quantized modules that do the same in their blocks.
+
+    Attributes:
+        modules: How many there are.
+        weight_bits: Widths of their weights, ascending; empty if none has any.
+        activation_bits: Widths of what they take, ascending.
+        weights: Number of their quantized weights.
+        bytes: Size of the packed codes of these.
+    """
+
+    modules: int
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    weights: int
+    bytes: int
+
+
 class InspectRunResult(Document):
     """A run.
 
@@ -84,6 +102,7 @@ class InspectRunResult(Document):
         format_version: Version of the format of the run.
         written_by: Program that wrote it, with its version.
         size: What the bytes are used for.
+        roles: Sums over the modules, by what they do: ``qkv``, ``products``, ``proj``, ``fc1``, ``patch``, ...
         modules: Every quantized module, in the order of the model.
         left_float: Modules that stayed in float, or whose products did, and why.
         results: Content of ``results.json``.
@@ -99,6 +118,7 @@ class InspectRunResult(Document):
     format_version: int
     written_by: str
     size: LedgerWithRatio
+    roles: dict[str, InspectedRole]
     modules: tuple[InspectedModule, ...]
     left_float: tuple[LeftFloat, ...]
     results: dict[str, Any]

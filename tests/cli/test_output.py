@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from ofqctl.cli.output import Sink, Table, megabytes, print_table
+from ofqctl.cli.output import Aside, Sink, Table, megabytes, print_table
+from ofqctl.cli.sensitivity import _figures
 from ofqctl.results.document import Document
 
 
@@ -68,7 +69,7 @@ def test_on_a_terminal_lines_end_between_words_below_the_text_and_commands_stay_
     on_a_terminal(monkeypatch, 60)
     with Sink(as_json=False) as sink:
         sink.show(
-            {},
+            Measured(),
             lambda _: [
                 "measured  on 2000 images of imagenette/val; 10 classes by their names",
                 "- a finding that is longer than a line of this terminal can be",
@@ -119,3 +120,34 @@ def test_on_a_terminal_progress_is_a_bar_that_goes_away(capsys, monkeypatch):
 @pytest.mark.parametrize(("count", "text"), [(0, "0.00 MB"), (5_500_000, "5.50 MB"), (22_880_000, "22.9 MB")])
 def test_sizes_are_in_megabytes(count, text):
     assert megabytes(count) == text
+
+
+def test_with_quiet_there_is_the_result_alone(capsys):
+    with Sink(as_json=False, quiet=True) as sink:
+        sink.progress("work", 0, 2)
+        sink.show(Measured(notes=("beware",)), lambda _: ["done", Aside("Next:")])
+    assert tuple(capsys.readouterr()) == ("done\n", "")
+
+
+def test_with_verbose_each_part_of_the_work_tells_what_it_took(capsys):
+    with Sink(as_json=False, verbose=True) as sink:
+        sink.progress("load", 0, None)
+        sink.progress("work", 0, 1)
+        sink.progress("work", 1, 1)
+        sink.show(Measured(), lambda _: ["done"])
+    told = [line.partition(":")[0].partition(" ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["load", "load", "work", "work", "work", "in"]
+
+
+def test_quiet_and_verbose_exclude_each_other(ofqctl):
+    ended = ofqctl("recipe", "ls", "-q", "-v")
+    assert ended.code == 2
+    assert "only one of them can be given" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (2.7541, "2.8"), (12.3, "12"), (0.405, "0.41"), (0.00713, "0.0071"), (5.1e-5, "5.1e-05")],
+)
+def test_sensitivities_have_the_two_digits_that_count(value, text):
+    assert _figures(value) == text

@@ -181,7 +181,14 @@ def test_inspect_tells_bits_grids_and_bytes(ofqctl, run):
     assert attention["softmax"]["dynamic"] is False
     assert result["size"]["codes"] == sum(m["weight"]["bytes"] for m in result["modules"] if m["weight"])
     assert result["size"]["total"] == (run / "model.safetensors").stat().st_size
+    names = list(modules)
+    assert names[:3] == ["patch_embed.proj", "blocks.0.attn", "blocks.0.attn.qkv"]
+    assert names[-1] == "head"
+    fc1 = result["roles"]["fc1"]
+    assert (fc1["modules"], fc1["weight_bits"], fc1["weights"], fc1["bytes"]) == (2, [4], 2 * 192 * 48, 192 * 48)
+    assert sum(role["modules"] for role in result["roles"].values()) == len(modules)
     text = ofqctl("inspect", run / "model.safetensors").out
+    assert text.startswith("role ")
     assert "blocks.0.mlp.fc1" in text
     assert "float model / file" in text
 

@@ -8,8 +8,10 @@ import pytest
 from ofqctl.diagnosis.comparison import compared
 from ofqctl.jobs.analyze import AnalyzeRequest, analyze
 from ofqctl.reports import comparison_page, oscillation_page
-from ofqctl.reports.plots import Line, curves, histogram
+from ofqctl.reports.comparison import _short_names
+from ofqctl.reports.plots import Dot, Line, curves, dots, histogram
 from ofqctl.results.analyze_oscillation import Analysis
+from ofqctl.results.compare import ComparedRun, Comparison
 
 EMPTY = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -122,6 +124,29 @@ def test_runs_are_compared_on_a_page(run):
     assert page.headings == ["Runs compared", "All figures", "Side by side"]
     assert "W2A2" in page.text and f"{comparison.runs[0].top1:.2f} %" in page.text
     assert len(re.findall("<svg", text)) == 5
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/b/lsq", "a/b/ofq"], ["lsq", "ofq"]),
+        (["/data/one/run", "two/run/"], ["one/run", "two/run"]),
+        (["/run", "run"], ["//run", "run"]),
+        (["x", "x"], ["x", "x"]),
+    ],
+)
+def test_runs_have_names_in_place_of_paths(paths, names):
+    runs = tuple(ComparedRun.model_construct(run=path) for path in paths)
+    assert _short_names(Comparison.model_construct(runs=runs)) == names
+
+
+def test_points_have_the_names_of_their_runs_and_no_two_names_overlap():
+    points = [Dot(1.0, 80.0 + at / 1000, "c1", "o", f"run {at}") for at in range(4)]
+    svg = dots(points, x_label="MB", y_label="%")
+    heights = [float(y) for y in re.findall(r"<text[^>]*translate\([\d.]+ ([\d.]+)\)[^>]*>run \d<", svg)]
+    heights = heights or [float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>run \d<', svg)]
+    assert len(heights) == 4
+    assert min(abs(a - b) for a in heights for b in heights if a != b) > 10
 
 
 @pytest.mark.slow
