@@ -11,8 +11,8 @@ import pytest
 from typer.main import get_command
 
 from ofqctl import __version__
-from ofqctl.cli import models
 from ofqctl.cli.app import app, main
+from ofqctl.cli.output import Sink
 from ofqctl.errors import DataError
 
 from .conftest import quantize_tiny
@@ -119,7 +119,7 @@ def failing(error):
 )
 def test_with_json_a_failure_is_one_document(ofqctl, monkeypatch, arguments, error, code, kind, message, hint):
     if error is not None:
-        monkeypatch.setattr(models.Sink, "show", failing(error))
+        monkeypatch.setattr(Sink, "show", failing(error))
     ended = ofqctl("recipe", *arguments, "--json")
     assert ended.code == code
     assert ended.json == {"format": 1, "error": {"kind": kind, "message": message, "hint": hint}}
@@ -137,7 +137,7 @@ def test_a_bug_keeps_its_traceback_and_says_what_it_is(ofqctl, monkeypatch):
     def broken(*_args, **_kwargs):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(models.Sink, "show", broken)
+    monkeypatch.setattr(Sink, "show", broken)
     ended = ofqctl("recipe", "ls")
     assert ended.code == 70
     assert "ZeroDivisionError: oh" in ended.err
@@ -148,7 +148,7 @@ def test_ctrl_c_is_told_and_ends_with_130(ofqctl, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models.Sink, "show", interrupted)
+    monkeypatch.setattr(Sink, "show", interrupted)
     ended = ofqctl("recipe", "ls")
     assert ended.code == 130
     assert "interrupted; nothing was written" in ended.err
