@@ -70,7 +70,10 @@ def asking(where: str, failure: str, error: type[OfqctlError] = ModelError, offl
         hint = "check the id; a private or gated model needs `hf auth login`"
         raise error(f"{where}: not on the Hugging Face hub, or not accessible", hint=hint) from fault
     except HFValidationError as fault:
-        raise error(f"{where}: {_first_line(fault)}", hint="repositories are named hf-hub:ORG/NAME") from fault
+        raise error(
+            f"{where}: not on the Hugging Face hub, which allows no such name: {_first_line(fault)}",
+            hint="repositories are named hf-hub:ORG/NAME",
+        ) from fault
     except _connection_errors() as fault:
         status = fault.response.status_code if isinstance(fault, HfHubHTTPError) else None
         refused = status in (401, 403)

@@ -1,7 +1,7 @@
 """A hub on loopback: the part of the Hugging Face hub's HTTP interface that its client uses for models, in memory.
 
-It knows repositories with commits, the preupload question, LFS by the batch protocol (no Xet), front matter checks, file
-resolution with redirects for large files, tokens and private repositories. What a test changes of its behaviour is an
+It knows repositories with commits, the preupload question, LFS by the batch protocol (no Xet), front matter checks,
+redirects of large files to a storage host, tokens and private repositories. What a test changes of its behaviour is an
 attribute.
 """
 
@@ -46,7 +46,8 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         repositories: By ``ORG/NAME``.
         seen: (method, path, token) of every request.
-        truncated: Names of files of which only the first half is sent.
+        truncated: Names of files of which only the first half is sent, as if it were all.
+        cut: Names of files in the middle of which the connection ends, once.
         meanwhile: Called ahead of a commit, with the repository.
     """
 
@@ -55,7 +56,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories, self.large, self.seen = {}, {}, []
-        self.truncated, self.meanwhile = set(), None
+        self.truncated, self.cut, self.meanwhile = set(), set(), None
 
     @property
     def url(self):
@@ -253,18 +254,20 @@ class _Handler(BaseHTTPRequestHandler):
             at = f"{self.server.storage}/{oid}?name={file}"
             self._send(302, b"", headers | linked | {"Location": at})
             return
-        sent = content[: len(content) // 2] if file in self.server.truncated else content
+        short = file in self.server.truncated and self.command == "GET"
+        sent = content[: len(content) // 2] if short else content
         etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        self._send(200, sent, headers | {"ETag": f'"{etag}"'}, length=len(content))
+        self._send(200, sent, headers | {"ETag": f'"{etag}"'})
 
     def load(self, oid):
         content = self.server.large[oid]
         name = urlsplit(self.path).query.removeprefix("name=")
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        sent = content[start : start + len(content) // 4] if name in self.server.truncated else content[start:]
-        status = 206 if start else 200
+        asked = content[: len(content) // 2] if name in self.server.truncated else content[start:]
+        sent = asked[: len(asked) // 2] if name in self.server.cut else asked
+        self.server.cut.discard(name)
         part = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
-        self._send(status, sent, {"ETag": f'"{oid}"'} | part, length=len(content) - start)
+        self._send(206 if start else 200, sent, {"ETag": f'"{oid}"'} | part, length=len(asked))
 
 
 _NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
