@@ -32,7 +32,7 @@ def inspect(
         str,
         typer.Argument(
             metavar="RUN|FILE",
-            help="Run directory, the model.safetensors in one, hf-hub:ORG/NAME[@REVISION], or an ONNX file.",
+            help="Run directory, the model.safetensors in one, hf-hub:ORG/NAME, or an ONNX file.",
             show_default=False,
         ),
     ],

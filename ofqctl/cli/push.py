@@ -28,9 +28,7 @@ class _Sending:
 
 
 def push(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Run directory, or hf-hub:ORG/NAME[@REVISION].", show_default=False)
-    ],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or hf-hub:ORG/NAME.", show_default=False)],
     repository: Annotated[
         str,
         typer.Argument(
