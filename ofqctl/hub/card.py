@@ -46,7 +46,7 @@ def card(contents: Contents, repository: str) -> str:
         *_measured_on(figures.evaluation),
         "\n".join(_use(contents, repository)),
         "\n".join(_files(contents)),
-        "\n".join(_made(run, figures, base)),
+        "\n".join(_made(run, figures, base, repository)),
         "\n".join(_left_float(run)),
         *_noted(figures),
     ]
@@ -66,7 +66,7 @@ def _introduction(run: Run, base: BaseModel) -> Iterator[str]:
     )
     if base.licence:
         yield ""
-        yield f"The float weights are under the licence `{_code(base.licence)}`, which holds for these, too."
+        yield f"The float weights are under the licence `{_code(base.licence)}`."
 
 
 def _bits(recipe: Recipe) -> str:
@@ -158,7 +158,7 @@ def _about(name: str, contents: Contents) -> str:
     return f"ONNX{target}, takes {graph.description.input} images; {graph.products} products compared with torch"
 
 
-def _made(run: Run, figures: Measured, base: BaseModel) -> Iterator[str]:
+def _made(run: Run, figures: Measured, base: BaseModel, repository: str) -> Iterator[str]:
     yield "## How it was made"
     yield ""
     recipe = run.config.quantization_config.recipe
@@ -170,7 +170,8 @@ def _made(run: Run, figures: Measured, base: BaseModel) -> Iterator[str]:
         yield f"{'; '.join(made).capitalize()}. Seed {figures.seed or 0}."
         yield ""
         yield "```bash"
-        yield shlex.join(_command(figures, base))
+        yield f"hf download {repository} {RECIPE} --local-dir ."
+        yield _command(figures, base)
         yield "```"
     else:
         yield "The run does not say with which command it was made."
@@ -185,18 +186,19 @@ def _images(verb: str, images: Images | None) -> Iterator[str]:
         yield f"{verb} on{number} `{_code(shown(images.data))}`"
 
 
-def _command(figures: Measured, base: BaseModel) -> list[str]:
+def _command(figures: Measured, base: BaseModel) -> str:
     """The command that makes the run again, with the names of data and files that it was made with."""
-    words = ["--recipe", RECIPE]
     if figures.training:
         verb, made, measured_on = "train", ("--data", "--split"), ("--val-data", "--val-split")
     else:
         verb, made, measured_on = "quantize", ("--calib-data", "--calib-split"), ("--data", "--split")
     images, evaluation = figures.training or figures.calibration, figures.evaluation
+    lines = [["ofqctl", verb, base.argument, *base.options], ["--recipe", RECIPE]]
     for data, options in ((images and images.data, made), (evaluation and evaluation.data, measured_on)):
         if data and data != "synthetic":
-            words += [word for pair in zip(options, split_of(data), strict=True) if pair[1] for word in pair if word]
-    return ["ofqctl", verb, base.argument, *base.options, *words, "--seed", str(figures.seed or 0)]
+            name, split = split_of(data)
+            lines.append([options[0], name, *([options[1], split] if split else [])])
+    return " \\\n    ".join(shlex.join(words) for words in [*lines, ["--seed", str(figures.seed or 0)]])
 
 
 def _left_float(run: Run) -> Iterator[str]:

@@ -10,6 +10,7 @@ from ofqctl.hub.figures import Evaluation, Measured, hub_data, split_of
 from ofqctl.hub.origin import BaseModel
 
 _CLASSES, _FEATURES = "image-classification", "image-feature-extraction"
+_ELSEWHERE = "custom"  # data that is not on the hub, where a name might be that of other data
 
 
 def front_matter(contents: Contents, figures: Measured, base: BaseModel, repository: str) -> ModelCardData:
@@ -61,7 +62,7 @@ def _evaluations(evaluation: Evaluation | None, task: str) -> Iterator[EvalResul
         if value is not None:
             yield EvalResult(
                 task_type=task,
-                dataset_type=hub_data(evaluation.data) or name,
+                dataset_type=hub_data(evaluation.data) or _ELSEWHERE,
                 dataset_name=name,
                 dataset_split=split,
                 dataset_args=images,

@@ -46,9 +46,11 @@ class BaseModel:
 def base_model(config: RunConfig) -> BaseModel:
     """The float model, from what the run says of its weights; what it does not say is not guessed."""
     source, cfg = config.source, config.pretrained_cfg
+    options = tuple(_options(config))
+    if source.startswith("run "):
+        return _run(source.removeprefix("run "), options)
     repository = hub_id(source) or (source if source.startswith("timm/") and cfg.get("hf_hub_id") else None)
     name = None if repository is None else split_id(repository)[0]
-    options = tuple(_options(config))
     if name is not None and _REPOSITORY.fullmatch(name):
         licence = cfg.get("license")
         said = licence if isinstance(licence, str) and licence != "unknown" else None
@@ -59,6 +61,12 @@ def base_model(config: RunConfig) -> BaseModel:
         return BaseModel(None, config.architecture, ("--checkpoint", shown(match[1]), *options))
     weights = ("--no-pretrained",) if source == "random initialization" else ()
     return BaseModel(None, config.architecture, (*weights, *options))
+
+
+def _run(name: str, options: tuple[str, ...]) -> BaseModel:
+    """An earlier run, whose own card says where its weights are from."""
+    repository = hub_id(name)
+    return BaseModel(None if repository is None else split_id(repository)[0], shown(name), options)
 
 
 def _options(config: RunConfig) -> Iterator[str]:

@@ -49,7 +49,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRunR
         ArtifactError: The file is missing, truncated, foreign, of a future version, or was changed after writing.
     """
     path = Path(request.run)
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and hub_id(str(path)) is None:
         return _onnx(path, progress, accept=request.accept_config)
     progress("read the run", 0, None)
     if request.accept_config:

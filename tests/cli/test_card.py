@@ -60,7 +60,9 @@ def test_a_trained_run_tells_its_validation_and_the_command_that_trains_it(conte
     read = made(contents, results=told)
     assert read.data.eval_results[0].metric_value == 0.815
     assert read.data.eval_results[0].dataset_name == "flowers/val"
-    assert "--data flowers/train --val-data flowers/val --seed 7" in read.content
+    words = read.content.partition("ofqctl train")[2].replace("\\\n", "").split()
+    for option, value in (("--data", "flowers/train"), ("--val-data", "flowers/val"), ("--seed", "7")):
+        assert words[words.index(option) + 1] == value
 
 
 def test_nothing_is_invented(contents):
@@ -71,6 +73,9 @@ def test_nothing_is_invented(contents):
     assert "--no-pretrained" in read.content
     assert "base_model" not in made(contents, source="timm/made_up", pretrained_cfg={}).data.to_dict()
     assert made(contents, source="hf-hub:acme/vit@v2", pretrained_cfg={}).data.base_model == "acme/vit"
+    trained = made(contents, source=f"run hf-hub:acme/float@{'0' * 40}", pretrained_cfg=TIMM)
+    assert trained.data.base_model == "acme/float"
+    assert "license" not in trained.data.to_dict()
 
 
 @pytest.mark.parametrize(
