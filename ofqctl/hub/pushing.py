@@ -18,7 +18,7 @@ from ofqctl.models.hub import CONNECT_SECONDS, asking, hub_id, repository_fault
 CARD = "README.md"
 _BLANK = (".gitattributes",)  # what the hub puts into a new repository
 _CONFLICTS = (409, 412)
-_OFFLINE = "HF_HUB_OFFLINE and HF_ENDPOINT say which hub is asked; `--dry-run` shows the card without it"
+_OFFLINE = "check HF_HUB_OFFLINE, HF_ENDPOINT and the network; `--dry-run` shows the card without them"
 
 
 @dataclass(frozen=True)
