@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from ofqctl.cli.printing import finish, prints, say, say_json, tell, visible
 from ofqctl.cli.tables import Table, print_table
+from ofqctl.files.sizes import megabytes
 
 __all__ = ["Part", "Sink", "Table", "duration", "megabytes", "print_table"]
 
@@ -105,11 +106,6 @@ class Sink:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
-
-
-def megabytes(count: float) -> str:
-    """Format a size in bytes, such as ``22.9 MB`` (10^6 bytes)."""
-    return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from ofqctl.documents import checked
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import hub_run
 from ofqctl.files import located
-from ofqctl.hub import TRAINING
+from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import read_torch_file
 from ofqctl.models.hub import hub_id
 from ofqctl.oscillation import CGA, TRACKER_FILE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ofqctl.artifact import WEIGHTS, Download, ForeignConfigError, Run, RunConfig, is_run, load_run, read_config
 from ofqctl.errors import ArtifactError
-from ofqctl.hub import pull
+from ofqctl.hub.pulling import pull
 from ofqctl.models.hub import hub_id
 
 

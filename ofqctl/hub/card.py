@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ofqctl.artifact import Run
+from ofqctl.files.sizes import megabytes
 from ofqctl.hub.contents import RECIPE, Contents, Graph
 from ofqctl.hub.figures import Evaluation, Figures, Images, Measured, measured, shown, split_of
 from ofqctl.hub.front_matter import front_matter
@@ -85,7 +86,7 @@ def _table(run: Run, figures: Measured) -> Iterator[str]:
         yield f"| bits of activations | 32 | {recipe.activations.bits} |"
         for where, layer in (("first", recipe.first), ("last", recipe.last)):
             yield f"| {where} layer: weights, activations | 32, 32 | {layer.weights.bits}, {layer.activations.bits} |"
-    yield f"| size of the weights | {_megabytes(size.float_model)} | {_megabytes(size.total)} |"
+    yield f"| size of the weights | {megabytes(size.float_model)} | {megabytes(size.total)} |"
     evaluation = figures.evaluation or Evaluation()
     before, after = evaluation.of_float or Figures(), evaluation.own
     for words, one, other in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5)):
@@ -225,10 +226,6 @@ def _noted(figures: Measured) -> Iterable[str]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2f} %"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 
 
 def _code(text: str) -> str:

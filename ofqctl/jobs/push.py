@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofqctl.evaluation import open_run
-from ofqctl.hub import CARD, TRAINING, card, check_repository, contents_of, push
+from ofqctl.hub.card import card
+from ofqctl.hub.contents import contents_of
+from ofqctl.hub.pulling import TRAINING
+from ofqctl.hub.pushing import CARD, check_repository, push
 from ofqctl.progress import Progress, silent
 from ofqctl.results.push import PushedFile, PushResult
 

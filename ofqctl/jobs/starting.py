@@ -12,7 +12,7 @@ from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import find_run
 from ofqctl.files import located
-from ofqctl.hub import TRAINING
+from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate

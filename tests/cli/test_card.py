@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ofqctl.artifact import load_run
-from ofqctl.hub import card, contents_of
+from ofqctl.hub.card import card
+from ofqctl.hub.contents import contents_of
 
 TIMM = {"hf_hub_id": "timm/", "license": "apache-2.0", "num_classes": 10}
 
