@@ -41,7 +41,7 @@ class Contents:
         run: The run.
         files: Paths by name in the repository.
         graphs: The ONNX files among them, by name.
-        notes: What was left out, one sentence each.
+        notes: What was left out and should be known, one sentence each.
     """
 
     run: Run
@@ -70,6 +70,8 @@ def contents_of(run: Run, *, training_state: bool = False) -> Contents:
         )
     wanted = (*_FILES, *(TRAINING if training_state else ()))
     files = {name: path for name in wanted if (path := located(directory, name)).is_file()}
+    if not run.results:
+        files.pop(RESULTS, None)  # it cannot be used, as the notes of the run say
     if training_state and TRAINING[0] not in files:
         raise ArtifactError(f"{directory}: has no training state ({TRAINING[0]})", hint="leave --training-state out")
     graphs, notes = {}, []
@@ -79,7 +81,7 @@ def contents_of(run: Run, *, training_state: bool = False) -> Contents:
             files[path.name] = path
         except ArtifactError as fault:
             notes.append(f"left out: {fault}")
-    return Contents(run, files, graphs, (*notes, *_told_paths(run)))
+    return Contents(run, files, graphs, (*run.notes, *notes, *_told_paths(run)))
 
 
 def _told_paths(run: Run) -> list[str]:

@@ -309,11 +309,13 @@ def test_what_is_no_name_of_a_repository(hub, ofqctl, run, name):
 def test_only_whole_runs_are_sent(hub, ofqctl, run):
     (run / "note.onnx").write_bytes(b"no ONNX")
     (run / "letter.txt").write_text("mine")
+    (run / "results.json").write_text((run / "results.json").read_text().replace('"seed": 0', '"seed": 1'))
     ended = ofqctl("push", run, "acme/vit", "--dry-run", "--json")
     assert ended.code == 0
-    assert "left out" in ended.json["notes"][0]
+    assert "results.json: changed after it was written" in ended.json["notes"][0]
+    assert "note.onnx: truncated or not an ONNX file" in ended.json["notes"][1]
     assert {file["name"] for file in ended.json["files"]} == (
-        {"config.json", "model.safetensors", "results.json", "recipe.yaml", "README.md"}
+        {"config.json", "model.safetensors", "recipe.yaml", "README.md"}
     )
     assert ofqctl("push", run, "acme/vit", "--training-state").code == 1
     (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:-1])
