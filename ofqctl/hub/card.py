@@ -89,19 +89,21 @@ def _table(run: Run, figures: Measured) -> Iterator[str]:
     yield f"| size of the weights | {megabytes(size.float_model)} | {megabytes(size.total)} |"
     evaluation = figures.evaluation or Evaluation()
     before, after = evaluation.of_float or Figures(), evaluation.own
-    for words, one, other in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5)):
-        if other is not None:
-            yield f"| {words} accuracy | {_percent(one)} | {_percent(other)} |"
+    yield from (
+        f"| {words} | {_percent(before.shares.get(words))} | {_percent(v)} |" for words, v in after.shares.items()
+    )
+    if after.likeness and after.likeness.cosine is not None:
+        yield f"| cosine of embeddings to the float model's | | {after.likeness.cosine:.4f} |"
 
 
 def _measured_on(evaluation: Evaluation | None) -> Iterator[str]:
     if evaluation is None or evaluation.data is None:
-        yield "Its accuracy was not measured when it was made."
+        yield "Nothing was measured when it was made."
         return
     images = f" {evaluation.own.images} images of" if evaluation.own.images else ""
-    text = f"Accuracy on{images} `{_code(shown(evaluation.data))}`"
-    if evaluation.paired is not None:
-        change = evaluation.paired
+    text = f"Measured on{images} `{_code(shown(evaluation.data))}`"
+    change = evaluation.paired
+    if change is not None and change.difference is not None and change.standard_error is not None:
         text += f"; image by image {change.difference:+.2f} ± {change.standard_error:.2f} points of top-1"
     yield f"{text}."
 

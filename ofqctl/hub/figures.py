@@ -14,19 +14,39 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
+class Likeness(_Part):
+    """How like embeddings are to those of the float model."""
+
+    cosine: float | None = None
+
+
 class Figures(_Part):
-    """Figures of one model on labelled images: percentages, their number."""
+    """Figures of one model on labelled images, in percent, and the number of images; of embeddings their likeness."""
 
     top1: float | None = None
     top5: float | None = None
+    knn: float | None = None
+    recall1: float | None = None
+    likeness: Likeness | None = None
     images: int | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What was measured of them, in percent, by its name in words."""
+        named = {
+            "top-1 accuracy": self.top1,
+            "top-5 accuracy": self.top5,
+            "k-nearest-neighbour accuracy": self.knn,
+            "recall@1": self.recall1,
+        }
+        return {words: value for words, value in named.items() if value is not None}
 
 
 class Difference(_Part):
-    """The difference of two models in percentage points, image by image."""
+    """The difference of the top-1 accuracy of two models in percentage points, image by image."""
 
-    difference: float
-    standard_error: float
+    difference: float | None = None
+    standard_error: float | None = None
 
 
 class Evaluation(_Part):
@@ -37,11 +57,17 @@ class Evaluation(_Part):
     quantized: Figures | None = None
     paired: Difference | None = None
     val_top1: float | None = None
+    val_knn: float | None = None
+    val_recall1: float | None = None
+    val_cosine: float | None = None
 
     @property
     def own(self) -> Figures:
         """Those of the run itself, quantized or trained."""
-        return self.quantized or Figures(top1=self.val_top1)
+        trained = Figures(
+            top1=self.val_top1, knn=self.val_knn, recall1=self.val_recall1, likeness=Likeness(cosine=self.val_cosine)
+        )
+        return self.quantized or trained
 
 
 class Images(_Part):

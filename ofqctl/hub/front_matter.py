@@ -36,7 +36,7 @@ def front_matter(contents: Contents, figures: Measured, base: BaseModel, reposit
         tags=list(_tags(contents)),
         base_model=base.repository,
         datasets=data or None,
-        metrics=["accuracy"] if results else None,
+        metrics=sorted({result.metric_type for result in results}) or None,
         model_name=repository.partition("/")[2] if results else None,
         eval_results=results or None,
         **front,
@@ -53,20 +53,24 @@ def _tags(contents: Contents) -> Iterator[str]:
 
 
 def _evaluations(evaluation: Evaluation | None, task: str) -> Iterator[EvalResult]:
-    """The accuracy of the run; a share, as the hub's metric `accuracy` is."""
+    """The accuracy of the run; a number up to 1, as the hub's metrics are."""
     if evaluation is None or evaluation.data is None:
         return
     name, split = split_of(evaluation.data)
     images = {"images": evaluation.own.images} if evaluation.own.images else None
-    for words, value in (("top-1 accuracy", evaluation.own.top1), ("top-5 accuracy", evaluation.own.top5)):
-        if value is not None:
-            yield EvalResult(
-                task_type=task,
-                dataset_type=hub_data(evaluation.data) or _ELSEWHERE,
-                dataset_name=name,
-                dataset_split=split,
-                dataset_args=images,
-                metric_type="accuracy",
-                metric_name=words,
-                metric_value=round(value / 100, 6),
-            )
+    for words, value in evaluation.own.shares.items():
+        yield EvalResult(
+            task_type=task,
+            dataset_type=hub_data(evaluation.data) or _ELSEWHERE,
+            dataset_name=name,
+            dataset_split=split,
+            dataset_args=images,
+            metric_type=_metric(words),
+            metric_name=words,
+            metric_value=round(value / 100, 6),
+        )
+
+
+def _metric(words: str) -> str:
+    """The hub's name of a metric."""
+    return "recall" if words.startswith("recall") else "accuracy"

@@ -70,7 +70,7 @@ def test_nothing_is_invented(contents):
     read = made(contents)  # weights of no origin, and nothing measured
     for key in ("license", "base_model", "base_model_relation", "datasets", "model-index", "metrics"):
         assert key not in read.data.to_dict()
-    assert "Its accuracy was not measured" in read.content
+    assert "Nothing was measured" in read.content
     assert "--no-pretrained" in read.content
     assert "base_model" not in made(contents, source="timm/made_up", pretrained_cfg={}).data.to_dict()
     assert made(contents, source="hf-hub:acme/vit@v2", pretrained_cfg={}).data.base_model == "acme/vit"
@@ -118,6 +118,15 @@ def test_the_same_run_gives_the_same_card(contents, run):
 
 
 def test_a_model_without_a_classifier_is_filed_under_features(contents):
-    read = made(contents, num_classes=0, label_names=None)
+    figures = {"knn": 81.0, "recall1": 75.5, "images": 50, "likeness": {"cosine": 0.99871}}
+    before = {"knn": 82.0, "recall1": 76.0, "images": 50, "likeness": None}
+    told = {"data": "flowers/val", "float": before, "quantized": figures, "paired": {"knn": {"difference": -1.0}}}
+    read = made(contents, num_classes=0, label_names=None, results={"evaluation": told})
     assert read.data.pipeline_tag == "image-feature-extraction"
-    assert "features" in read.content
+    assert read.data.metrics == ["accuracy", "recall"]
+    assert [(one.metric_type, one.metric_value) for one in read.data.eval_results] == [
+        ("accuracy", 0.81),
+        ("recall", 0.755),
+    ]
+    for row in ("| recall@1 | 76.00 % | 75.50 % |", "| cosine of embeddings to the float model's | | 0.9987 |"):
+        assert row in read.content
