@@ -4,6 +4,7 @@ from ofqctl.artifact.config import ForeignConfigError, QuantizationConfig, RunCo
 from ofqctl.artifact.ledger import make_ledger
 from ofqctl.artifact.results import read_results
 from ofqctl.artifact.run import (
+    Download,
     Run,
     digest,
     is_run,
@@ -17,6 +18,7 @@ from ofqctl.files import WEIGHTS
 
 __all__ = [
     "WEIGHTS",
+    "Download",
     "ForeignConfigError",
     "QuantizationConfig",
     "Run",

@@ -37,6 +37,31 @@ _WITHOUT_DIGEST = (
 )
 
 
+@dataclass(frozen=True)
+class Download:
+    """Where a run on the hub was downloaded from.
+
+    Attributes:
+        repository: ``ORG/NAME``.
+        revision: The revision that the user named, or None.
+        commit: The commit that it stood for.
+    """
+
+    repository: str
+    revision: str | None
+    commit: str
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return f"hf-hub:{self.repository}" + ("" if self.revision is None else f"@{self.revision}")
+
+    @property
+    def exact_name(self) -> str:
+        """Its name with the commit."""
+        return f"hf-hub:{self.repository}@{self.commit}"
+
+
 @dataclass
 class Run:
     """A quantized model, with its configuration and results.
@@ -47,6 +72,7 @@ class Run:
         results: Content of ``results.json``: every measured figure, and what it was measured on.
         directory: Path of the run directory, or of the self-describing file.
         notes: What a reader should know of the files, one sentence each.
+        download: What was downloaded, if the directory lies in the cache of the hub's client; nothing is written there.
     """
 
     model: nn.Module
@@ -54,6 +80,22 @@ class Run:
     results: dict[str, Any]
     directory: Path
     notes: tuple[str, ...] = ()
+    download: Download | None = None
+
+    @property
+    def name(self) -> str:
+        """What the user calls it: its path, or its name on the hub."""
+        return str(self.directory) if self.download is None else self.download.name
+
+    @property
+    def exact_name(self) -> str:
+        """The same, with the commit of a run on the hub, for records."""
+        return self.name if self.download is None else self.download.exact_name
+
+    @property
+    def place(self) -> Path:
+        """What files made from it are named after by default: its directory, or ``NAME`` for ``hf-hub:ORG/NAME``."""
+        return self.directory if self.download is None else Path(self.download.repository.rpartition("/")[2])
 
     @property
     def ledger(self) -> Ledger:
@@ -108,11 +150,12 @@ def is_run(path: Path) -> bool:
     return (path.is_dir() and located(path, "config.json").is_file()) or (path.is_file() and path.name == WEIGHTS)
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, download: Download | None = None) -> Run:
     """Read a run directory; the model can run right away, and each weight is decoded only once.
 
     Args:
         path: Path of the directory, of the ``model.safetensors`` in it, or of a file from `save_single_file`.
+        download: Where it was downloaded from, if it was.
 
     Raises:
         ArtifactError: The run is missing, truncated, foreign, of a future version, or was changed after writing.
@@ -124,8 +167,10 @@ def load_run(path: Path) -> Run:
     tensors = _read_weights(located(directory, WEIGHTS), config)
     results, notes = read_results(directory)
     if config.quantization_config.config_sha256 is None:
-        notes = (_WITHOUT_DIGEST.format(run=directory), *notes)
-    return Run(_build(config, tensors, directory / WEIGHTS), config, results, directory, notes)
+        notes = (_WITHOUT_DIGEST.format(run=download.name if download else directory), *notes)
+    if download is not None and download.revision != download.commit:
+        notes = (*notes, f"{download.name} is commit {download.commit}")
+    return Run(_build(config, tensors, directory / WEIGHTS), config, results, directory, notes, download)
 
 
 def _build(config: RunConfig, tensors: dict[str, Tensor], where: Path) -> nn.Module:

@@ -65,7 +65,8 @@ def analyze_oscillation(
         list[Path],
         typer.Argument(
             metavar="CKPT|RUN|FILE ...",
-            help="Run directory, last.pt, model.safetensors or OFQ .pth.tar; several of one model, oldest first.",
+            help="Run directory, hf-hub:ORG/NAME, last.pt, model.safetensors or OFQ .pth.tar; several of one model, "
+            "oldest first.",
             show_default=False,
         ),
     ],

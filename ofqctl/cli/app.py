@@ -24,6 +24,7 @@ from ofqctl.cli import (
     inspect,
     models,
     predict,
+    push,
     quantize,
     recipe,
     sensitivity,
@@ -62,6 +63,7 @@ command(app, "evaluate", *evaluate.EXAMPLES)(evaluate.evaluate)
 command(app, "predict", *predict.EXAMPLES)(predict.predict)
 command(app, "inspect", *inspect.EXAMPLES)(inspect.inspect)
 command(app, "export", *export.EXAMPLES)(export.export)
+command(app, "push", *push.EXAMPLES)(push.push)
 command(app, "models", *models.EXAMPLES)(models.models)
 command(app, "sensitivity", *sensitivity.EXAMPLES)(sensitivity.sensitivity)
 command(app, "import", *importing.EXAMPLES)(importing.import_)

@@ -57,7 +57,9 @@ class _Check:
 
 @group("Output")
 class _Output:
-    output: Path | None = option("FILE", "File to write; by default in the run directory.")
+    output: Path | None = option(
+        "FILE", "File to write; by default in the run directory, or in the folder NAME for hf-hub:ORG/NAME."
+    )
     overwrite: bool = flag("Replace existing output.", "--overwrite")
 
 
@@ -79,7 +81,7 @@ def export(
             hint=f"ofqctl export {model} --onnx",
         )
     if what.safetensors:
-        _export_safetensors(Path(model), what.layout, output, printing)
+        _export_safetensors(model, what.layout, output, printing)
         return
 
     from ofqctl.jobs.export import ExportRequest, export_onnx
@@ -100,7 +102,7 @@ def export(
         sink.show(export_onnx(request, sink.progress), _render)
 
 
-def _export_safetensors(run: Path, layout: str, output: _Output, printing: options.PrintOptions) -> None:
+def _export_safetensors(run: str, layout: str, output: _Output, printing: options.PrintOptions) -> None:
     from ofqctl.jobs.export_safetensors import SafetensorsRequest, export_safetensors
 
     request = SafetensorsRequest(run, layout, output.output, output.overwrite)  # type: ignore[arg-type]

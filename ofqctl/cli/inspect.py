@@ -1,7 +1,6 @@
 """``ofqctl inspect``."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,10 +30,10 @@ _POINTS = 16  # largest number of points of a table that are all shown
 
 def inspect(
     run: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="RUN|FILE",
-            help="Run directory, the model.safetensors in one, or an ONNX file.",
+            help="Run directory, the model.safetensors in one, hf-hub:ORG/NAME, or an ONNX file.",
             show_default=False,
         ),
     ],

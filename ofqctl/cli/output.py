@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from ofqctl.cli import garbage
 from ofqctl.cli.printing import finish, prints, say_json, say_prose, tell, tell_prose, visible
 from ofqctl.cli.tables import Table, print_table
+from ofqctl.files.sizes import megabytes
 
 __all__ = ["Aside", "Part", "Sink", "Table", "duration", "megabytes", "print_table"]
 
@@ -135,11 +136,6 @@ class Sink:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
-
-
-def megabytes(count: float) -> str:
-    """Format a size in bytes, such as ``22.9 MB`` (10^6 bytes)."""
-    return f"{count / 1e6:.2f} MB" if count < 10**7 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:

@@ -182,7 +182,7 @@ def _recipe(asked: _Recipe, changes: list[str], model: str | None, of_run: "Reci
     else:
         from ofqctl.jobs.starting import recipe_of_run
 
-        base = recipe_of_run(Path(str(model)))
+        base = recipe_of_run(str(model))
     changed = build(change(base.model_dump(mode="json"), changes), where=f"recipe '{base.name}'")
     return _for_batch(base, changed, asked.scale_lr)
 

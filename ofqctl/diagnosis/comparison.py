@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofqctl.artifact import is_run, read_config, read_results, weights_size
+from ofqctl.artifact import is_run, read_results, weights_size
 from ofqctl.errors import ArtifactError
+from ofqctl.evaluation import FoundRun, hub_run
+from ofqctl.models.hub import hub_id
 from ofqctl.results.analyze_oscillation import Epoch
 from ofqctl.results.compare import ComparedRun, Comparison
 
@@ -28,10 +30,13 @@ def compared(paths: Sequence[Path]) -> Comparison:
 
 
 def _run(path: Path, notes: list[str]) -> ComparedRun:
-    if not is_run(path):
+    if hub_id(str(path)) is not None:
+        found = hub_run(path)
+    elif is_run(path):
+        found = FoundRun(path)
+    else:
         raise ArtifactError(f"{path}: not a run directory", hint="`ofqctl quantize` and `ofqctl train` write them")
-    directory = path.parent if path.is_file() else path
-    config = read_config(directory)
+    directory, config = found.directory, found.config()
     results, own = read_results(directory)
     notes.extend(own)
     recipe = config.quantization_config.recipe
@@ -39,7 +44,7 @@ def _run(path: Path, notes: list[str]) -> ComparedRun:
     last = rows[-1] if rows else {}
     top1, measured_on = _accuracy(results.get("evaluation") or {})
     return ComparedRun(
-        run=str(path),
+        run=found.name,
         model=config.architecture,
         recipe=recipe.name,
         weight_bits=recipe.weights.bits,

@@ -14,8 +14,11 @@ from ofqctl.convert.ofq_checkpoint import plan_of_weights, translate
 from ofqctl.diagnosis.weights import AnalyzedWeight, weights_of_model, weights_of_state
 from ofqctl.documents import checked
 from ofqctl.errors import ArtifactError
+from ofqctl.evaluation import hub_run
 from ofqctl.files import located
+from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import read_torch_file
+from ofqctl.models.hub import hub_id
 from ofqctl.oscillation import CGA, TRACKER_FILE
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Tracking
@@ -83,18 +86,24 @@ class Opened:
         return () if training is None else training.phases
 
 
-def open_source(path: Path, wbits: int | None = None) -> Opened:
-    """Detect the kind of a file and read it.
+def open_source(source: str | Path, wbits: int | None = None) -> Opened:
+    """Detect the kind of a file, or of a run on the hub, and read it.
 
     Args:
-        path: Run directory, its ``model.safetensors`` or ``oscillation.safetensors``, a training state, or a
-            checkpoint of the OFQ authors.
+        source: Run directory, its ``model.safetensors`` or ``oscillation.safetensors``, a training state, a checkpoint
+            of the OFQ authors, or ``hf-hub:ORG/NAME``.
         wbits: Bits of the weights of an OFQ authors' checkpoint, which does not contain them; None takes them from its
             name.
 
     Raises:
         OfqctlError: The file is missing, damaged, of another kind, or has no quantized weights.
     """
+    path = Path(source)
+    if hub_id(str(source)) is not None:
+        found = hub_run(source, TRAINING)
+        opened = open_source(found.path)
+        opened.path = Path(found.name)
+        return opened
     if path.is_file() and path.name == TRACKER_FILE:
         opened = open_source(path.parent)
         opened.path = path

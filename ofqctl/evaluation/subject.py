@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ofqctl.artifact import WEIGHTS, ForeignConfigError, Run, is_run, load_run, read_config
+from ofqctl.artifact import Run, is_run, read_config
 from ofqctl.data import LabelSpace, names_of
 from ofqctl.errors import ArtifactError, ModelError
+from ofqctl.evaluation.runs import find_run, holds_run, open_run
 from ofqctl.models import LoadedModel, ModelRequest, load_model
 from ofqctl.models.preprocessing import check_data_config
 from ofqctl.results.evaluate import Kind
@@ -36,6 +37,7 @@ class Subject:
         about: Its ``architecture``, the ``model_args`` that build it, the ``source`` of its weights and, for a run or a
             file exported from one, the name of the ``recipe``; for a run also the ``sha256`` of its weights.
         notes: What was guessed or changed, one sentence each.
+        run: The run, if it is one.
     """
 
     model: nn.Module
@@ -45,10 +47,11 @@ class Subject:
     labels: LabelSpace
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    run: Run | None = None
 
 
 def open_subject(request: ModelRequest, normalization: Normalization | None = None) -> Subject:
-    """Open an ONNX file, run directory or weights file if ``request.name`` is the path of one; else a float model.
+    """Open an ONNX file or a run if ``request.name`` is the path of one, or a run on the hub; else a float model.
 
     Args:
         request: Says which model to open.
@@ -70,40 +73,14 @@ def open_subject(request: ModelRequest, normalization: Normalization | None = No
             f"{path}: not a run directory: there is no config.json in this folder",
             hint=f"a float model in timm's layout is named `local-dir:{path}`",
         )
-    inside = Path(request.name.removeprefix("local-dir:"))
-    if holds_run(inside):
-        return _noting_unused(of_run(open_run(inside)), request)
+    if (found := find_run(request.name)) is not None:
+        return _noting_unused(of_run(found.load()), request)
     if ":" not in request.name and len(path.parts) > 1:
         raise ModelError(
             f"{path}: no such run directory or file",
             hint=f"a model on the hub is named `hf-hub:{path}`",
         )
     return of_model(load_model(request))
-
-
-def open_run(path: Path) -> Run:
-    """Open a run directory, the run directory of a ``model.safetensors``, or a self-describing safetensors file.
-
-    Raises:
-        ArtifactError: It is another kind of file, or the run is missing or damaged.
-    """
-    if path.is_file() and path.suffix != ".safetensors":
-        raise ArtifactError(
-            f"{path}: not the {WEIGHTS} of a run directory",
-            hint="float weights go to `--checkpoint FILE`, an OFQ .pth.tar to `ofqctl import`",
-        )
-    return load_run(path)
-
-
-def holds_run(path: Path) -> bool:
-    """Whether ``path`` is a run directory that this program wrote and can read, or the weights file of one."""
-    if not is_run(path):
-        return False
-    try:
-        read_config(path.parent if path.is_file() else path)
-    except ForeignConfigError:
-        return False
-    return True
 
 
 def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
@@ -124,7 +101,7 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
 
 
 def of_run(run: Run) -> Subject:
-    """The subject for a run directory."""
+    """The subject for a run."""
     config = run.config
     names = names_of(config.pretrained_cfg, config.num_classes, config.label_names)
     labels = LabelSpace(config.num_classes, names)
@@ -135,7 +112,7 @@ def of_run(run: Run) -> Subject:
         "recipe": config.quantization_config.recipe.name,
         "sha256": config.quantization_config.sha256,
     }
-    return Subject(run.model, str(run.directory), "run", config.data_config, labels, about, list(run.notes))
+    return Subject(run.model, run.name, "run", config.data_config, labels, about, list(run.notes), run)
 
 
 def of_model(loaded: LoadedModel) -> Subject:

@@ -28,7 +28,8 @@ class AnalyzeRequest:
     """A request to analyze files.
 
     Attributes:
-        sources: Run directories, training states, OFQ checkpoints; of one model if there are several, oldest first.
+        sources: Run directories, runs on the hub, training states, OFQ checkpoints; of one model if there are several,
+            oldest first.
         data: Labelled training images for live steps from the last one, or None.
         steps: Number of live steps; None takes 30 if there are images.
         selection: Which layers to report, and how much of each.
@@ -41,7 +42,7 @@ class AnalyzeRequest:
         seed: Seed of order and augmentation in live steps.
     """
 
-    sources: Sequence[Path]
+    sources: Sequence[str | Path]
     data: DataSpec | None = None
     steps: int | None = None
     selection: Selection = _ALL
@@ -65,7 +66,7 @@ def analyze(request: AnalyzeRequest, progress: Progress = silent) -> Analysis:
     """
     if request.steps is not None and request.data is None:
         raise DataError(f"--steps {request.steps}: live steps need training images", hint="--data DATA")
-    with output_file(request.html, sources=request.sources):
+    with output_file(request.html, sources=map(Path, request.sources)):
         return _analyze(request, progress)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ofqctl.artifact import load_run
 from ofqctl.data import DataSpec, image_loader, open_data, synthetic_images
 from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError
@@ -128,7 +127,7 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
         batch=request.batch,
         input="pixels" if request.pixels else "normalized",
         bytes=sum(path.stat().st_size for path in written),
-        run=load_run(Path(subject.name)).ledger if subject.kind == "run" else None,
+        run=None if subject.run is None else subject.run.ledger,
         products=_about_products(graph),
         runtimes=runtimes,
         verification=verification,
@@ -138,9 +137,9 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
 
 
 def default_file(subject: Subject, target: Target) -> Path:
-    """``RUN/model.onnx`` for a run, ``MODEL.onnx`` for a float model."""
+    """``RUN/model.onnx`` for a run, ``NAME/model.onnx`` for one on the hub, ``MODEL.onnx`` for a float model."""
     name = "model.onnx" if target == "onnxruntime" else f"model-{target}.onnx"
-    return Path(subject.name) / name if subject.kind == "run" else Path(f"{subject.name}.onnx")
+    return Path(f"{subject.name}.onnx") if subject.run is None else subject.run.place / name
 
 
 def describe(subject: Subject, target: Target, *, pixels: bool) -> Description:

@@ -19,13 +19,13 @@ class SafetensorsRequest:
     """A request to export packed weights.
 
     Attributes:
-        run: A run directory, or the weights file in one.
+        run: A run directory, the weights file in one, or ``hf-hub:ORG/NAME``.
         layout: ``ofqctl`` is one self-describing file, ``compressed-tensors`` a folder in that program's layout.
         output: Path of the file or folder; None derives it from the run.
         overwrite: Whether to replace existing output.
     """
 
-    run: Path
+    run: str | Path
     layout: Layout = "ofqctl"
     output: Path | None = None
     overwrite: bool = False
@@ -40,14 +40,14 @@ def export_safetensors(request: SafetensorsRequest, progress: Progress = silent)
     progress("read the run", 0, None)
     run = open_run(request.run)
     if request.layout == "ofqctl":
-        output = request.output or Path(f"{run.directory}.safetensors")
+        output = request.output or Path(f"{run.place}.safetensors")
         with output_file(output, overwrite=request.overwrite, make_folders=True):
             save_single_file(output, run)
         written = [output]
     else:
-        check_representable(run, str(run.directory))
-        output = request.output or Path(f"{run.directory}-compressed-tensors")
-        with output_directory(output, overwrite=request.overwrite, sources=[request.run]):
+        check_representable(run, run.name)
+        output = request.output or Path(f"{run.place}-compressed-tensors")
+        with output_directory(output, overwrite=request.overwrite, sources=[run.directory]):
             write_compressed(output, run)
         written = [output / "config.json", output / WEIGHTS]
     size = sum(path.stat().st_size for path in written)

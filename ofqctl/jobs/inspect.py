@@ -14,6 +14,7 @@ from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import open_run
 from ofqctl.grids import Grid, TableGrid
 from ofqctl.layers import WeightSite
+from ofqctl.models.hub import hub_id, split_id
 from ofqctl.oscillation import role_of
 from ofqctl.packing import packed_size
 from ofqctl.progress import Progress, silent
@@ -36,12 +37,12 @@ class InspectRequest:
     """A request to inspect a file.
 
     Attributes:
-        run: A run directory, the weights file in one, or an ONNX file.
+        run: A run directory, the weights file in one, ``hf-hub:ORG/NAME``, or an ONNX file.
         accept_config: Whether a ``config.json`` (or an ONNX file) that was changed by hand is accepted as it is now,
             here and from now on: its digest is written again.
     """
 
-    run: Path
+    run: str | Path
     accept_config: bool = False
 
 
@@ -51,18 +52,19 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRunR
     Raises:
         ArtifactError: The file is missing, truncated, foreign, of a future version, or was changed after writing.
     """
-    if request.run.suffix == ".onnx":
-        return _onnx(request, progress)
+    path = Path(request.run)
+    if path.suffix == ".onnx" and hub_id(str(path)) is None:
+        return _onnx(path, progress, accept=request.accept_config)
     progress("read the run", 0, None)
     if request.accept_config:
-        sign_config(request.run.parent if request.run.is_file() else request.run)
+        _accept(path)
     run = open_run(request.run)
     quantization = run.config.quantization_config
     ledger = run.ledger
     plans = quantization.plan.modules
     modules = [_module(run.model, name, plans[name]) for name, _ in run.model.named_modules() if name in plans]
     return InspectRunResult(
-        run=str(run.directory),
+        run=run.name,
         model=run.config.architecture,
         num_classes=run.config.num_classes,
         input_size=run.config.input_size,
@@ -99,15 +101,28 @@ def _role(modules: Sequence[InspectedModule]) -> InspectedRole:
     )
 
 
-def _onnx(request: InspectRequest, progress: Progress) -> InspectOnnxResult:
+def _accept(path: Path) -> None:
+    """Accept the ``config.json`` of a run as it is now.
+
+    Raises:
+        ArtifactError: It cannot be used or written, or lies on the hub.
+    """
+    if (repository := hub_id(str(path))) is not None:
+        raise ArtifactError(
+            f"hf-hub:{repository}: --accept-config changes a run, and this one lies on the hub",
+            hint=f"`hf download {split_id(repository)[0]} --local-dir DIR`, then `ofqctl inspect DIR --accept-config`",
+        )
+    sign_config(path.parent if path.is_file() else path)
+
+
+def _onnx(path: Path, progress: Progress, *, accept: bool) -> InspectOnnxResult:
     import onnxruntime
 
     from ofqctl.export import look_into, seal_again
 
-    path = request.run
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
-    if request.accept_config:
+    if accept:
         seal_again(path)
     progress("load the file", 0, None)
     contents = look_into(path)

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from ofqctl.artifact import Run, load_run, read_config
+from ofqctl.artifact import Run
 from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_site
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
-from ofqctl.evaluation import holds_run
+from ofqctl.evaluation import find_run
 from ofqctl.files import located
+from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate
@@ -115,9 +115,10 @@ def open_start(request: ModelRequest, drop_path: float | None) -> Start:
         OfqctlError: There is no such model, or the run is damaged.
     """
     depth = {} if drop_path is None else {"drop_path_rate": drop_path}
-    if not holds_run(Path(request.name)):
+    found = find_run(request.name)
+    if found is None:
         return Start(load_model(replace(request, kwargs={**depth, **request.kwargs})))
-    run = load_run(Path(request.name))
+    run = found.load()
     config, plan = run.config, run.config.quantization_config.plan
     kwargs, pretrained_cfg = config.model_args | depth, config.pretrained_cfg | {"label_names": config.label_names}
     model = build_architecture(
@@ -130,7 +131,7 @@ def open_start(request: ModelRequest, drop_path: float | None) -> Start:
         model_kwargs=kwargs,
         pretrained_cfg=pretrained_cfg,
         data_config=config.data_config,
-        source=f"run {run.directory}",
+        source=f"run {run.exact_name}",
         notes=[],
     )
     if not plan.modules:
@@ -145,30 +146,30 @@ def open_float(request: ModelRequest) -> LoadedModel:
         ModelError: It is a quantized run.
         OfqctlError: There is no such model, or the run is damaged.
     """
-    path = Path(request.name.removeprefix("local-dir:"))
-    if not holds_run(path):
-        return load_model(request)
-    start = open_start(replace(request, name=str(path)), None)
+    start = open_start(request, None)
+    if start.run is None:
+        return start.loaded
     if start.plan is not None:
         raise ModelError(
-            f"model '{path}': is a run directory with an already quantized model",
-            hint=f"`ofqctl evaluate {path} --data DATA` measures it; this command starts from a float model",
+            f"model '{start.run.name}': is a run directory with an already quantized model",
+            hint=f"`ofqctl evaluate {start.run.name} --data DATA` measures it; this command starts from a float model",
         )
     return replace(start.loaded, source=start.origin)
 
 
-def recipe_of_run(path: Path) -> Recipe:
-    """The recipe of a run.
+def recipe_of_run(name: str) -> Recipe:
+    """The recipe of a run, by its path or its name on the hub.
 
     Raises:
         RecipeError: There is no such run, or its recipe does not say how to train.
     """
-    if not holds_run(path):
-        raise RecipeError(f"{path}: not a run directory, so it has no recipe for training", hint="--recipe NAME")
-    recipe = read_config(path).quantization_config.recipe
+    found = find_run(name)
+    if found is None:
+        raise RecipeError(f"{name}: not a run directory, so it has no recipe for training", hint="--recipe NAME")
+    recipe = found.config().quantization_config.recipe
     if recipe.training is None:
         raise RecipeError(
-            f"{path}: its recipe '{recipe.name}' does not say how to train it", hint="--recipe NAME uses another"
+            f"{name}: its recipe '{recipe.name}' does not say how to train it", hint="--recipe NAME uses another"
         )
     return recipe
 
@@ -180,6 +181,8 @@ def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
         run: The run, whose model is changed.
         kept: Names of the quantizers that keep their values, whose weights must be encoded as the same codes.
     """
+    if run.download is not None:
+        find_run(run.exact_name, TRAINING)  # downloads the state that it was trained with, if it was sent along
     if located(run.directory, FILE).is_file():
         checkpoint = read_checkpoint_state(run.directory)
         if checkpoint.ema is not None:

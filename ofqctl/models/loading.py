@@ -19,7 +19,8 @@ from ofqctl.models.building import (
     weights_config,
 )
 from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint, resampled
-from ofqctl.models.origins import Origin, check_reachable, downloading, find_origin, find_weights
+from ofqctl.models.hub import check_reachable, downloading
+from ofqctl.models.origins import Origin, find_origin, find_weights
 from ofqctl.models.transformers_layout import follow_preprocessor, in_transformers_layout
 
 # Arguments of timm.create_model that a request has fields for, or that do not create a classifier.

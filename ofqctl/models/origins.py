@@ -1,29 +1,21 @@
 """The origin of a model: timm's registry, the Hugging Face hub or a local directory."""
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import get_pretrained_cfg, is_model, load_model_config_from_hf, split_model_name_tag
 
 from ofqctl.documents import parse_json, read_text, short
 from ofqctl.errors import ModelError
 from ofqctl.models.checkpoints import SUFFIXES
+from ofqctl.models.hub import check_reachable, downloading
 from ofqctl.models.names import resolve_name, unknown_architecture
 
 _PREFERRED_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
-_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,35 +86,6 @@ def find_weights(directory: Path) -> Path:
     )
 
 
-@contextmanager
-def downloading(where: str, what: str = "the weights") -> Iterator[None]:
-    """Turn every error in the download of ``what`` into a ModelError whose message starts with ``where``."""
-    try:
-        yield
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ModelError(
-            f"{where}: not on the Hugging Face hub, or not accessible: {_first_line(error)}",
-            hint="check the id; a private or gated model needs `hf auth login`",
-        ) from error
-    except _connection_errors() as error:
-        raise ModelError(
-            f"{where}: {what} could not be downloaded: {_first_line(error)}",
-            hint="offline: `local-dir:PATH`, or a timm name and `--no-pretrained` or `--checkpoint FILE`",
-        ) from error
-
-
-def check_reachable(hub_id: str) -> None:
-    """Check once that the hub has ``hub_id``, unless it is in the cache.
-
-    Otherwise the client would retry a failed download for most of a minute for each file name that timm tries.
-    """
-    repository, _, revision = hub_id.partition("@")
-    try:
-        snapshot_download(repository, revision=revision or None, local_files_only=True)
-    except LocalEntryNotFoundError:
-        HfApi().model_info(repository, revision=revision or None, timeout=_CONNECT_SECONDS)
-
-
 def _registered(name: str) -> Origin:
     timm_name = resolve_name(name)
     cfg = get_pretrained_cfg(timm_name)
@@ -143,6 +106,13 @@ def _on_hub(hub_id: str) -> Origin:
         check_reachable(hub_id)
         try:
             _, architecture, model_args = load_model_config_from_hf(hub_id)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError as error:
+            raise ModelError(
+                f"{where}: holds no config.json, so it is neither a model of timm nor a run of ofqctl",
+                hint="a file of weights on the hub: `hf download`, then ARCHITECTURE --checkpoint FILE",
+            ) from error
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ModelError(
                 f"{where}: its config.json is not timm's: {type(error).__name__} {error}",
@@ -202,13 +172,3 @@ def _check_architecture(where: str, architecture: object) -> None:
         raise ModelError(f"{where}: 'architecture' is {architecture!r}; allowed: the name of a timm model")
     if not is_model(architecture):
         raise unknown_architecture(where, architecture)
-
-
-def _connection_errors() -> tuple[type[BaseException], ...]:
-    """OSError, and the base error of the HTTP client that the hub's library has imported."""
-    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    return OSError, *(client.HTTPError for client in clients if client)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -18,6 +18,7 @@ from ofqctl.results.inspect import InspectRunResult
 from ofqctl.results.models import ModelsResult
 from ofqctl.results.onnx import InspectOnnxResult
 from ofqctl.results.predict import PredictResult
+from ofqctl.results.push import PushResult
 from ofqctl.results.quantize import QuantizeResult
 from ofqctl.results.recipes import RecipeCheckResult, RecipeCopyResult, RecipeListResult, RecipeShowResult
 from ofqctl.results.sensitivity import SensitivityResult
@@ -37,6 +38,7 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], ...]] = {
     "inspect": (InspectRunResult, InspectOnnxResult),
     "models": (ModelsResult,),
     "predict": (PredictResult,),
+    "push": (PushResult,),
     "quantize": (QuantizeResult,),
     "recipe check": (RecipeCheckResult,),
     "recipe copy": (RecipeCopyResult,),
