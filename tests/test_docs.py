@@ -1,8 +1,10 @@
 """Every command that the documentation shows is one that the program understands."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.main import get_command
@@ -58,3 +60,24 @@ def test_commands_are_found_in_the_pages():
 def test_a_command_that_the_program_lacks_is_told():
     with pytest.raises(Exception, match="No such option"):
         understood(["quantize", "deit_small", "--bits", "4"])
+
+
+def test_the_plot_of_the_readme_shows_the_figures_of_the_documentation():
+    spec = importlib.util.spec_from_file_location("generate_images", ROOT / "docs" / "generate_images.py")
+    images = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(images)
+    points = images.points()
+    assert [point.name for point in points] == ["deploy/w8a8", "float", "quantize_dynamic", "quantize_static"]
+    for mode in images.PAPER:
+        drawn = ElementTree.fromstring(images.speed(mode))
+        kept = ElementTree.parse(images.IMAGES / f"speed-{mode}.svg").getroot()
+        for root in (drawn, kept):
+            words = {"".join(text.itertext()).strip() for text in root.iter("{http://www.w3.org/2000/svg}text")}
+            assert {f"{point.name}, {point.megabytes:g} MB" for point in points} <= words
+
+
+def test_every_picture_and_page_that_the_readme_links_is_there():
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"""(?:\]\(|src="|srcset=")([^)"#:]+)[)"#]""", text)
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -107,43 +107,36 @@ function verticalFirst(width, height, toWidth, toHeight) {
   return height > toHeight && height - toHeight > 2 * (width - toWidth);
 }
 
-/** Rows (`count`, `width`) of pixels -> (`count`, `columns`). */
-function alongRows(pixels, width, count, columns, channels) {
-  const target = new Uint8Array(count * columns.length * channels);
+/** Rows (`count`, `width`) of pixels, `stride` numbers apart -> (`count`, `columns`), `channels` apart. */
+function alongRows(pixels, width, count, columns, channels, stride) {
   const line = columns.length * channels;
-  pass(pixels, columns, count, channels, width * channels, channels, target, channels, line);
+  const target = new Uint8Array(count * line);
+  pass(pixels, columns, count, stride, width * stride, channels, target, channels, line);
   return target;
 }
 
-/** Columns of pixels (height, `width`) -> (`rows`, `width`). */
-function alongColumns(pixels, width, rows, channels) {
-  const target = new Uint8Array(rows.length * width * channels);
+/** Columns of pixels (height, `width`), `stride` numbers apart -> (`rows`, `width`), `channels` apart. */
+function alongColumns(pixels, width, rows, channels, stride) {
   const line = width * channels;
-  pass(pixels, rows, width, line, channels, channels, target, line, channels);
+  const target = new Uint8Array(rows.length * line);
+  pass(pixels, rows, width, width * stride, stride, channels, target, line, channels);
   return target;
 }
 
 /** Rows first, of those alone that the columns need. */
-function horizontalFirst(pixels, width, columns, rows, channels) {
+function horizontalFirst(pixels, width, columns, rows, channels, stride) {
   const first = rows[0].first;
   const count = rows.at(-1).first + rows.at(-1).fixed.length - first;
-  const kept = pixels.subarray(first * width * channels);
+  const narrow = alongRows(pixels.subarray(first * width * stride), width, count, columns, channels, stride);
   const within = rows.map((row) => ({ first: row.first - first, fixed: row.fixed }));
-  return alongColumns(alongRows(kept, width, count, columns, channels), columns.length, within, channels);
+  return alongColumns(narrow, columns.length, within, channels, channels);
 }
 
-/** RGBA -> RGB, or grey as Pillow makes it, one pixel after another. */
-function inChannels(rgba, channels) {
-  const pixels = new Uint8Array((rgba.length / 4) * channels);
-  for (let from = 0, to = 0; from < rgba.length; from += 4, to += channels) {
-    const [red, green, blue] = [rgba[from], rgba[from + 1], rgba[from + 2]];
-    if (channels === 1) {
-      pixels[to] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
-    } else {
-      pixels[to] = red;
-      pixels[to + 1] = green;
-      pixels[to + 2] = blue;
-    }
+/** RGBA -> grey as Pillow makes it. */
+function grey(rgba) {
+  const pixels = new Uint8Array(rgba.length / 4);
+  for (let i = 0; i < pixels.length; i++) {
+    pixels[i] = (rgba[4 * i] * 19595 + rgba[4 * i + 1] * 38470 + rgba[4 * i + 2] * 7471 + 0x8000) >> 16;
   }
   return pixels;
 }
@@ -166,10 +159,10 @@ export function prepare({ data, width, height }, config) {
   const columns = along(width, toWidth, fromX, toX);
   const rows = along(height, toHeight, fromY, toY);
 
-  const pixels = inChannels(data, channels);
+  const [pixels, stride] = channels === 1 ? [grey(data), 1] : [data, 4];
   const small = verticalFirst(width, height, toWidth, toHeight)
-    ? alongRows(alongColumns(pixels, width, rows, channels), width, rows.length, columns, channels)
-    : horizontalFirst(pixels, width, columns, rows, channels);
+    ? alongRows(alongColumns(pixels, width, rows, channels, stride), width, rows.length, columns, channels, channels)
+    : horizontalFirst(pixels, width, columns, rows, channels, stride);
   return normalized(small, { ...place, fromX, fromY, columns: columns.length, rows: rows.length }, config);
 }
 
