@@ -1,7 +1,7 @@
 """Draw the pictures of the README under docs/images/, each for light and dark pages.
 
-    python docs/generate_images.py                  speed against accuracy, from the table in docs/export.md
-    python docs/generate_images.py --report RUN     also the report page of a training run, as Chromium shows it
+python docs/generate_images.py                  speed against accuracy, from the table in docs/export.md
+python docs/generate_images.py --report RUN     also the report page of a training run, as Chromium shows it
 """
 
 import argparse
@@ -98,9 +98,10 @@ def report(run: Path, mode: str, target: Path) -> None:
     Raises:
         SystemExit: There is no Chromium.
     """
+    from PIL import Image
+
     from ofqctl.jobs.analyze import AnalyzeRequest, analyze
     from ofqctl.reports import oscillation_page
-    from PIL import Image
 
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if browser is None:
