@@ -1,7 +1,7 @@
 """Draw the pictures of the README under docs/images/, each for light and dark pages.
 
-python docs/generate_images.py                  speed against accuracy, from the table in docs/export.md
-python docs/generate_images.py --report RUN     also the report page of a training run, as Chromium shows it
+``python docs/generate_images.py`` draws speed against accuracy, from the table in docs/export.md;
+``--report runs/demo/digits-w2a2`` also the report page of the run that `make demo` trains, as Chromium shows it.
 """
 
 import argparse
