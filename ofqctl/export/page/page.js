@@ -19,8 +19,9 @@ function reason(error) {
   return error instanceof Error ? error.message : `error ${error}`;
 }
 
+/** A file beside the page, as it is now: an exported folder may have been replaced since it was cached. */
 async function fetched(name) {
-  const answer = await fetch(new URL(name, document.baseURI));
+  const answer = await fetch(new URL(name, document.baseURI), { cache: "no-cache" });
   if (!answer.ok) throw new Error(`${name}: the server answers ${answer.status}`);
   return answer;
 }

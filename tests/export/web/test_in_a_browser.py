@@ -1,6 +1,7 @@
 """The page in Chromium gives the answers of ``predict``."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -97,6 +98,13 @@ def test_a_picture_is_dropped_and_the_camera_looked_through(run, onnxruntime_web
         assert tab.text("camera") == "Camera"
 
 
+def replaced(path, content):
+    """Write a file that is a minute newer, so that a server tells it from the one before."""
+    newer = path.stat().st_mtime + 60
+    path.write_bytes(content)
+    os.utime(path, (newer, newer))
+
+
 def test_what_the_page_cannot_do_it_says(run, onnxruntime_web, tmp_path):
     site = tmp_path / "site"
     page_of(run("ptq/minmax"), site, onnxruntime_web)
@@ -108,16 +116,16 @@ def test_what_the_page_cannot_do_it_says(run, onnxruntime_web, tmp_path):
         tab.says("not a picture")
 
         model = (site / "model.onnx").read_bytes()
-        (site / "model.onnx").write_bytes(model[:-100])
+        replaced(site / "model.onnx", model[:-100])
         tab("Page.navigate", url=address)
         tab.says("model.onnx: ends after")
-        (site / "model.onnx").write_bytes(bytes(len(model)))
+        replaced(site / "model.onnx", bytes(len(model)))
         tab("Page.navigate", url=address)
         tab.says("cannot load the model")
 
         about = json.loads((site / "model.json").read_text())
         about["runtime"]["folder"] = "http://127.0.0.1:9/"
-        (site / "model.json").write_text(json.dumps(about))
+        replaced(site / "model.json", json.dumps(about).encode())
         tab("Page.navigate", url=address)
         tab.says("--ort-web")
         tab("Page.navigate", url=(site / "index.html").as_uri())
