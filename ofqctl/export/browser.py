@@ -94,6 +94,10 @@ def check_shown(described: Description, where: str) -> None:
         ArtifactError: It cannot.
     """
     channels, interpolation = described.data_config["input_size"][0], described.data_config["interpolation"]
+    if described.num_classes < 1:
+        raise ArtifactError(
+            f"{where}: has no classes, which is what a page shows", hint="--onnx exports it without one"
+        )
     if channels not in (1, 3):
         raise ArtifactError(f"{where}: takes {channels} channels; a page shows pictures to models with 1 or 3")
     if interpolation not in _FILTERS:
