@@ -36,7 +36,7 @@ test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -rs tests/devices
 
 test-runtimes: $(INSTALLED)
-	$(BIN)/python -m pytest -m runtimes -rs tests/export/runtimes
+	$(BIN)/python -m pytest -m runtimes -rs tests/export
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.harness --count 10000

@@ -10,13 +10,14 @@ from ofqctl.cli.output import Table, megabytes
 from ofqctl.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from ofqctl.results.export import AboutRuntime, ExportOnnxResult, ExportSafetensorsResult
+    from ofqctl.results.export import AboutRuntime, ExportOnnxResult, ExportSafetensorsResult, ExportWebResult
 
 EXAMPLES = (
     "ofqctl export runs/deit_small_patch16_224-w2a2 --onnx --verify-data imagenet/val",
     "ofqctl export runs/vit-w8a8 --onnx --target portable --batch 1 --with-preprocess --output vit.onnx",
     "ofqctl export deit_small --onnx --output float.onnx",
     "ofqctl export runs/deit_small_patch16_224-w2a2 --safetensors --output deit_small.safetensors",
+    "ofqctl export runs/deit_small_patch16_224-w2a2 --web site --ort-web node_modules/onnxruntime-web",
 )
 
 Target = Literal["onnxruntime", "openvino", "portable"]
@@ -27,6 +28,12 @@ _FORMER: dict[str, Target] = {"integer": "onnxruntime", "qdq": "portable"}
 class _What:
     onnx: bool = flag("Write a verified ONNX file.", "--onnx")
     safetensors: bool = flag("Write the packed weights and their description.", "--safetensors")
+    web: Path | None = option("DIR", "Write a page that runs the model in a browser, with all that it needs.")
+    ort_web: Path | None = option(
+        "PATH",
+        "The npm package onnxruntime-web, which is copied beside the page of --web, so that it needs no network; by "
+        "default the page loads it from cdn.jsdelivr.net.",
+    )
     target: Target | None = option(
         "onnxruntime|openvino|portable",
         "What runs the file: `onnxruntime` (default) has its operators; `portable` has those of the standard "
@@ -74,12 +81,8 @@ def export(
     printing: options.PrintOptions,
     workers: options.Workers = 0,
 ) -> None:
-    """Write a run as an ONNX file that is verified against torch, or as packed safetensors."""
-    if what.onnx == what.safetensors:
-        raise ArtifactError(
-            f"export: {'both' if what.onnx else 'neither'} of --onnx and --safetensors; exactly one of them is needed",
-            hint=f"ofqctl export {model} --onnx",
-        )
+    """Write a run as an ONNX file that is verified against torch, a page for browsers, or packed safetensors."""
+    _check_one(model, what)
     if what.safetensors:
         _export_safetensors(model, what.layout, output, printing)
         return
@@ -99,7 +102,41 @@ def export(
         strict=check.strict,
     )
     with printing.sink() as sink:
-        sink.show(export_onnx(request, sink.progress), _render)
+        if what.web is None:
+            sink.show(export_onnx(request, sink.progress), _render)
+        else:
+            _check_for_page(what, output)
+            from ofqctl.jobs.export_web import WebRequest, export_web
+
+            sink.show(export_web(WebRequest(request, what.web, what.ort_web), sink.progress), _render_page)
+
+
+def _check_one(model: str, what: _What) -> None:
+    """Check that one kind of output is asked for."""
+    kinds = {"--onnx": what.onnx, "--safetensors": what.safetensors, "--web": what.web is not None}
+    asked = [name for name, wanted in kinds.items() if wanted]
+    if len(asked) != 1:
+        seen = " and ".join(asked) or "none"
+        raise ArtifactError(
+            f"export: {seen} of {', '.join(kinds)}; exactly one of them is needed", hint=f"ofqctl export {model} --onnx"
+        )
+    if what.ort_web is not None and what.web is None:
+        raise ArtifactError("export: --ort-web is for the page of --web", hint=f"ofqctl export {model} --web DIR")
+
+
+def _check_for_page(what: _What, output: _Output) -> None:
+    """Check that no option is given that a page decides itself."""
+    given = {
+        "--output": output.output is not None,
+        "--batch": what.batch != "dynamic",
+        "--with-preprocess": what.with_preprocess,
+        "--target openvino": what.target == "openvino",
+    }
+    for name in (name for name, present in given.items() if present):
+        raise ArtifactError(
+            f"export: {name} does not go with --web, which writes a folder with a model for one prepared picture",
+            hint="leave it out; --target onnxruntime and portable run in browsers",
+        )
 
 
 def _export_safetensors(run: str, layout: str, output: _Output, printing: options.PrintOptions) -> None:
@@ -156,6 +193,15 @@ def _render(result: "ExportOnnxResult") -> Iterator[Table | str]:
         size += f"; ideal {megabytes(run.ideal)}, float weights {megabytes(run.float_model)}"
     yield f"size      {size}"
     yield f"written   to {result.output}, opset {result.opset}"
+
+
+def _render_page(result: "ExportWebResult") -> Iterator[Table | str]:
+    yield from _render(result)
+    page = result.page
+    beside = "beside the page" if page.offline else "from the network (--ort-web PATH puts it beside the page)"
+    yield f"page      {page.folder}, {len(page.files)} files, {megabytes(page.bytes)}"
+    yield f"runtime   onnxruntime-web {page.runtime}, {beside}"
+    yield f"look      python -m http.server --directory {page.folder}, then http://localhost:8000"
 
 
 def _kernels(runtime: str, about: "AboutRuntime") -> str:

@@ -5,6 +5,7 @@ the graph), ``lowering`` (markers become standard operators), ``verification`` (
 to end).
 """
 
+from ofqctl.export.browser import MODEL, PAGE, WebRuntime, check_runs, check_shown, stale, web_runtime, write_page
 from ofqctl.export.kernels import about_runtimes
 from ofqctl.export.latency import product_seconds
 from ofqctl.export.looking import OnnxContents, look_into
@@ -18,6 +19,8 @@ from ofqctl.export.writing import OnnxGraph, write_graph
 from ofqctl.results.onnx import Target
 
 __all__ = [
+    "MODEL",
+    "PAGE",
     "Description",
     "EndToEnd",
     "Exactness",
@@ -26,8 +29,11 @@ __all__ = [
     "OnnxModel",
     "Runtime",
     "Target",
+    "WebRuntime",
     "about_runtimes",
     "check_exactness",
+    "check_runs",
+    "check_shown",
     "compare_end_to_end",
     "look_into",
     "normalize",
@@ -35,6 +41,9 @@ __all__ = [
     "product_seconds",
     "seal_again",
     "set_metadata",
+    "stale",
     "to_pixels",
+    "web_runtime",
     "write_graph",
+    "write_page",
 ]

@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
@@ -34,9 +35,40 @@ _held: dict[Path, Stage] = {}  # by path of the hidden folder
 _seen: dict[Path, _Seen] = {}  # files to write, as they were when they were claimed
 
 
+def is_ours(directory: Path) -> bool:
+    """Whether this program wrote the run in ``directory``, or the training state in it."""
+    with suppress(OSError, ValueError, RecursionError):
+        values = json.loads(located(directory, "config.json").read_text(encoding="utf-8"))
+        about = values.get("quantization_config") if isinstance(values, dict) else None
+        method = about.get("quant_method") if isinstance(about, dict) else None
+        return method == "ofqctl" or (method == "compressed-tensors" and values.keys() >= _EXPORTED)
+    with suppress(OSError, BadZipFile, KeyError, StopIteration), ZipFile(located(directory, TRAINING_STATE)) as state:
+        pickled = state.read(next(name for name in state.namelist() if name.endswith("/data.pkl")))
+        return all(key in pickled for key in _TRAINED)
+    return False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What lies in a directory whose files are replaced together.
+
+    Attributes:
+        words: What it is.
+        option: The option that names the directory.
+        is_in: Whether this program wrote what lies in a directory, and it is of this kind.
+    """
+
+    words: str
+    option: str
+    is_in: Callable[[Path], bool]
+
+
+RUN = Kind("a run directory", "--output", is_ours)
+
+
 @contextmanager
 def output_directory(
-    directory: Path, *, overwrite: bool, resumed: bool = False, sources: Iterable[Path] = ()
+    directory: Path, *, overwrite: bool, resumed: bool = False, sources: Iterable[Path] = (), kind: Kind = RUN
 ) -> Iterator[None]:
     """Keep other processes from writing ``directory`` within the block, which writes it with :func:`replaced_files`.
 
@@ -44,10 +76,11 @@ def output_directory(
     empty is removed at the end.
 
     Args:
-        directory: The run directory.
-        overwrite: Whether the files of a run of this program may be replaced.
+        directory: The run directory, or one of another ``kind``.
+        overwrite: Whether the files of one that this program wrote may be replaced.
         resumed: Whether it is a run to continue.
         sources: Models and files that the run is made from.
+        kind: What will lie in it.
 
     Raises:
         ArtifactError: It exists and ``overwrite`` is not set, it was not written by this program, it holds one of the
@@ -56,12 +89,12 @@ def output_directory(
     place = Path(os.path.realpath(directory))
     with ExitStack() as end:
         with _told(directory, place):
-            _check_directory(directory, overwrite=overwrite or resumed)
+            _check_directory(directory, kind, overwrite=overwrite or resumed)
             if not resumed:
                 _check_sources(directory, sources)
             _make_folders(place, end)
             end.enter_context(_staged(run_stage(place), directory))
-            _check_directory(directory, overwrite=overwrite or resumed)  # again, now that nobody else writes it
+            _check_directory(directory, kind, overwrite=overwrite or resumed)  # again, now that nobody else writes it
         yield
 
 
@@ -118,7 +151,7 @@ def replaced_files(directory: Path, removed: Collection[str] = ()) -> Iterator[P
     """
     place = Path(os.path.realpath(directory))
     if run_stage(place) not in _held:
-        _check_directory(directory, overwrite=True)
+        _check_directory(directory, RUN, overwrite=True)
     with ExitStack() as end, _told(directory, place):
         _make_folders(place, end)
         stage = end.enter_context(_staged(run_stage(place), directory))
@@ -150,33 +183,21 @@ def replaced_file(path: Path) -> Iterator[Path]:
             _seen[place] = _identity(place)
 
 
-def is_ours(directory: Path) -> bool:
-    """Whether this program wrote the run in ``directory``, or the training state in it."""
-    with suppress(OSError, ValueError, RecursionError):
-        values = json.loads(located(directory, "config.json").read_text(encoding="utf-8"))
-        about = values.get("quantization_config") if isinstance(values, dict) else None
-        method = about.get("quant_method") if isinstance(about, dict) else None
-        return method == "ofqctl" or (method == "compressed-tensors" and values.keys() >= _EXPORTED)
-    with suppress(OSError, BadZipFile, KeyError, StopIteration), ZipFile(located(directory, TRAINING_STATE)) as state:
-        pickled = state.read(next(name for name in state.namelist() if name.endswith("/data.pkl")))
-        return all(key in pickled for key in _TRAINED)
-    return False
-
-
-def _check_directory(directory: Path, *, overwrite: bool) -> None:
-    """Check that there is no directory, an empty one, or a run that may be replaced."""
+def _check_directory(directory: Path, kind: Kind, *, overwrite: bool) -> None:
+    """Check that there is no directory, an empty one, or one of this kind that may be replaced."""
     if not os.path.lexists(directory) or not directory.exists():
         return
     if not directory.is_dir():
-        raise ArtifactError(f"{directory}: is not a folder", hint="--output names another")
+        raise ArtifactError(f"{directory}: is not a folder", hint=f"{kind.option} names another")
     names = (path.name for path in directory.iterdir())
     if all(name in _BESIDES or name.startswith(PREFIX) for name in names) and not is_ours(directory):
         return
     if not overwrite:
-        raise ArtifactError(f"{directory}: already exists", hint="--overwrite replaces it; --output names another")
-    if not is_ours(directory):
+        hint = f"--overwrite replaces it; {kind.option} names another"
+        raise ArtifactError(f"{directory}: already exists", hint=hint)
+    if not kind.is_in(directory):
         raise ArtifactError(
-            f"{directory}: not a run directory of ofqctl, so it is not overwritten", hint="--output names another"
+            f"{directory}: not {kind.words} of ofqctl, so it is not overwritten", hint=f"{kind.option} names another"
         )
 
 

@@ -11,7 +11,7 @@ from ofqctl.results.bench import BenchInferResult, BenchStepResult
 from ofqctl.results.compare import Comparison
 from ofqctl.results.doctor import DoctorResult
 from ofqctl.results.evaluate import EvaluateResult
-from ofqctl.results.export import ExportOnnxResult, ExportSafetensorsResult
+from ofqctl.results.export import ExportOnnxResult, ExportSafetensorsResult, ExportWebResult
 from ofqctl.results.failure import FailureDocument
 from ofqctl.results.importing import ImportResult
 from ofqctl.results.inspect import InspectRunResult
@@ -33,7 +33,7 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], ...]] = {
     "compare": (Comparison,),
     "doctor": (DoctorResult,),
     "evaluate": (EvaluateResult,),
-    "export": (ExportOnnxResult, ExportSafetensorsResult),
+    "export": (ExportOnnxResult, ExportSafetensorsResult, ExportWebResult),
     "import": (ImportResult,),
     "inspect": (InspectRunResult, InspectOnnxResult),
     "models": (ModelsResult,),

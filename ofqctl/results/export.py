@@ -166,6 +166,34 @@ class ExportOnnxResult(Document):
     seconds: float
 
 
+class Page(Part):
+    """A page for browsers.
+
+    Attributes:
+        folder: Path of its folder.
+        files: Names of its files.
+        bytes: Size of all of them.
+        runtime: Version of onnxruntime-web.
+        offline: Whether that is one of the files; otherwise the page loads it from the network.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    bytes: int
+    runtime: str
+    offline: bool
+
+
+class ExportWebResult(ExportOnnxResult):
+    """A page for browsers, with the verified ONNX file in it.
+
+    Attributes:
+        page: The page.
+    """
+
+    page: Page
+
+
 class ExportSafetensorsResult(Document):
     """Packed weights.
 

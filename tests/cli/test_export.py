@@ -138,8 +138,8 @@ def test_safetensors_in_one_file_are_evaluated_like_the_run(ofqctl, run):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ((), "neither of --onnx and --safetensors"),
-        (("--onnx", "--safetensors"), "both of --onnx and --safetensors"),
+        ((), "none of --onnx, --safetensors"),
+        (("--onnx", "--safetensors"), "--onnx and --safetensors of"),
         (("--onnx", "--batch", "0"), "--batch 0"),
         (("--onnx", "--output", "."), "is a folder"),
         (("--onnx", "--output", "taken.onnx"), "already exists"),

@@ -1,5 +1,8 @@
 """Small runs of every kind of quantization."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +49,21 @@ def run(tmp_path) -> Callable[..., Path]:
 def w2a2(tmp_path_factory) -> Path:
     """A run with 2-bit StatsQ weights, shifts, and query and key merged."""
     return make_run(tmp_path_factory.mktemp("runs") / "w2a2", "ofq/vit_w2a2")
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_web() -> Path:
+    """The npm package onnxruntime-web, installed under ``.venv/runtimes`` when a test first needs it."""
+    if shutil.which("npm") is None:
+        pytest.skip("Node.js with npm, which installs onnxruntime-web, is not here")
+    folder = Path(sys.prefix) / "runtimes" / "web"
+    package = folder / "node_modules" / "onnxruntime-web"
+    if not package.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        ended = subprocess.run(["npm", "install", "--silent", "--prefix", folder, "onnxruntime-web"], check=False)
+        if ended.returncode:
+            pytest.skip("npm cannot install onnxruntime-web here")
+    return package
 
 
 @pytest.fixture

@@ -51,17 +51,6 @@ def python_with(version):
     return folder / "bin" / "python"
 
 
-def node_with_web():
-    """A folder in which Node.js finds onnxruntime-web, and the script that uses it."""
-    if shutil.which("npm") is None:
-        pytest.skip("Node.js with npm is not installed")
-    folder = INSTALLED / "web"
-    if not (folder / "node_modules").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--silent", "--prefix", folder, "onnxruntime-web"], check=True)
-    return shutil.copy(HERE / "infer.mjs", folder)
-
-
 def same(logits, expected):
     """Whether top-1 is the same, and logits are near: a code on a rounding boundary may differ."""
     near = np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()
@@ -77,10 +66,10 @@ def test_a_file_runs_in_the_oldest_onnx_runtime_that_it_names(file, tmp_path):
     assert same(np.load(logits), expected)
 
 
-def test_a_file_runs_in_webassembly(file, tmp_path):
+def test_a_file_runs_in_webassembly(file, onnxruntime_web, tmp_path):
     path, _, images, expected = file
     (tmp_path / "images.f32").write_bytes(images.tobytes())
-    script, logits = node_with_web(), tmp_path / "logits.f32"
+    script, logits = shutil.copy(HERE / "infer.mjs", onnxruntime_web.parents[1]), tmp_path / "logits.f32"
     shape = [str(length) for length in images.shape]
     subprocess.run(["node", script, path, tmp_path / "images.f32", logits, *shape], check=True)
     assert same(np.fromfile(logits, np.float32).reshape(expected.shape), expected)
