@@ -34,7 +34,7 @@ def picture(path, size=(90, 60), **options):
 def answers(directory, paths):
     """The five classes that ``predict`` gives for each picture: (label, probability)."""
     found = predict(PredictRequest(ModelRequest(str(directory)), images=tuple(paths)))
-    return [[(guess["label"], guess["probability"]) for guess in image["top"]] for image in found["images"]]
+    return [[(guess.label, guess.probability) for guess in image.top] for image in found.images]
 
 
 def agree(shown, expected):
