@@ -161,14 +161,14 @@ def _flat(layer: "AnalyzedLayer") -> dict[str, Any]:
 def _table(head: list[str], rows: dict[tuple[str, str], dict[str, Any]]) -> Table:
     """A table with the figures that at least one row has."""
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        ">weights": lambda row: str(row["weights"]),
+        "->weights": lambda row: str(row["weights"]),
         ">oscillating": lambda row: _share(row.get("oscillating")),
         ">changed a step": lambda row: _share(row.get("flips_per_step")),
         ">never changed": lambda row: _share(row.get("never_flipped")),
-        ">within 0.005": lambda row: _share((row.get("within") or {}).get("0.005")),
-        ">clipped": lambda row: _share(row.get("clipped")),
-        ">dead codes": lambda row: _share(row["unused"]),
-        ">bits used": lambda row: f"{row['entropy']:.2f} of {row['bits']:.2g}",
+        "->within 0.005": lambda row: _share((row.get("within") or {}).get("0.005")),
+        "->clipped": lambda row: _share(row.get("clipped")),
+        "->dead codes": lambda row: _share(row["unused"]),
+        "->bits used": lambda row: f"{row['entropy']:.2f} of {row['bits']:.2g}",
     }
     shown = {title: cell for title, cell in columns.items() if any(cell(row) for row in rows.values())}
     table = Table([*head, *shown])

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from ofqctl.errors import OutputError
 
 _LABEL = re.compile(r"\s*(- |\S+(?: \S+)*(?<!\.)  +)?")  # what stands ahead of a line's text: blanks, a dash, a label
-_WHOLE = re.compile(r"`[^`]*`|(?<=: )ofqctl .*")  # commands, which are copied
+_WHOLE = re.compile(r"`[^`]*`|(?<=: )ofqctl .*|\d %")  # commands, which are copied, and shares
 _JOINERS = "\u200c\u200d"  # of letters and of emoji; they cannot be seen, but belong to words
 
 

@@ -72,7 +72,7 @@ def test_on_a_terminal_lines_end_between_words_below_the_text_and_commands_stay_
             Measured(),
             lambda _: [
                 "measured  on 2000 images of imagenette/val; 10 classes by their names",
-                "- a finding that is longer than a line of this terminal can be",
+                "- a finding that is longer than a line of this terminal: 12 % of all",
                 "accuracy  `ofqctl train deit_small --recipe ofq/vit_w2a2 --data DATA` brings it back",
                 "  ofqctl evaluate runs/with/a/long/path/and/name --data imagenet/val",
                 "key: value  # a document with lines of its own is nobody's prose\nother: 1",
@@ -81,8 +81,8 @@ def test_on_a_terminal_lines_end_between_words_below_the_text_and_commands_stay_
     assert capsys.readouterr().out.splitlines() == [
         "measured  on 2000 images of imagenette/val; 10 classes by",
         "          their names",
-        "- a finding that is longer than a line of this terminal can",
-        "  be",
+        "- a finding that is longer than a line of this terminal:",
+        "  12 % of all",
         "accuracy  `ofqctl train deit_small --recipe ofq/vit_w2a2 --data DATA`",
         "          brings it back",
         "  ofqctl evaluate runs/with/a/long/path/and/name --data imagenet/val",
