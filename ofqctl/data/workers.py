@@ -1,6 +1,7 @@
 """Batches from loader processes, which end with a message if a process cannot pass its batch on."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,20 @@ def load_batches(samples: Dataset[Any], *, workers: int, batch_bytes: int, **opt
         _check_shared_memory(workers, batch_bytes)
         options |= {"timeout": _PATIENCE, "prefetch_factor": _AHEAD}
     try:
-        yield from DataLoader(samples, num_workers=workers, **options)
+        yield from DataLoader(samples, num_workers=workers, worker_init_fn=_leave_signals, **options)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader"):
             raise
         raise DataError(f"--workers {workers}: {str(error).splitlines()[0]}", hint=MORE_SHARED_MEMORY) from error
+
+
+def _leave_signals(_worker: int) -> None:
+    """Let the process that reads the batches decide what a signal to all processes means: it still needs batches.
+
+    A second SIGTERM ends a loader process, as that process may wish.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def free_shared_memory() -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import _CACHED_NO_EXIST, HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ofqctl.artifact import Download, ForeignConfigError
@@ -72,7 +72,7 @@ def _file(repository: str, name: str) -> Path | None:
     """The path of a file of a repository in the cache; None if it has no such file."""
     identifier, revision = split_id(repository)
     known = try_to_load_from_cache(identifier, name, revision=revision) if revision else None
-    if known is _CACHED_NO_EXIST:  # of a commit, in which nothing changes
+    if known is not None and not isinstance(known, str):  # known not to exist in a commit, in which nothing changes
         return None
     try:
         return Path(HfApi(library_name="ofqctl").hf_hub_download(identifier, name, revision=revision))

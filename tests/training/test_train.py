@@ -4,7 +4,10 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import time
 from dataclasses import replace
+from multiprocessing import active_children, current_process
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +139,24 @@ def test_a_signal_saves_the_state_and_leaves(request_for, signum):
     assert read_checkpoint_state(request.output).position["total_steps"] in (4, 5)
     train(replace(request, resume="auto"))
     assert weights_of(request.output) == weights_of(whole.output)
+
+
+def test_a_signal_to_loader_processes_too_saves_the_state_and_leaves(request_for):
+    request = request_for("stopped", workers=2)
+    signalled = []
+
+    def stop(row, _total):
+        if row["step"] == 2:
+            signalled.extend(active_children())
+            subprocess.run(
+                ["kill", "-TERM", *(str(process.pid) for process in (*signalled, current_process()))], check=True
+            )
+            time.sleep(1)  # a loader process that ends is noticed
+
+    with pytest.raises(Interrupted):
+        train(request, on_step=stop)
+    assert len(signalled) >= 2
+    assert read_checkpoint_state(request.output).position["total_steps"] in (2, 3)
 
 
 def test_gradient_accumulation_takes_the_same_steps(request_for):
