@@ -57,4 +57,4 @@ def import_(
 
 def _render(result: "ImportResult") -> Iterator[Any]:
     yield from run_summary(result)
-    yield from next_commands(Path(result.output), None)
+    yield from next_commands(Path(str(result.output)), None)

@@ -158,4 +158,4 @@ def _render(result: "QuantizeResult", model: str, data: str | None, *, chosen: b
         if cost.unit == "ms":
             yield f"products  {cost.spent:.2f} ms of {cost.budget:.2f} ms, one image, one thread"
     yield from training_hint(result.bits, model)
-    yield from next_commands(Path(result.output), data)
+    yield from next_commands(Path(str(result.output)), data)

@@ -236,7 +236,7 @@ def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
     if training and training.skipped:
         first = training.skipped[0]
         yield f"skipped   {len(training.skipped)} training images, first {first.image}: {first.reason}"
-    yield from next_commands(Path(result.output), data)
+    yield from next_commands(Path(str(result.output)), data)
 
 
 def _cell(key: str, value: Any) -> str:

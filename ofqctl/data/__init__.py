@@ -7,7 +7,7 @@ class is which output of the model), ``images`` (the opened data), ``loader`` (b
 from ofqctl.data.batch import Batch
 from ofqctl.data.imagenet import label_names, names_of
 from ofqctl.data.images import ImageData, UnusableImageError
-from ofqctl.data.loader import ImageLoader, image_loader, none_usable
+from ofqctl.data.loader import ImageLoader, image_loader, make_transform, none_usable
 from ofqctl.data.opening import open_data
 from ofqctl.data.samples import Skipped
 from ofqctl.data.spec import DataSpec, LabelSpace
@@ -23,6 +23,7 @@ __all__ = [
     "UnusableImageError",
     "image_loader",
     "label_names",
+    "make_transform",
     "names_of",
     "none_usable",
     "open_data",

@@ -184,7 +184,7 @@ def image_loader(
     """
     return ImageLoader(
         data,
-        _transform(config, augmentation),
+        make_transform(config, augmentation),
         batch_size=batch_size,
         workers=workers,
         limit=limit,
@@ -203,7 +203,8 @@ def none_usable(data: ImageData, skipped: Sequence[Skipped]) -> DataError:
     return DataError(f"{data.name}: none of its {len(skipped)} images can be used{first}")
 
 
-def _transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None) -> Transform:
+def make_transform(config: Mapping[str, Any], augmentation: Mapping[str, Any] | None = None) -> Transform:
+    """The preprocessing of one image, as timm makes it; arguments as for :func:`image_loader`."""
     from timm.data.transforms_factory import create_transform
 
     input_size = tuple(config["input_size"])

@@ -5,6 +5,9 @@ the graph), ``lowering`` (markers become standard operators), ``verification`` (
 to end).
 """
 
+import sys
+
+from ofqctl import FunctionAndPackage
 from ofqctl.export.browser import MODEL, PAGE, WebRuntime, check_runs, check_shown, stale, web_runtime, write_page
 from ofqctl.export.kernels import about_runtimes
 from ofqctl.export.latency import product_seconds
@@ -47,3 +50,5 @@ __all__ = [
     "write_graph",
     "write_page",
 ]
+
+sys.modules[__name__].__class__ = FunctionAndPackage

@@ -1,6 +1,6 @@
 """The calibration images of a job, and their description."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -36,7 +36,7 @@ class CalibrationImages:
 
 @contextmanager
 def calibration_images(
-    spec: DataSpec | None,
+    spec: DataSpec | Iterable[Tensor] | None,
     wanted: Calibration,
     subject: Subject,
     device: torch.device,
@@ -47,6 +47,8 @@ def calibration_images(
 ) -> Iterator[CalibrationImages]:
     """Read as many images as wanted, drawn with ``seed``; without ``spec``, create synthetic images.
 
+    Batches of normalized images are taken as they come.
+
     Raises:
         DataError: There are no images, or they cannot be read.
         ModelError: Memory ran out while they were used; the message names options that reduce it.
@@ -54,6 +56,9 @@ def calibration_images(
     if spec is None:
         name, notes, loader = "synthetic", [SYNTHETIC], None
         source: Iterator[Tensor] = iter(synthetic_images(subject.data_config, wanted.images, wanted.batch_size, seed))
+    elif not isinstance(spec, DataSpec):
+        name, notes, loader = "the images given", [], None
+        source = _first(spec, wanted.images)
     else:
         data = open_data(spec, purpose="calibrate")
         name, notes = data.name, list(data.notes)
@@ -66,6 +71,16 @@ def calibration_images(
             notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were requested")
         about = CalibratedOn(data=name, images=batches.images, turned=0 if loader is None else loader.turned)
         yield CalibrationImages(batches, about, [*notes, *_unreadable(loader)])
+
+
+def _first(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
+    """The first ``images`` of the batches."""
+    taken = 0
+    for batch in batches:
+        yield batch[: images - taken]
+        taken += len(batch)
+        if taken >= images:
+            return
 
 
 def _unreadable(loader: ImageLoader | None) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
-from ofqctl.evaluation import Normalization, open_subject
+from ofqctl.evaluation import Normalization, Subject, open_subject
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
@@ -17,7 +17,8 @@ class EvaluateRequest:
     """A request to measure a model on data.
 
     Attributes:
-        model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file.
+        model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file; or what
+            was opened already.
         data: Labelled images.
         limit: Number of images to read, drawn from the whole set; None reads all.
         device: Device to compute on.
@@ -26,7 +27,7 @@ class EvaluateRequest:
         normalization: Mean and standard deviation of the images, for an ONNX file that does not contain them.
     """
 
-    model: ModelRequest
+    model: ModelRequest | Subject
     data: DataSpec
     limit: int | None = None
     device: DeviceName = "auto"
@@ -49,7 +50,8 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateR
 
 def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress) -> EvaluateResult:
     progress("load the model", 0, None)
-    subject = open_subject(request.model, request.normalization)
+    given = request.model
+    subject = given if isinstance(given, Subject) else open_subject(given, request.normalization)
     loader = open_labelled(
         request.data,
         subject,

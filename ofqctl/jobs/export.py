@@ -46,7 +46,8 @@ class ExportRequest:
     """A request to export a model to ONNX.
 
     Attributes:
-        model: The path of a run directory or of the weights file in one, or a float model.
+        model: The path of a run directory or of the weights file in one, or a float model; or what was opened already,
+            which needs an ``output``.
         target: What the graph is for.
         output: Path of the file; None derives it from the run or the model.
         batch: Number of images in one pass; None for any number.
@@ -58,7 +59,7 @@ class ExportRequest:
         strict: Whether a product that a runtime computes in float is an error.
     """
 
-    model: ModelRequest
+    model: ModelRequest | Subject
     target: Target = "onnxruntime"
     output: Path | None = None
     batch: int | None = None
@@ -68,6 +69,11 @@ class ExportRequest:
     overwrite: bool = False
     workers: int = 0
     strict: bool = False
+
+    @property
+    def sources(self) -> list[Path]:
+        """What the model is read from."""
+        return self.model.paths if isinstance(self.model, ModelRequest) else []
 
 
 def export_onnx(request: ExportRequest, progress: Progress = silent) -> ExportOnnxResult:
@@ -84,7 +90,7 @@ def export_onnx(request: ExportRequest, progress: Progress = silent) -> ExportOn
 def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack) -> ExportOnnxResult:
     started = time.perf_counter()
     progress("load the model", 0, None)
-    subject = open_subject(request.model)
+    subject = request.model if isinstance(request.model, Subject) else open_subject(request.model)
     if subject.kind == "onnx":
         raise ArtifactError(
             f"{subject.name}: is already an ONNX file", hint="export starts from a run or a float model"
@@ -96,8 +102,9 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
         raise ArtifactError(f"{output}: OpenVINO's IR", hint="--target openvino")
     written = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
     for path in written:
-        sources = request.model.paths
-        claimed.enter_context(output_file(path, overwrite=request.overwrite, make_folders=True, sources=sources))
+        claimed.enter_context(
+            output_file(path, overwrite=request.overwrite, make_folders=True, sources=request.sources)
+        )
     batches, total, data = _images(request, subject)
     progress("write the graph", 0, None)
     description = describe(subject, request.target, pixels=request.pixels)
@@ -152,7 +159,7 @@ def describe(subject: Subject, target: Target, *, pixels: bool) -> Description:
         data_config=subject.data_config,
         label_names=None if subject.labels.names is None else list(subject.labels.names),
         recipe=about.get("recipe"),
-        target=target if subject.kind == "run" else None,
+        target=target if about.get("recipe") else None,
         input="pixels" if pixels else "normalized",
         source=about["source"],
     )

@@ -35,7 +35,7 @@ def export_web(request: WebRequest, progress: Progress = silent) -> ExportWebRes
     runtime = web_runtime(request.runtime)
     onnx = request.onnx
     with (
-        output_directory(request.folder, overwrite=onnx.overwrite, sources=onnx.model.paths, kind=PAGE),
+        output_directory(request.folder, overwrite=onnx.overwrite, sources=onnx.sources, kind=PAGE),
         replaced_files(request.folder, removed=stale(runtime)) as fresh,
     ):
         model = fresh / MODEL

@@ -2,14 +2,16 @@
 
 import copy
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ofqctl.artifact import save_run, serialize
+from ofqctl.artifact import RunConfig, save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
 from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device, suited_threads
 from ofqctl.errors import RecipeError
@@ -34,10 +36,11 @@ class QuantizeRequest:
     """A request to quantize a model.
 
     Attributes:
-        model: The float model.
+        model: The float model; one that is loaded already is quantized in place.
         recipe: The recipe to follow.
         output: The run directory; None derives a name from model and bits under ``runs/``.
-        calibration: Calibration images (labels are not used); None uses synthetic images.
+        calibration: Calibration images (labels are not used), or batches of them, normalized (B, 3, H, W); None uses
+            synthetic images.
         data: Labelled images to measure the float and the quantized model on, or None.
         overwrite: Whether to replace an existing run.
         seed: Seed of random weights and of the choice of calibration images.
@@ -51,10 +54,10 @@ class QuantizeRequest:
         compiled: Whether the quantizers are compiled, which pays off if a stage runs them many times.
     """
 
-    model: ModelRequest
+    model: ModelRequest | LoadedModel
     recipe: Recipe
     output: Path | None = None
-    calibration: DataSpec | None = None
+    calibration: DataSpec | Iterable[Tensor] | None = None
     data: DataSpec | None = None
     overwrite: bool = False
     seed: int = 0
@@ -77,10 +80,42 @@ def quantize(request: QuantizeRequest, progress: Progress = silent) -> QuantizeR
         OfqctlError: An error that the user can fix; nothing was written.
     """
     with ExitStack() as claimed:
-        return _quantized(request, progress, claimed)
+        quantized = _quantized(request, progress, claimed)
+        save_run(Path(str(quantized.result.output)), *quantized.files())
+        return quantized.result
 
 
-def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack) -> QuantizeResult:
+def quantize_in_memory(request: QuantizeRequest, progress: Progress = silent) -> "Quantized":
+    """The same without the run directory; ``output`` and ``overwrite`` do not matter.
+
+    Raises:
+        OfqctlError: An error that the user can fix.
+    """
+    return _quantized(request, progress, None)
+
+
+@dataclass
+class Quantized:
+    """A quantized model.
+
+    Attributes:
+        model: The model.
+        weights: Content of ``model.safetensors``.
+        config: Content of ``config.json``.
+        result: What was done and measured.
+    """
+
+    model: nn.Module
+    weights: bytes
+    config: RunConfig
+    result: QuantizeResult
+
+    def files(self) -> tuple[nn.Module, bytes, RunConfig, dict[str, Any]]:
+        """What a run directory is written from."""
+        return self.model, self.weights, self.config, self.result.stored()
+
+
+def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack | None) -> Quantized:
     started = time.perf_counter()
     job = _open(request, progress, claimed)
     with _calibration(job) as calibration:
@@ -95,7 +130,7 @@ def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack)
         about = about.model_copy(update={"bits": average})
     result = QuantizeResult(
         **dict(about),
-        output=str(job.output),
+        output=None if claimed is None else str(job.output),
         calibration=calibration.about,
         evaluation=figures,
         ptq=task.figures,
@@ -107,8 +142,7 @@ def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack)
     )
     if request.strict:
         refuse_undone(result)
-    save_run(job.output, task.model, weights, config, result.stored())
-    return result
+    return Quantized(task.model, weights, config, result)
 
 
 @dataclass
@@ -144,19 +178,19 @@ class _Job:
         return channels, height, width
 
 
-def _open(request: QuantizeRequest, progress: Progress, claimed: ExitStack) -> _Job:
-    """Open model and data, and claim the output."""
+def _open(request: QuantizeRequest, progress: Progress, claimed: ExitStack | None) -> _Job:
+    """Open model and data, and claim the output if there is something to claim it with."""
     if request.time_budget is not None and request.time_budget <= 0:
         raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     device = pick_device(request.device)
-    if request.output is not None:
+    if claimed is not None and request.output is not None:
         claimed.enter_context(_output(request, request.output))
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
-    loaded = open_float(request.model)
+    loaded = request.model if isinstance(request.model, LoadedModel) else open_float(request.model)
     check_model(request.recipe, loaded)
     output = request.output or _default_output(loaded.architecture, request)
-    if request.output is None:
+    if claimed is not None and request.output is None:
         claimed.enter_context(_output(request, output))
     subject = of_model(loaded)
     evaluation = None
@@ -237,7 +271,8 @@ def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> Com
 
 
 def _output(request: QuantizeRequest, output: Path) -> AbstractContextManager[None]:
-    return output_directory(output, overwrite=request.overwrite, sources=request.model.paths)
+    sources = request.model.paths if isinstance(request.model, ModelRequest) else []
+    return output_directory(output, overwrite=request.overwrite, sources=sources)
 
 
 def _default_output(architecture: str, request: QuantizeRequest) -> Path:

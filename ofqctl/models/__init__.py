@@ -2,6 +2,7 @@
 
 from ofqctl.models.building import build_architecture
 from ofqctl.models.checkpoints import read_checkpoint, read_torch_file
+from ofqctl.models.given import given_model, shapes_of, why_not_built_again
 from ofqctl.models.loading import LoadedModel, ModelRequest, load_model
 from ofqctl.models.names import families, matching, resolve_name
 
@@ -10,9 +11,12 @@ __all__ = [
     "ModelRequest",
     "build_architecture",
     "families",
+    "given_model",
     "load_model",
     "matching",
     "read_checkpoint",
     "read_torch_file",
     "resolve_name",
+    "shapes_of",
+    "why_not_built_again",
 ]

@@ -104,13 +104,13 @@ def load_model(request: ModelRequest) -> LoadedModel:
     kwargs = _model_kwargs(origin, request)
     model, source, notes = _with_weights(origin, request, kwargs)
     follow_arguments(model, kwargs)
-    data_config = _jsonable(resolve_model_data_config(model))  # type: ignore[no-untyped-call]
+    data_config = jsonable(resolve_model_data_config(model))  # type: ignore[no-untyped-call]
     return LoadedModel(
         model=model,
         architecture=origin.architecture,
         num_classes=class_count(model),
         model_kwargs=kwargs,
-        pretrained_cfg=_jsonable({k: v for k, v in weights_config(model).items() if k not in LOCAL_KEYS}),
+        pretrained_cfg=jsonable({k: v for k, v in weights_config(model).items() if k not in LOCAL_KEYS}),
         data_config=data_config,
         source=source,
         notes=[*origin.notes, *notes],
@@ -144,7 +144,7 @@ def _model_kwargs(origin: Origin, request: ModelRequest) -> dict[str, Any]:
     if request.img_size is not None:
         kwargs["img_size"] = request.img_size
     try:
-        return _jsonable({key: value for key, value in kwargs.items() if value is not None})
+        return jsonable({key: value for key, value in kwargs.items() if value is not None})
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"model '{request.name}': an argument cannot be written as JSON: {error}; "
@@ -228,6 +228,6 @@ def _replacement(classes: int, model: nn.Module) -> str:
     return f"the classifier of {classes} classes was replaced by a random one with {class_count(model)}"
 
 
-def _jsonable(value: Mapping[str, Any]) -> dict[str, Any]:
+def jsonable(value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as read back from JSON: tuples become lists."""
     return cast("dict[str, Any]", json.loads(json.dumps(value)))

@@ -56,10 +56,10 @@ class RunResult(AboutRun, Document):
     """The result of a command that wrote a run.
 
     Attributes:
-        output: Path of the run directory.
+        output: Path of the run directory; None if it was not written.
     """
 
-    output: str
+    output: str | None = None
 
     def stored(self) -> dict[str, Any]:
         """The content of ``results.json``."""

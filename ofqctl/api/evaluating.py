@@ -1,0 +1,89 @@
+"""``ofqctl.evaluate``."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from ofqctl.api.images import labelled_batches
+from ofqctl.api.module import in_evaluation_mode, subject_of
+from ofqctl.data import DataSpec
+from ofqctl.devices import DeviceName, pick_device
+from ofqctl.evaluation import evaluate as measured
+from ofqctl.jobs.evaluate import EvaluateRequest
+from ofqctl.jobs.evaluate import evaluate as run
+from ofqctl.progress import Progress, silent
+from ofqctl.results.accuracy import Accuracy
+from ofqctl.results.evaluate import EvaluateResult
+
+Pairs = Iterable[tuple[Tensor, Tensor]]
+
+
+@overload
+def evaluate(
+    model: str | Path | nn.Module,
+    data: str | Path,
+    *,
+    limit: int | None = None,
+    device: DeviceName = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: Progress = silent,
+) -> EvaluateResult: ...
+
+
+@overload
+def evaluate(
+    model: str | Path | nn.Module, data: Pairs, *, device: DeviceName = "auto", progress: Progress = silent
+) -> Accuracy: ...
+
+
+def evaluate(
+    model: str | Path | nn.Module,
+    data: str | Path | Iterable[Any],
+    *,
+    limit: int | None = None,
+    device: DeviceName = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: Progress = silent,
+) -> Accuracy:
+    """Measure top-1, top-5, loss and speed of a model; a model in memory is left as it is.
+
+    Args:
+        model: A name or path as :func:`ofqctl.load` takes it, or a model in memory.
+        data: Labelled images: a path as the commands take it, or what gives pairs of normalized images, (B, 3, H, W),
+            and labels, (B,), such as a DataLoader.
+        limit: Number of images of a path to read, drawn from all; None reads all.
+        device: Device to compute on; with pairs, a model in memory stays where it is.
+        batch_size: Number of images of a path in one forward pass.
+        workers: Number of processes that decode the images of a path.
+        progress: Called to report progress.
+
+    Returns:
+        The figures; for a path with what they were measured on.
+
+    Raises:
+        OfqctlError: The model or the data cannot be used, or they do not match.
+    """
+    if isinstance(data, str | Path):
+        request = EvaluateRequest(subject_of(model), DataSpec(str(data)), limit, device, batch_size, workers)
+        return run(request, progress)
+    pairs = labelled_batches(data, "data")
+    if isinstance(model, nn.Module):
+        with in_evaluation_mode(model):
+            return _measured(model, pairs, _device_of(model), progress)
+    place = pick_device(device)
+    return _measured(subject_of(model).model.to(place), pairs, place, progress)
+
+
+def _measured(
+    model: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]], device: torch.device, progress: Progress
+) -> Accuracy:
+    return measured({"model": model}, pairs, device=device, progress=progress)["model"].accuracy
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
