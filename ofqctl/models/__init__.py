@@ -4,15 +4,19 @@ from ofqctl.models.building import build_architecture
 from ofqctl.models.checkpoints import read_checkpoint, read_torch_file
 from ofqctl.models.loading import LoadedModel, ModelRequest, load_model
 from ofqctl.models.names import families, matching, resolve_name
+from ofqctl.models.outputs import embeds, gives, with_tokens
 
 __all__ = [
     "LoadedModel",
     "ModelRequest",
     "build_architecture",
+    "embeds",
     "families",
+    "gives",
     "load_model",
     "matching",
     "read_checkpoint",
     "read_torch_file",
     "resolve_name",
+    "with_tokens",
 ]

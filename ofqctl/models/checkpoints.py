@@ -308,7 +308,11 @@ def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 def _head_tensors(model: Any, keys: Iterable[str]) -> set[str]:
     """Those of ``keys`` that belong to a classifier, as known by the model or by timm."""
-    given, named = model.get_classifier(), weights_config(model).get("classifier") or ()
+    try:
+        given = model.get_classifier()
+    except AttributeError:  # some of timm's models without a classifier look for one in the module in its place
+        given = ()
+    named = weights_config(model).get("classifier") or ()
     given = given if isinstance(given, tuple) else (given,)
     names = {name for name, module in model.named_modules() if any(module is head for head in given)}
     names.update((named,) if isinstance(named, str) else named)
