@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from ofqctl.convert import make_plan
 from ofqctl.convert.survey import Survey, survey
+from ofqctl.errors import ModelError
 from ofqctl.layers.attention import form_of
-from ofqctl.models import build_architecture, families
+from ofqctl.models import build_architecture, families, with_tokens
+from ofqctl.models.outputs import check_output, leave_out_classifier
 from ofqctl.recipe import Plan
 from ofqctl.recipe.catalogue import load
 
@@ -52,10 +54,11 @@ A family is one module of `timm.models`. It holds attention if a module of one o
 multiplies query with key element by element. Gates (squeeze-and-excitation, CBAM, ECA, global context, split
 attention) are not attention.
 
-*Layers* counts Linear and Conv2d layers with quantized weights and inputs; *left in float* counts what keeps float
-weights or products, with the reason. Images are square, in pixels.
+*Backbone* says whether the model runs without a classifier (`--features`) and gives an embedding, and patch tokens
+beside it (`--tokens`). *Layers* counts Linear and Conv2d layers with quantized weights and inputs; *left in float*
+counts what keeps float weights or products, with the reason. Images are square, in pixels.
 """
-HEADER = ("family", "model", "image", "attention", "products quantized", "QKR", "layers", "left in float")
+HEADER = ("family", "model", "image", "attention", "products quantized", "QKR", "backbone", "layers", "left in float")
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,13 @@ class Converted:
         plans: By recipe.
         classes: Of every module, by its name.
         image: Height and width of the images, in pixels.
+        backbone: What it gives without a classifier, in words.
     """
 
     plans: dict[str, Plan]
     classes: dict[str, str]
     image: int
+    backbone: str
 
 
 @cache
@@ -143,7 +148,26 @@ def converted(subject: Subject) -> Converted:
         plans={name: make_plan(model, recipe, input_size(model)) for name, recipe in RECIPES.items()},
         classes={name: type(module).__name__ for name, module in model.named_modules()},
         image=input_size(model)[-1],
+        backbone=backbone(model),
     )
+
+
+def backbone(model: nn.Module) -> str:
+    """What ``model`` gives without its classifier, which is left out: whether embeddings, and patch tokens."""
+    images = torch.zeros(1, *input_size(model))
+    try:
+        with torch.no_grad():
+            leave_out_classifier(model, where="the model")
+            check_output(model(images), images)
+    except ModelError as error:
+        return f"no: {error.message.removeprefix('the model: ')}"
+    try:
+        with torch.no_grad():
+            embedding, _ = with_tokens(model, images)
+            check_output(embedding, images)
+    except ModelError:
+        return "yes, without tokens"
+    return "yes"
 
 
 def row(subject: Subject) -> Row:
@@ -164,6 +188,7 @@ def row(subject: Subject) -> Row:
         ", ".join(sorted({*products, *in_float, *elementwise})),
         _counted(products) or "none",
         _merging(made.plans[OFQ], merged),
+        made.backbone,
         f"{kinds['linear']} Linear, {kinds['conv2d']} Conv2d",
         _counted(left, "; ") or "nothing",
     )

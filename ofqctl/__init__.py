@@ -8,6 +8,7 @@ from ofqctl import environment
 
 if TYPE_CHECKING:
     from ofqctl.api.attention import register_attention
+    from ofqctl.api.embedding import evaluate_embeddings
     from ofqctl.api.evaluating import evaluate
     from ofqctl.api.exporting import export
     from ofqctl.api.loading import load
@@ -25,6 +26,7 @@ __all__ = [
     "Recipe",
     "analyze_oscillation",
     "evaluate",
+    "evaluate_embeddings",
     "export",
     "inspect",
     "load",
@@ -39,6 +41,7 @@ _PLACES = {
     "Recipe": "recipe",
     "analyze_oscillation": "api.looking",
     "evaluate": "api.evaluating",
+    "evaluate_embeddings": "api.embedding",
     "export": "api.exporting",
     "inspect": "api.looking",
     "load": "api.loading",

@@ -11,9 +11,12 @@ from ofqctl.api.images import labelled_batches
 from ofqctl.api.module import in_evaluation_mode, subject_of
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
+from ofqctl.errors import ModelError
+from ofqctl.evaluation import Subject
 from ofqctl.evaluation import evaluate as measured
 from ofqctl.jobs.evaluate import EvaluateRequest
 from ofqctl.jobs.evaluate import evaluate as run
+from ofqctl.models import embeds
 from ofqctl.progress import Progress, silent
 from ofqctl.results.accuracy import Accuracy
 from ofqctl.results.evaluate import EvaluateResult
@@ -66,17 +69,34 @@ def evaluate(
         The figures; for a path with what they were measured on.
 
     Raises:
-        OfqctlError: The model or the data cannot be used, or they do not match.
+        OfqctlError: The model or the data cannot be used, or they do not match; or the model gives embeddings.
     """
     if isinstance(data, str | Path):
-        request = EvaluateRequest(subject_of(model), DataSpec(str(data)), limit, device, batch_size, workers)
-        return run(request, progress)
+        request = EvaluateRequest(_classifier(model), DataSpec(str(data)), limit, device, batch_size, workers)
+        result = run(request, progress)
+        assert isinstance(result, EvaluateResult)
+        return result
     pairs = labelled_batches(data, "data")
     if isinstance(model, nn.Module):
+        _check_classes(embeds(model))
         with in_evaluation_mode(model):
             return _measured(model, pairs, _device_of(model), progress)
     place = pick_device(device)
-    return _measured(subject_of(model).model.to(place), pairs, place, progress)
+    return _measured(_classifier(model).model.to(place), pairs, place, progress)
+
+
+def _classifier(model: str | Path | nn.Module) -> Subject:
+    subject = subject_of(model)
+    _check_classes(subject.embeds)
+    return subject
+
+
+def _check_classes(embeds: bool) -> None:
+    if embeds:
+        raise ModelError(
+            "evaluate: measures classes, and this model gives embeddings",
+            hint="ofqctl.evaluate_embeddings(model, data)",
+        )
 
 
 def _measured(

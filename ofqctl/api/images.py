@@ -23,13 +23,11 @@ def batches_of_images(given: Iterable[Any], what: str) -> Iterator[Tensor]:
         DataError: An element is something else, or its images differ in size from those before.
     """
     size: tuple[int, ...] | None = None
-    for number, element in enumerate(_elements(given, what)):
+    for number, element in enumerate(_elements(given, what, _ONE)):
         where = f"{what}: element {number}"
         images = element[0] if isinstance(element, tuple | list) and len(element) == 2 else element
         yield _checked(images, element, where, _ONE, size)
         size = images.shape[1:]
-    if size is None:
-        raise DataError(f"{what}: gives nothing; expected at least one batch of images, (B, 3, H, W)")
 
 
 def labelled_batches(given: Iterable[Any], what: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -38,20 +36,32 @@ def labelled_batches(given: Iterable[Any], what: str) -> Iterator[tuple[Tensor, 
     Raises:
         DataError: An element is no pair of images and labels.
     """
-    empty = True
-    for number, element in enumerate(_elements(given, what)):
+    for number, element in enumerate(_elements(given, what, _PAIR)):
+        yield _pair(element, f"{what}: element {number}")
+
+
+def batches_and_labels(given: Iterable[Any], what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of images, with the labels of those that come as pairs.
+
+    Raises:
+        DataError: An element is neither images nor a pair of images and labels.
+    """
+    for number, element in enumerate(_elements(given, what, _ONE)):
         where = f"{what}: element {number}"
-        if not isinstance(element, tuple | list) or len(element) != 2:
-            raise DataError(f"{where} is {_said(element)}; expected {_PAIR}", hint=_hint(element))
-        images, labels = element
-        _checked(images, element, where, _PAIR, None)
-        labels = torch.as_tensor(labels)
-        if labels.shape != (len(images),) or labels.is_floating_point():
-            raise DataError(f"{where} has labels that are {_said(labels)} for {len(images)} images; expected {_PAIR}")
-        yield images, labels
-        empty = False
-    if empty:
-        raise DataError(f"{what}: gives nothing; expected {_PAIR}")
+        if isinstance(element, tuple | list):
+            yield _pair(element, where)
+        else:
+            yield _checked(element, element, where, _ONE, None), None
+
+
+def _pair(element: Any, where: str) -> tuple[Tensor, Tensor]:
+    if not isinstance(element, tuple | list) or len(element) != 2:
+        raise DataError(f"{where} is {_said(element)}; expected {_PAIR}", hint=_hint(element))
+    images, labels = element
+    images, labels = _checked(images, element, where, _PAIR, None), torch.as_tensor(labels)
+    if labels.shape != (len(images),) or labels.is_floating_point():
+        raise DataError(f"{where} has labels that are {_said(labels)} for {len(images)} images; expected {_PAIR}")
+    return images, labels
 
 
 def peeked(batches: Iterator[Tensor]) -> tuple[tuple[int, int, int], Iterator[Tensor]]:
@@ -66,13 +76,18 @@ def peeked(batches: Iterator[Tensor]) -> tuple[tuple[int, int, int], Iterator[Te
     return (channels, height, width), everything()
 
 
-def _elements(given: Any, what: str) -> Iterator[Any]:
-    if isinstance(given, Tensor):
-        return iter([given])
+def _elements(given: Any, what: str, expected: str) -> Iterator[Any]:
+    """The elements of what was given, at least one."""
     try:
-        return iter(given)
+        elements = iter([given] if isinstance(given, Tensor) else given)
     except TypeError as error:
         raise DataError(f"{what}: is {_said(given)}; expected a path, or batches of images") from error
+    empty = True
+    for element in elements:
+        empty = False
+        yield element
+    if empty:
+        raise DataError(f"{what}: gives nothing; expected {expected}")
 
 
 def _checked(images: Any, element: Any, where: str, expected: str, size: tuple[int, ...] | None) -> Tensor:

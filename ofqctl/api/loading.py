@@ -18,6 +18,7 @@ def load(
     pretrained: bool = True,
     num_classes: int | None = None,
     img_size: int | None = None,
+    features: bool = False,
     **model_kwargs: Any,
 ) -> "Model":
     """Load a model.
@@ -29,16 +30,17 @@ def load(
         pretrained: Whether a float model gets its pretrained weights.
         num_classes: Number of classes of a float model; None keeps that of the weights.
         img_size: Height and width of the images of a float model, in pixels; None keeps its own.
+        features: Whether the classifier is left out, so that the model gives embeddings.
         **model_kwargs: Further arguments of the architecture of a float model.
 
     Returns:
-        The timm model, (B, 3, H, W) -> (B, classes), on the CPU and in evaluation mode, with ``preprocess``,
-        ``label_names``, ``recipe`` and ``notes``.
+        The timm model, (B, 3, H, W) -> (B, classes or features), on the CPU and in evaluation mode, with
+        ``preprocess``, ``label_names``, ``recipe`` and ``notes``.
 
     Raises:
         OfqctlError: There is no such model, or it is damaged.
     """
     path = None if checkpoint is None else Path(checkpoint)
-    request = ModelRequest(str(name), path, pretrained, num_classes, img_size, model_kwargs)
+    request = ModelRequest(str(name), path, pretrained, num_classes, img_size, kwargs=model_kwargs, features=features)
     subject = open_subject(request)
     return equipped(subject, None if subject.run is None else subject.run.config.quantization_config.recipe)

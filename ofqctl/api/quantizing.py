@@ -67,6 +67,9 @@ def quantize(
     *,
     calibration: str | Path | Iterable[Any] | None = None,
     data: str | Path | None = None,
+    index: str | Path | None = None,
+    tokens: bool = False,
+    features: bool = False,
     set: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -81,13 +84,17 @@ def quantize(
     """Quantize a float model; a model in memory is copied first.
 
     Args:
-        model: A name as :func:`ofqctl.load` takes it, or a classifier in memory: any module with Linear, Conv2d or a
-            known attention, built by timm or not.
+        model: A name as :func:`ofqctl.load` takes it, or a model in memory: any classifier with Linear, Conv2d or a
+            known attention, built by timm or not, or a model of timm's without a classifier.
         recipe: The name of a shipped recipe, a YAML file, a recipe, or what a YAML file would hold.
         calibration: Images to calibrate on: a path as the commands take it, or what gives normalized batches, (B, 3, H,
             W), or pairs of these and labels, which are not used. As many as the recipe says are taken; if there are
             fewer, a note says so. None uses synthetic images.
-        data: Labelled images to measure the float and the quantized model on, as the commands take them, or None.
+        data: Images to measure the float and the quantized model on, as the commands take them, or None; labelled ones
+            for a classifier.
+        index: Images that embeddings of ``data`` are looked up among; None takes the others of ``data``.
+        tokens: Whether patch tokens are compared as well as embeddings.
+        features: Whether the classifier of a model by name is left out.
         set: Changes of the recipe by path, such as ``{"weights.bits": 4}``.
         output: Run directory to write, or None.
         overwrite: Whether to replace an existing run.
@@ -109,7 +116,7 @@ def quantize(
     if isinstance(model, nn.Module):
         loaded = loaded_of(model, model_kwargs, size)
     else:
-        loaded = open_float(ModelRequest(str(model), kwargs=dict(model_kwargs or {})))
+        loaded = open_float(ModelRequest(str(model), kwargs=dict(model_kwargs or {}), features=features))
     _check_size(loaded, size)
     given = replace(loaded, notes=list(loaded.notes))
     shapes = shapes_of(loaded.model)
@@ -118,6 +125,8 @@ def quantize(
         recipe=recipe_of(recipe, set),
         calibration=images,
         data=None if data is None else DataSpec(str(data)),
+        index=None if index is None else DataSpec(str(index)),
+        tokens=tokens,
         seed=seed,
         device=device,
         batch_size=batch_size,

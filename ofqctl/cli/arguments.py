@@ -12,6 +12,7 @@ SEVERAL_VALUES = ("--set", "--model-kwargs")
 _PAIR = re.compile(r"[A-Za-z_][\w.]*=")
 _BETWEEN_PAIRS = re.compile(r"(?:\s*,\s*|\s+)(?=[A-Za-z_]\w*=)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb|kib|mib|gib)?", re.IGNORECASE)
+_SIDES = re.compile(r"(-?\d+)(?:x(-?\d+))?")
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _BITS = {str(bits) for bits in range(1, 9)}
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -62,6 +63,18 @@ def parse_model_kwargs(texts: Sequence[str]) -> dict[str, Any]:
             )
         kwargs[key] = _value(value.strip())
     return kwargs
+
+
+def parse_img_size(text: str) -> int | tuple[int, int]:
+    """Parse a size of images: one number of pixels for both sides, or height and width as in ``224x128``.
+
+    Raises:
+        ModelError: The text is neither.
+    """
+    match = _SIDES.fullmatch(text.strip().lower())
+    if match is None:
+        raise ModelError(f"--img-size {text}: not a size of images", hint="--img-size 224, or 224x128 (height first)")
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
 def parse_size(text: str) -> int:

@@ -4,17 +4,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
+from ofqctl.cli.embeddings import embedding_lines, embedding_rows
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
     from ofqctl.results.data import Prepared
-    from ofqctl.results.evaluate import EvaluateResult
+    from ofqctl.results.evaluate import EvaluateEmbeddingsResult, EvaluateResult
 
 EXAMPLES = (
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4 --data imagenet/val",
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4/model.onnx --data imagenet/val",
     "ofqctl evaluate deit_small --data imagenet/val --limit 1000 --workers 4",
+    "ofqctl evaluate runs/dinov2-w4a8 --data imagenet/val --index-data imagenet/train --tokens",
     "ofqctl evaluate runs/vit-w4a4/model.safetensors --data hfds/uoft-cs/cifar10 --split test --json",
 )
 
@@ -22,21 +24,31 @@ EXAMPLES = (
 @group("Data")
 class _Data:
     data: str = option(
-        "DATA", "Labelled images: folder with a subfolder per class, parquet folder, hfds/NAME or digits.", default=...
+        "DATA",
+        "Labelled images: folder with a subfolder per class, parquet folder, hfds/NAME or digits; "
+        "for embeddings, any images.",
+        default=...,
     )
     limit: int | None = option("N", "Number of images to use, drawn at random from all.", min=1)
+    against: str | None = option(
+        "MODEL", "Float model that embeddings are compared with; by default the one that a run was made from."
+    )
 
 
 def evaluate(
     model: options.AnyModel,
     *,
     images: _Data,
+    embeddings: options.EmbeddingOptions,
     reading: options.StreamedDataOptions,
     subject: options.SubjectOptions,
     printing: options.PrintOptions,
     execution: options.BatchedOptions,
 ) -> None:
-    """Measure accuracy, loss and speed of a run directory, an ONNX file or a float model."""
+    """Measure accuracy, loss and speed of a run directory, an ONNX file or a float model.
+
+    Of a model without a classifier: how alike its embeddings are to the float model's, and how well they find images.
+    """
     from ofqctl.jobs.evaluate import EvaluateRequest
     from ofqctl.jobs.evaluate import evaluate as run
 
@@ -48,20 +60,21 @@ def evaluate(
         batch_size=execution.batch_size,
         workers=execution.workers,
         normalization=subject.normalization(),
+        index=embeddings.index(reading),
+        against=images.against,
+        tokens=embeddings.tokens,
     )
     with printing.sink() as sink:
         sink.show(run(request, sink.progress), _render)
 
 
-def _render(result: "EvaluateResult") -> Iterator[Table | str]:
-    table = Table(["", ">"], title=f"{result.model} ({result.recipe or result.kind})")
-    table.add("top-1 accuracy", f"{result.top1:.2f} %")
-    table.add("top-5 accuracy", f"{result.top5:.2f} %")
-    table.add("loss", f"{result.loss:.4f}")
-    table.add("images", result.images)
-    table.add("images/s", f"{result.images_per_second:.1f}")
-    yield table
+def _render(result: "EvaluateResult | EvaluateEmbeddingsResult") -> Iterator[Table | str]:
+    title = f"{result.model} ({result.recipe or result.kind})"
+    yield _embeddings(result, title) if result.gives == "embeddings" else _classes(result, title)
     yield ""
+    if result.gives == "embeddings":
+        yield f"compared       with {result.against or 'no float model'}"
+        yield from embedding_lines(result.neighbours, result.paired, " " * 15)
     yield f"data           {result.data}"
     yield f"classes        {result.labels}"
     yield f"preprocessing  {_preparation(result.preprocessing)}"
@@ -70,6 +83,24 @@ def _render(result: "EvaluateResult") -> Iterator[Table | str]:
         yield f"turned         {result.turned} images, upright as their EXIF orientation says"
     for skipped in result.skipped:
         yield f"skipped        {skipped.image}: {skipped.reason}"
+
+
+def _classes(result: "EvaluateResult", title: str) -> Table:
+    table = Table(["", ">"], title=title)
+    table.add("top-1 accuracy", f"{result.top1:.2f} %")
+    table.add("top-5 accuracy", f"{result.top5:.2f} %")
+    table.add("loss", f"{result.loss:.4f}")
+    table.add("images", result.images)
+    table.add("images/s", f"{result.images_per_second:.1f}")
+    return table
+
+
+def _embeddings(result: "EvaluateEmbeddingsResult", title: str) -> Table:
+    before = [] if result.float is None else [result.float]
+    table = Table(["", *([">float model"] if before else []), f">{'this' if before else ''}"], title=title)
+    embedding_rows(table, [*before, result])
+    table.add("images", *([""] if before else []), result.images)
+    return table
 
 
 def _preparation(prepared: "Prepared") -> str:

@@ -50,6 +50,7 @@ class _What:
     batch: str = option(
         "dynamic|N", "Batch size of the file: `dynamic` for any number of images, or exactly N.", default="dynamic"
     )
+    tokens: bool = flag("Give patch tokens beside the embedding of a model without a classifier.", "--tokens")
     with_preprocess: bool = flag(
         "Make the file take pixels, uint8 (B, 3, H, W) RGB, and normalize them itself.", "--with-preprocess"
     )
@@ -100,6 +101,7 @@ def export(
         overwrite=output.overwrite,
         workers=workers,
         strict=check.strict,
+        tokens=what.tokens,
     )
     with printing.sink() as sink:
         if what.web is None:
@@ -173,12 +175,16 @@ def _render(result: "ExportOnnxResult") -> Iterator[Table | str]:
         table.add("largest difference between the products", f"{exact.between:.1e}")
         yield table
         yield ""
-    others = [name for name in ends.agreement if name not in ("graph", "floor")]
+    others = [name for name in ends.difference if name not in ("graph", "floor")]
     names = ["graph", *others, "floor"]
     columns = [">this file", *(f">in {name}" for name in others), ">noise floor"]
     table = Table(["end to end", *columns], title="" if exact.products else result.output)
-    table.add("top-1 as torch", *(f"{ends.agreement[name]:.1f} %" for name in names))
-    table.add("median difference of logits", *(f"{ends.difference[name]:.1e}" for name in names))
+    if ends.agreement:
+        table.add("top-1 as torch", *(f"{ends.agreement[name]:.1f} %" for name in names))
+    else:
+        table.add("lowest cosine with torch", *(f"{ends.cosine[name]:.6f}" for name in names))
+    outputs = " and ".join(result.outputs)
+    table.add(f"median difference of {outputs}", *(f"{ends.difference[name]:.1e}" for name in names))
     if top1 := ends.top1:
         table.add("top-1 accuracy", *(f"{top1[name]:.2f} %" for name in names[:-1]), f"torch {top1['torch']:.2f} %")
     yield table

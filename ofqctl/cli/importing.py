@@ -46,7 +46,7 @@ def import_(
         abits=said.abits,
         model=said.model,
         num_classes=said.num_classes,
-        img_size=said.img_size,
+        img_size=said.size(),
         kwargs=said.kwargs(),
         output=output.output,
         overwrite=output.overwrite,

@@ -81,7 +81,7 @@ def render_onnx(result: "InspectOnnxResult") -> Iterator[Table | str]:
         yield from (f"{name:<9} {port.name} {list(port.shape)} {port.type}" for port in ports)
     said = result.description
     if said:
-        yield f"model     {said.architecture}, {said.num_classes} classes, {said.input} images"
+        yield f"model     {said.architecture}, {_gives(said.num_classes)}, {said.input} images"
         yield f"recipe    {said.recipe or 'none: a float model'}"
     yield f"opset     {result.opset}"
     yield f"operators {_counted(result.operators)}"
@@ -111,7 +111,7 @@ def render_run(result: "InspectRunResult") -> Iterator[Table | str]:
     yield ""
     yield _sizes(result.size)
     yield ""
-    yield f"model     {result.model}, {result.num_classes} classes, input {list(result.input_size)}"
+    yield f"model     {result.model}, {_gives(result.num_classes)}, input {list(result.input_size)}"
     yield f"source    {result.source}"
     yield f"recipe    {result.recipe}"
     yield f"format    version {result.format_version}, written by {result.written_by}"
@@ -139,11 +139,20 @@ def _widths(bits: tuple[int, ...]) -> str:
 
 def _measured(figures: dict[str, Any]) -> Iterator[str]:
     """The accuracy of a quantized run and of its float model, or that of a trained run on its validation images."""
-    quantized = (figures.get("quantized") or {}).get("top1", figures.get("val_top1"))
-    original = (figures.get("float") or {}).get("top1")
-    if quantized is not None:
-        compared = "" if original is None else f" (float {original:.2f} %)"
-        yield f"measured  top-1 {quantized:.2f} %{compared} on {figures.get('data')}"
+    for key, words in (("top1", "top-1"), ("knn", "kNN accuracy")):
+        quantized = (figures.get("quantized") or {}).get(key, figures.get(f"val_{key}"))
+        original = (figures.get("float") or {}).get(key)
+        if quantized is not None:
+            compared = "" if original is None else f" (float {original:.2f} %)"
+            yield f"measured  {words} {quantized:.2f} %{compared} on {figures.get('data')}"
+    alike = (figures.get("quantized") or {}).get("likeness") or {}
+    cosine = alike.get("cosine", figures.get("val_cosine"))
+    if cosine is not None:
+        yield f"measured  cosine {cosine:.4f} to the float model's embeddings on {figures.get('data')}"
+
+
+def _gives(num_classes: int) -> str:
+    return f"{num_classes} classes" if num_classes else "embeddings"
 
 
 def _modules(modules: "Sequence[InspectedModule]") -> Table:

@@ -34,17 +34,21 @@ def models(
 
 def _render(result: "ModelsResult") -> Iterator[Table | str]:
     if result.pattern:
-        table = Table(["model", "family", "pretrained"])
+        table = Table(["model", "family", "pretrained", "backbone"])
         for model in result.models:
-            table.add(model.name, model.family, "yes" if model.pretrained else "no")
+            table.add(
+                model.name, model.family, *("yes" if is_so else "no" for is_so in (model.pretrained, model.backbone))
+            )
         yield table
         yield ""
-    table = Table(["family", ">models", ">pretrained", "coverage", "qkr", "-attention left in float"])
+    columns = ["family", ">models", ">pretrained", ">backbones", "coverage", "qkr", "-attention left in float"]
+    table = Table(columns)
     for family in result.families:
         table.add(
             family.family,
             family.models,
             family.pretrained,
+            family.backbones,
             family.attention,
             "yes" if family.qkr else "",
             ", ".join(family.float_classes),
@@ -52,5 +56,6 @@ def _render(result: "ModelsResult") -> Iterator[Table | str]:
     yield table
     yield ""
     yield from (f"{word:<9} {meaning}" for word, meaning in result.meaning.items())
+    yield "backbones models whose weights have no classifier: they give embeddings, as any model does with --features"
     yield "qkr       query and key can be merged in at least one attention class of the family"
     yield "Determined from the code of each family: a model may use only some of its attention classes."

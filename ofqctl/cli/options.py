@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ofqctl.cli.arguments import parse_model_kwargs
+from ofqctl.cli.arguments import parse_img_size, parse_model_kwargs
 from ofqctl.cli.groups import flag, group, option
 from ofqctl.cli.output import Sink
 from ofqctl.errors import ModelError
@@ -38,7 +38,7 @@ AnyModel = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Labelled images to measure on: folder with a subfolder per class, parquet folder, hfds/NAME or digits.",
+        help="Images to measure on: folder with a subfolder per class, parquet folder, hfds/NAME or digits.",
         metavar="DATA",
         rich_help_panel="Data",
     ),
@@ -61,10 +61,14 @@ class ArchitectureOptions:
     """The shapes of a model; its weights are random."""
 
     num_classes: int | None = option("N", "Number of classes; a classifier of another size is replaced.")
-    img_size: int | None = option("PIXELS", "Height and width of the images in pixels.")
+    img_size: str | None = option("PIXELS", "Height and width of the images in pixels: 224, or 224x128 (height first).")
     model_kwargs: list[str] | None = option(
         "K=V ...", "Arguments of the architecture, several after one flag: embed_dim=192 depth=12."
     )
+
+    def size(self) -> int | tuple[int, int] | None:
+        """Height and width of the images; None keeps the model's own."""
+        return None if self.img_size is None else parse_img_size(self.img_size)
 
     def kwargs(self) -> dict[str, Any]:
         """Arguments of the architecture."""
@@ -75,7 +79,11 @@ class ArchitectureOptions:
         from ofqctl.models import ModelRequest
 
         return ModelRequest(
-            name, pretrained=False, num_classes=self.num_classes, img_size=self.img_size, kwargs=self.kwargs()
+            name,
+            pretrained=False,
+            num_classes=self.num_classes,
+            img_size=self.size(),
+            kwargs=self.kwargs(),
         )
 
 
@@ -87,10 +95,12 @@ class ModelOptions(ArchitectureOptions):
         "FILE", "Weights of the float model (.safetensors, .pth); no code in the file is executed."
     )
     no_pretrained: bool = flag("Use random weights; nothing is downloaded.", "--no-pretrained")
+    features: bool = flag("Leave the classifier out: the model gives embeddings, timm's num_classes=0.", "--features")
 
     def request(self, name: str) -> "ModelRequest":
         """The request for the model with a name."""
-        return replace(super().request(name), checkpoint=self.checkpoint, pretrained=not self.no_pretrained)
+        pretrained, features = not self.no_pretrained, self.features
+        return replace(super().request(name), checkpoint=self.checkpoint, pretrained=pretrained, features=features)
 
 
 @group("Model")
@@ -183,6 +193,23 @@ class CalibrationOptions:
     def spec(self, reading: ImageOptions) -> "DataSpec | None":
         """The images, read as these options say; None for synthetic images."""
         return reading.images(self.calib_data, self.calib_split) if self.calib_data else None
+
+
+@group("Data")
+class EmbeddingOptions:
+    """What embeddings are measured against."""
+
+    index_data: str | None = option(
+        "DATA", "Labelled images that embeddings are looked up among; by default, the others of --data."
+    )
+    index_split: str | None = option("NAME", "Split of --index-data; by default the training split.")
+    tokens: bool = flag("Compare patch tokens as well as embeddings.", "--tokens")
+
+    def index(self, reading: DataOptions) -> "DataSpec | None":
+        """The images to look among, read as these options say; None for the others of the data."""
+        if self.index_data is None:
+            return None
+        return replace(reading.labelled(self.index_data), split=self.index_split)
 
 
 @group("Recipe")

@@ -11,11 +11,12 @@ from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
-    from ofqctl.results.predict import PredictResult
+    from ofqctl.results.predict import PredictEmbeddingsResult, PredictResult
 
 EXAMPLES = (
     "ofqctl predict runs/deit_small_patch16_224-w4a4 cat.jpg dog.jpg",
     "ofqctl predict deit_small photos/ --top 1 --json",
+    "ofqctl predict runs/dinov2-w4a8 photos/ --save-embeddings photos.parquet",
     "ofqctl predict runs/deit_small_patch16_224-w4a4 --array x.npy --save-logits y.npy",
 )
 
@@ -28,6 +29,11 @@ class _Data:
 @group("Output")
 class _Output:
     save_logits: Path | None = option("FILE", "Write the logits, float32 (N, classes), to this .npy file.")
+    save_embeddings: Path | None = option(
+        "FILE",
+        "Write the embeddings of a model without a classifier, with the names of the images, to this .npy (names in a "
+        ".json beside it), .safetensors or .parquet file.",
+    )
     top: int = option("N", "Number of labels to print for each image.", default=5, min=1)
 
 
@@ -44,7 +50,7 @@ def predict(
     printing: options.PrintOptions,
     execution: options.BatchedOptions,
 ) -> None:
-    """Classify images, with probabilities, or compute the logits of a preprocessed array."""
+    """Classify images, with probabilities, or embed them with a model without a classifier."""
     from ofqctl.jobs.predict import PredictRequest
     from ofqctl.jobs.predict import predict as run
 
@@ -53,6 +59,7 @@ def predict(
         images=tuple(images or ()),
         array=data.array,
         save_logits=output.save_logits,
+        save_embeddings=output.save_embeddings,
         top=output.top,
         device=execution.device,
         batch_size=execution.batch_size,
@@ -63,16 +70,30 @@ def predict(
         sink.show(run(request, sink.progress), _render)
 
 
-def _render(result: "PredictResult") -> Iterator[Table | str]:
+def _render(result: "PredictResult | PredictEmbeddingsResult") -> Iterator[Table | str]:
     title = f"{result.model} ({result.recipe or result.kind})"
-    table = Table(["image", ">probability", ">label", "name"], title=title)
-    for image in result.images:
-        for rank, guess in enumerate(image.top):
-            table.add("" if rank else image.image, f"{100 * guess.probability:.1f} %", guess.label, guess.name)
-    yield table
+    yield _embeddings(result, title) if result.gives == "embeddings" else _classes(result, title)
     if result.turned:
         yield f"turned   {result.turned} images, upright as their EXIF orientation says"
     for skipped in result.skipped:
         yield f"skipped  {skipped.image}: {skipped.reason}"
-    if result.saved_logits:
+    if result.gives == "classes" and result.saved_logits:
         yield f"logits   written to {result.saved_logits}"
+    if result.gives == "embeddings" and result.saved_embeddings:
+        yield f"written  to {result.saved_embeddings}"
+
+
+def _classes(result: "PredictResult", title: str) -> Table:
+    table = Table(["image", ">probability", ">label", "name"], title=title)
+    for image in result.images:
+        for rank, guess in enumerate(image.top):
+            table.add("" if rank else image.image, f"{100 * guess.probability:.1f} %", guess.label, guess.name)
+    return table
+
+
+def _embeddings(result: "PredictEmbeddingsResult", title: str) -> Table:
+    table = Table(["image", ">features", ">length", "most like it", ">cosine"], title=title)
+    for image in result.images:
+        cosine = "" if image.cosine is None else f"{image.cosine:.4f}"
+        table.add(image.image, image.features, f"{image.length:.3g}", image.nearest or "", cosine)
+    return table

@@ -23,6 +23,7 @@ EXAMPLES = (
     "ofqctl quantize deit_small --recipe ptq/minmax --calib-data imagenet/train --data imagenet/val",
     "ofqctl quantize deit_small --target-bits 4.0 --calib-data imagenet/train",
     "ofqctl quantize local-dir:models/vit --recipe ptq/mse --set weights.bits=4 activations.bits=4",
+    "ofqctl quantize vit_small_patch14_reg4_dinov2 --wbits 4 --abits 8 --calib-data photos --data photos --tokens",
     "ofqctl quantize vit_tiny --no-pretrained --num-classes 10 --calib-data digits --data digits --json",
 )
 
@@ -98,6 +99,7 @@ def quantize(
     mixing: _Mixing,
     calibration: options.CalibrationOptions,
     data: options.Data = None,
+    embeddings: options.EmbeddingOptions,
     reading: options.StreamedDataOptions,
     weights: options.ModelOptions,
     output: _Output,
@@ -133,6 +135,8 @@ def quantize(
         target=target,
         time_budget=execution.time_budget,
         compiled=execution.compiled,
+        index=embeddings.index(reading),
+        tokens=embeddings.tokens,
     )
     with printing.sink() as sink:
         sink.show(
@@ -157,5 +161,5 @@ def _render(result: "QuantizeResult", model: str, data: str | None, *, chosen: b
         cost = mixed.cost
         if cost.unit == "ms":
             yield f"products  {cost.spent:.2f} ms of {cost.budget:.2f} ms, one image, one thread"
-    yield from training_hint(result.bits, model)
+    yield from training_hint(result.bits, model, result.gives)
     yield from next_commands(Path(str(result.output)), data)

@@ -58,7 +58,7 @@ def sensitivity(
     execution: options.ExecutionOptions,
     seed: options.Seed = 0,
 ) -> None:
-    """Rank layers by how much the model's predictions change when only that layer is quantized."""
+    """Rank layers by how much the model's output changes when only that layer is quantized."""
     from ofqctl.recipe import catalogue
 
     widths = parse_widths("--bits", what.bits)
@@ -84,10 +84,12 @@ def sensitivity(
 
 def _render(result: "SensitivityResult") -> Iterator[Table | str]:
     what = "weights and activations" if result.part == "all" else result.part
-    title = f"{result.model}: divergence of the predictions, nats, when only one layer's {what} are quantized"
+    from ofqctl.ptq.divergence import MEASURES
+
+    title = f"{result.model}: {MEASURES[result.measure]}, when only one layer's {what} are quantized"
     table = Table(["layer", *(f">{bits} bits" for bits in result.bits)], title=title)
     for layer in result.layers:
-        table.add(layer.layer, *(_figures(layer.kl[str(bits)]) for bits in result.bits))
+        table.add(layer.layer, *(_figures(layer.damage[str(bits)]) for bits in result.bits))
     yield table
     yield ""
     yield f"measured  on {result.calibration.images} images of {result.calibration.data}"

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ofqctl.cli.embeddings import embedding_lines, embedding_rows
 from ofqctl.cli.output import Aside, Table, megabytes
 from ofqctl.files import TRACKER_FILE
 
 if TYPE_CHECKING:
     from ofqctl.recipe.plan import LeftFloat
     from ofqctl.results.accuracy import Paired
+    from ofqctl.results.embeddings import ComparedEmbeddings
     from ofqctl.results.quantize import Compared
     from ofqctl.results.run import Bits, ModelBits, RunResult
 
@@ -20,8 +22,10 @@ _SHOWN_REASONS = 5
 _NEEDS_TRAINING = 3  # bits
 
 
-def run_summary(result: "RunResult", figures: "Compared | None" = None) -> Iterator[Table | str]:
+def run_summary(result: "RunResult", figures: "Compared | ComparedEmbeddings | None" = None) -> Iterator[Table | str]:
     """The float and the quantized model side by side, and what stayed in float."""
+    from ofqctl.results.embeddings import ComparedEmbeddings
+
     size, bits = result.size, result.bits
     table = Table(["", ">float model", ">quantized"], title=f"{result.model}, recipe {result.recipe}")
     table.add("weight bits", _FLOAT_BITS, bits.weights)
@@ -29,7 +33,9 @@ def run_summary(result: "RunResult", figures: "Compared | None" = None) -> Itera
     table.add("activation bits", _FLOAT_BITS, bits.activations)
     table.add("  first, last layer", _FLOAT_BITS, f"{bits.first.activations}, {bits.last.activations}")
     table.add("size", megabytes(size.float_model), megabytes(size.total))
-    if figures:
+    if isinstance(figures, ComparedEmbeddings):
+        embedding_rows(table, [figures.float, figures.quantized])
+    elif figures:
         before, after = figures.float, figures.quantized
         table.add("top-1 accuracy", f"{before.top1:.2f} %", f"{after.top1:.2f} %")
         table.add("top-5 accuracy", f"{before.top5:.2f} %", f"{after.top5:.2f} %")
@@ -40,7 +46,10 @@ def run_summary(result: "RunResult", figures: "Compared | None" = None) -> Itera
     yield f"size      {size.float_model / size.total:.1f} times smaller"
     if figures:
         yield f"measured  on {figures.quantized.images} images of {figures.data}; {figures.labels}"
-        yield paired_line(figures.paired)
+        if isinstance(figures, ComparedEmbeddings):
+            yield from embedding_lines(figures.neighbours, figures.paired, " " * 10)
+        else:
+            yield paired_line(figures.paired)
         yield from (f"          {note}" for note in figures.data_notes)
         if figures.turned:
             yield f"turned    {figures.turned} images, upright as their EXIF orientation says"
@@ -70,17 +79,19 @@ def left_float_lines(left_float: "Sequence[LeftFloat]") -> Iterator[str]:
         yield f"in float  and {len(reasons) - _SHOWN_REASONS} more reasons: `ofqctl inspect` lists all"
 
 
-def training_hint(bits: "Bits | ModelBits", model: str) -> Iterator[str]:
+def training_hint(bits: "Bits | ModelBits", model: str, gives: str = "classes") -> Iterator[str]:
     """The command that trains a model at bit-widths at which calibration alone leaves little of its accuracy."""
     widths = {"weights": bits.weights, "activations": bits.activations}
     low = min(widths.values())
     if low > _NEEDS_TRAINING:
         return
-    shipped = max(low, 2)
+    family, shipped, features = "vit", max(low, 2), ""
+    if gives == "embeddings":
+        family, shipped, features = "backbone", 2, " --features"
     sets = " ".join(f"{part}.bits={width}" for part, width in widths.items() if width != shipped)
     yield f"accuracy  calibration alone leaves little of it at {low} bits; training brings it back:"
-    recipe = f"ofq/vit_w{shipped}a{shipped}" + (f" --set {sets}" if sets else "")
-    yield f"          ofqctl train {shlex.quote(model)} --recipe {recipe} --data DATA --val-data DATA"
+    recipe = f"ofq/{family}_w{shipped}a{shipped}" + (f" --set {sets}" if sets else "")
+    yield f"          ofqctl train {shlex.quote(model)}{features} --recipe {recipe} --data DATA --val-data DATA"
 
 
 def next_commands(output: Path, data: str | None) -> Iterator[str]:

@@ -204,7 +204,8 @@ def _for_batch(shipped: "Recipe", resolved: "Recipe", scale_lr: bool) -> "Recipe
 
 def _tell(sink: Sink, row: dict[str, Any], total: int) -> None:
     """Report one optimizer step."""
-    figures = f"loss {row['loss']:.3f}, top-1 {row['train_top1']:.1f} %, lr {row['lr']:.2g}"
+    right = f"top-1 {row['train_top1']:.1f} %, " if "train_top1" in row else ""
+    figures = f"loss {row['loss']:.3f}, {right}lr {row['lr']:.2g}"
     if "oscillating" in row:
         figures += f", {100 * row['oscillating']:.2f} % oscillating"
     speed = f"{row['images_per_second']:.0f} images/s"
@@ -220,6 +221,9 @@ def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
         ">loss": "loss",
         ">train top-1": "train_top1",
         ">val top-1": "val_top1",
+        ">val kNN": "val_knn",
+        ">val recall@1": "val_recall1",
+        ">val cosine": "val_cosine",
         ">oscillating": "oscillating",
         ">codes changed a step": "flips_per_step",
         ">seconds": "seconds",
@@ -244,6 +248,8 @@ def _cell(key: str, value: Any) -> str:
         return ""
     if key in ("oscillating", "flips_per_step"):
         return f"{100 * value:.3f} %"
-    if key in ("train_top1", "val_top1"):
+    if key in ("train_top1", "val_top1", "val_knn", "val_recall1"):
         return f"{value:.2f} %"
+    if key == "val_cosine":
+        return f"{value:.4f}"
     return f"{value:.3f}" if key == "loss" else f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from ofqctl.convert.planning import make_plan
+from ofqctl.convert.planning import make_plan, notes_on_sizes
 from ofqctl.convert.surgery import apply_plan, describe, operands, weight_site
+from ofqctl.convert.survey import takes_any_size
 from ofqctl.recipe import Plan, Recipe
 
 
@@ -23,4 +24,13 @@ def convert(model: nn.Module, recipe: Recipe, input_size: tuple[int, int, int]) 
     return plan
 
 
-__all__ = ["apply_plan", "convert", "describe", "make_plan", "operands", "weight_site"]
+__all__ = [
+    "apply_plan",
+    "convert",
+    "describe",
+    "make_plan",
+    "notes_on_sizes",
+    "operands",
+    "takes_any_size",
+    "weight_site",
+]

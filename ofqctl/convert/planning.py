@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ofqctl.convert.survey import Seen, Shape, Survey, survey
+from ofqctl.convert.survey import Seen, Shape, Survey, survey, takes_any_size
 from ofqctl.convert.tensors import Kind, plan_operand
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.layers.attention.forms import form_of, why_no_form, why_no_qkr
@@ -15,6 +15,7 @@ from ofqctl.recipe import FLOAT_BITS, Activations, LeftFloat, ModulePlan, Plan, 
 from ofqctl.recipe.plan import ModuleKind
 from ofqctl.recipe.schema import Layer, plan_for
 
+_FOR_EACH_TOKEN = ("token", "head")  # granularities with steps for each token, or for each query and key
 _NEVER_NEGATIVE = (
     "GELU",
     "GELUTanh",
@@ -49,6 +50,20 @@ def make_plan(model: nn.Module, recipe: Recipe, input_size: Shape) -> Plan:
             planner.plan_layer(name, module)
     planner.check_overrides()
     return Plan(modules=planner.modules, left_float=tuple(planner.left_float))
+
+
+def notes_on_sizes(model: nn.Module, recipe: Recipe) -> list[str]:
+    """A note if a model takes images of any size, so that a recipe's steps for each token cannot be.
+
+    Args:
+        model: A float timm model.
+        recipe: The recipe to follow.
+    """
+    activations = recipe.activations
+    if not takes_any_size(model) or activations.bits == FLOAT_BITS or activations.granularity not in _FOR_EACH_TOKEN:
+        return []
+    merged = ", and queries and keys stay separate" if recipe.attention.qkr else ""
+    return [f"images may have any size (dynamic_img_size), so what has a step for each token gets one for all{merged}"]
 
 
 class _Planner:

@@ -55,17 +55,19 @@ def plan_operand(
     Args:
         activations: Settings in the recipe.
         kind: Kind of the tensor.
-        seen: Its shapes in a dry run; if they differ between calls, there is one grid step for all and no shifts.
+        seen: Its shapes in a dry run; if they differ between calls, or what has a step of its own differs between image
+            sizes, there is one grid step for all, and the same holds of shifts.
         signed: Whether codes may be negative; None leaves it to the data.
     """
     if activations.bits == FLOAT_BITS:
         return None
-    shape = seen.shape
+    steps = {step_shape(kind, activations.granularity, shape) for shape in seen.shapes}
+    shifts = {shift_shape(kind, shape) for shape in seen.shapes}
     return plan_for(
         activations,
-        step_shape=() if shape is None else step_shape(kind, activations.granularity, shape),
+        step_shape=steps.pop() if len(steps) == 1 else (),
         dynamic=activations.dynamic and kind in _ROWS_APART,
-        shift_shape=shift_shape(kind, shape) if shape is not None and activations.shifts else None,
+        shift_shape=shifts.pop() if len(shifts) == 1 and activations.shifts else None,
         signed=signed,
         whole=kind != "pixels",
     )

@@ -23,7 +23,7 @@ class Answers(Frozen):
     temperature: float = Field(default=1.0, gt=0.0)
 
 
-@TERMS.register("answers", Answers, traits=["needs_teacher"])
+@TERMS.register("answers", Answers, traits=["needs_teacher", "of_classes"])
 class AnswerTerm(Term):
     """``weight * T^2 * CE(distillation head / T, softmax(teacher / T))``; T^2 keeps the scale of the gradients."""
 

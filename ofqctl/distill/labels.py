@@ -22,7 +22,7 @@ class Labels(Frozen):
     smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
-@TERMS.register("labels", Labels)
+@TERMS.register("labels", Labels, traits=["needs_labels", "of_classes"])
 class LabelTerm(Term):
     """``weight * CE(class head, target)``, in nats."""
 

@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from ofqctl.errors import ModelError
 
 
-class Teacher:
-    """Computes logits without gradients.
+class Teacher(nn.Module):
+    """Computes logits or embeddings without gradients.
 
     Args:
-        model: A classifier; put into evaluation mode, in which timm's distilled models average their two heads.
+        model: A float model; put into evaluation mode, in which timm's distilled models average their two heads.
         data_config: Preprocessing of the teacher.
         student_config: Preprocessing of the student, applied to the images that the teacher gets.
         name: Name of the teacher, for messages.
     """
+
+    _scale: Tensor
+    _shift: Tensor
 
     def __init__(
         self, model: nn.Module, data_config: Mapping[str, Any], student_config: Mapping[str, Any], name: str
@@ -28,17 +31,13 @@ class Teacher:
                 f"{student_config['input_size']}",
                 hint="choose a teacher of the student's image size",
             )
+        super().__init__()
         self.model = model.eval().requires_grad_(False)
         theirs, ours = (_mean_std(config) for config in (student_config, data_config))
-        self._scale = theirs[1] / ours[1]
-        self._shift = (theirs[0] - ours[0]) / ours[1]
-        self._same = bool(torch.equal(self._scale, torch.ones(3, 1, 1)) and not self._shift.any())
-
-    def to(self, device: torch.device) -> "Teacher":
-        """Move to ``device``."""
-        self.model.to(device)
-        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
-        return self
+        scale, shift = theirs[1] / ours[1], (theirs[0] - ours[0]) / ours[1]
+        self._same = bool((scale == 1.0).all() and not shift.any())
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer("_shift", shift, persistent=False)
 
     def check_classes(self, classes: int, name: str) -> None:
         """Check that teacher and student have the same number of classes.
@@ -48,16 +47,16 @@ class Teacher:
         """
         own = getattr(self.model, "num_classes", classes)
         if own != classes:
+            theirs, ours = (f"{count} classes" if count else "no classifier" for count in (own, classes))
             raise ModelError(
-                f"teacher {name}: has {own} classes, the student {classes}",
-                hint="--set training.distillation.teacher=NAME",
+                f"teacher {name}: has {theirs}, the student {ours}", hint="--set training.distillation.teacher=NAME"
             )
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) for images normalized for the student, (B, 3, H, W)."""
-        logits: Tensor = self.model(images if self._same else images * self._scale + self._shift)
-        return logits
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) or embeddings (B, D) for images normalized for the student, (B, 3, H, W)."""
+        answers: Tensor = self.model(images if self._same else images * self._scale + self._shift)
+        return answers
 
 
 def _mean_std(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

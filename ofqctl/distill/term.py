@@ -19,9 +19,10 @@ class Pass:
 
     Attributes:
         batch: The batch that was passed to the model; its images may be mixed.
-        target: Labels (B,), or mixed probabilities (B, classes).
-        logits: Logits of the student, (B, classes), or a pair: logits of its class head and of its distillation head.
-        answers: Logits of the teacher, (B, classes), or None.
+        target: Labels (B,), or mixed probabilities (B, classes); without meaning where the images have no labels.
+        logits: What the student gives: logits (B, classes), or a pair of them, of its class head and of its
+            distillation head; or embeddings (B, D).
+        answers: The same of the teacher, (B, classes or D), or None.
         progress: Share of all optimizer steps of the training done so far, 0 to 1.
     """
 
@@ -41,7 +42,8 @@ class Term(ABC):
     """A term of the objective, created once for a training as ``Term(model, teacher, settings)``.
 
     The model is the student; the teacher is a float model or None. A term registered with the trait ``needs_teacher``
-    gets a teacher, and passes with answers.
+    gets a teacher, and passes with answers. The trait ``needs_labels`` asks for labelled images, ``of_classes`` and
+    ``of_embeddings`` for a model that gives these.
     """
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, settings: Frozen) -> None:  # noqa: B027

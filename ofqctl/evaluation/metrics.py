@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.devices import memory_kept, suited_threads
-from ofqctl.errors import ModelError
 from ofqctl.layers import values_kept
+from ofqctl.models.outputs import check_output
 from ofqctl.progress import Progress, silent
 from ofqctl.results.accuracy import Accuracy, Paired
 
@@ -48,12 +48,13 @@ class Metrics:
 
     @property
     def images_per_second(self) -> float:
-        """Speed of the forward passes, summed over all processes.
+        """Speed of the forward passes, summed over all processes."""
+        return speed(self.timings)
 
-        The first pass of a process, which warms up, is not counted if there are more.
-        """
-        counted = [passes[1:] or passes for passes in self.timings]
-        return sum(sum(n for _, n in passes) / max(sum(s for s, _ in passes), 1e-9) for passes in counted)
+    @property
+    def right(self) -> Tensor:
+        """Which images were classified correctly (top-1), (images,), bool."""
+        return torch.cat(self.hits)
 
     @property
     def accuracy(self) -> Accuracy:
@@ -65,6 +66,18 @@ class Metrics:
             images=self.images,
             images_per_second=round(self.images_per_second, 2),
         )
+
+
+def speed(timings: Sequence[Sequence[tuple[float, int]]]) -> float:
+    """Images per second, summed over processes.
+
+    The first pass of a process, which warms up, is not counted if there are more.
+
+    Args:
+        timings: For each process, seconds and images of each forward pass.
+    """
+    counted = [passes[1:] or passes for passes in timings]
+    return sum(sum(n for _, n in passes) / max(sum(s for s, _ in passes), 1e-9) for passes in counted)
 
 
 def merged(shares: Sequence[Metrics]) -> Metrics:
@@ -83,46 +96,41 @@ def merged(shares: Sequence[Metrics]) -> Metrics:
     )
 
 
-def paired(original: Metrics, quantized: Metrics) -> Paired:
-    """Compare the top-1 accuracy of two models on the same images, image by image.
+def paired(original: Tensor, quantized: Tensor) -> Paired:
+    """Compare two models on the same images, image by image.
 
     The standard error is that of the mean difference, which is far below that of either accuracy if the models mostly
     agree.
+
+    Args:
+        original: Which images the float model got right, (N,), bool.
+        quantized: Which the quantized model got right, (N,), bool.
     """
-    first, second = torch.cat(original.hits), torch.cat(quantized.hits)
-    difference = second.double() - first.double()
+    difference = quantized.double() - original.double()
     error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else torch.zeros(())
     return Paired(
         difference=round(100.0 * float(difference.mean()), 4),
         standard_error=round(100.0 * float(error), 4),
-        gained=int((second & ~first).sum()),
-        lost=int((first & ~second).sum()),
+        gained=int((quantized & ~original).sum()),
+        lost=int((original & ~quantized).sum()),
     )
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of a batch, computed in the same way everywhere.
+    """Logits or embeddings of a batch, computed in the same way everywhere.
 
     Args:
         model: A float or quantized model, or one read from a file; in evaluation mode.
         images: Preprocessed images, (B, 3, H, W), on the model's device.
 
     Returns:
-        Logits, float32, (B, classes), all finite.
+        The output, float32, (B, classes or features), all finite.
 
     Raises:
-        ModelError: They have another shape, or some are not finite, so that there is nothing to rank.
+        ModelError: It has another shape, or some of it is not finite, so that there is nothing to rank or compare.
     """
     with torch.inference_mode():
-        logits: Tensor = model(images)
-    if logits.ndim != 2 or len(logits) != len(images):
-        raise ModelError(f"the model: gives {tuple(logits.shape)} for {len(images)} images; allowed: (images, classes)")
-    if bad := int((~logits.isfinite()).any(dim=-1).sum()):
-        raise ModelError(
-            f"the model: {bad} of {len(images)} images have outputs that are NaN or infinite",
-            hint="its weights are damaged, or its values too large for their type",
-        )
-    return logits.float()
+        return check_output(model(images), images)
 
 
 def evaluate(

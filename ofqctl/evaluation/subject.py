@@ -1,6 +1,7 @@
 """What can be evaluated, behind one interface: a float model by name, a run directory, or an ONNX file."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ofqctl.artifact import Run, is_run, read_config
+from ofqctl.convert import takes_any_size
 from ofqctl.data import LabelSpace, names_of
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.evaluation.runs import find_run, holds_run, open_run
-from ofqctl.models import LoadedModel, ModelRequest, load_model
+from ofqctl.models import LoadedModel, ModelRequest, gives, load_model
+from ofqctl.models.building import check_forward, height_width
+from ofqctl.models.outputs import leave_out_classifier
 from ofqctl.models.preprocessing import check_data_config
+from ofqctl.results.document import Gives
 from ofqctl.results.evaluate import Kind
 
 if TYPE_CHECKING:
@@ -26,14 +31,14 @@ _WORDS = {"run": "a run directory", "onnx": "an ONNX file"}
 
 @dataclass
 class Subject:
-    """A model that computes logits, with the preprocessing of its images.
+    """A model that computes logits or embeddings, with the preprocessing of its images.
 
     Attributes:
         model: The model, in evaluation mode.
         name: Its name for the user.
         kind: ``float`` (a model by name), ``run`` or ``onnx``.
         data_config: Preprocessing, as timm's ``create_transform`` takes it.
-        labels: Meaning of the outputs.
+        labels: Meaning of the outputs; of 0 classes if the model gives embeddings.
         about: Its ``architecture``, the ``model_args`` that build it, the ``source`` of its weights and, for a run or a
             file exported from one, the name of the ``recipe``; for a run also the ``sha256`` of its weights.
         notes: What was guessed or changed, one sentence each.
@@ -49,6 +54,16 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     run: Run | None = None
 
+    @property
+    def gives(self) -> Gives:
+        """What the outputs are: classes, or embeddings of a model without a classifier."""
+        return gives(self.labels.num_classes)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the outputs are embeddings."""
+        return self.gives == "embeddings"
+
 
 def open_subject(request: ModelRequest, normalization: Normalization | None = None) -> Subject:
     """Open an ONNX file or a run if ``request.name`` is the path of one, or a run on the hub; else a float model.
@@ -59,7 +74,7 @@ def open_subject(request: ModelRequest, normalization: Normalization | None = No
 
     Raises:
         ArtifactError: The run or file is damaged, or does not say how images are preprocessed.
-        ModelError: There is no such model, or it has no classifier.
+        ModelError: There is no such model.
     """
     path = Path(request.name)
     if path.suffix == ".onnx" and path.is_file():
@@ -67,14 +82,14 @@ def open_subject(request: ModelRequest, normalization: Normalization | None = No
     if normalization is not None:
         raise ModelError(f"{path}: --mean and --std are for ONNX files without this information; this model has it")
     if is_run(path) or path.is_file():
-        return _noting_unused(of_run(open_run(path)), request)
+        return _noting_unused(_of_run(open_run(path), request), request)
     if path.is_dir():
         raise ModelError(
             f"{path}: not a run directory: there is no config.json in this folder",
             hint=f"a float model in timm's layout is named `local-dir:{path}`",
         )
     if (found := find_run(request.name)) is not None:
-        return _noting_unused(of_run(found.load()), request)
+        return _noting_unused(_of_run(found.load(), request), request)
     if ":" not in request.name and len(path.parts) > 1:
         raise ModelError(
             f"{path}: no such run directory or file",
@@ -89,7 +104,8 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
         "--checkpoint": request.checkpoint,
         "--no-pretrained": not request.pretrained,
         "--num-classes": request.num_classes,
-        "--img-size": request.img_size,
+        "--features": request.features and not subject.embeds,
+        "--img-size": None if _has_size(subject, request.img_size) else request.img_size,
         "--model-kwargs": request.kwargs,
     }
     unused = [option for option, value in given.items() if value]
@@ -98,6 +114,10 @@ def _noting_unused(subject: Subject, request: ModelRequest) -> Subject:
             f"{', '.join(unused)}: no effect on {_WORDS[subject.kind]}, which contains this information"
         )
     return subject
+
+
+def _has_size(subject: Subject, size: int | tuple[int, int] | None) -> bool:
+    return size is not None and list(subject.data_config["input_size"][1:]) == height_width(size)
 
 
 def of_run(run: Run) -> Subject:
@@ -115,14 +135,34 @@ def of_run(run: Run) -> Subject:
     return Subject(run.model, run.name, "run", config.data_config, labels, about, list(run.notes), run)
 
 
-def of_model(loaded: LoadedModel) -> Subject:
-    """The subject for a float model.
+def _of_run(run: Run, request: ModelRequest) -> Subject:
+    """The subject for a run directory, without its classifier and at another image size if that is asked for."""
+    subject = of_run(run)
+    if request.features and not subject.embeds:
+        leave_out_classifier(run.model, where=subject.name)
+        subject.labels = LabelSpace(0)
+    if request.img_size is not None and takes_any_size(run.model):
+        resize(subject, height_width(request.img_size))
+    return subject
+
+
+def resize(subject: Subject, size: Sequence[int]) -> None:
+    """Give a model that takes images of any size others than its own, with its positions interpolated to them.
+
+    Args:
+        subject: The model, whose data config is changed.
+        size: Height and width, in pixels.
 
     Raises:
-        ModelError: It has no classifier.
+        ModelError: It does not work with this size.
     """
-    if loaded.num_classes < 1:
-        raise ModelError(f"{loaded.architecture}: has no classifier", hint="--num-classes N gives it one")
+    channels = subject.data_config["input_size"][0]
+    check_forward(subject.model, {"img_size": list(size)}, where=subject.name)
+    subject.data_config = subject.data_config | {"input_size": [channels, *size]}
+
+
+def of_model(loaded: LoadedModel) -> Subject:
+    """The subject for a float model."""
     cfg = loaded.pretrained_cfg
     labels = LabelSpace(loaded.num_classes, names_of(cfg, loaded.num_classes, cfg.get("label_names")))
     about = {"architecture": loaded.architecture, "model_args": loaded.model_kwargs, "source": loaded.source}
@@ -130,7 +170,7 @@ def of_model(loaded: LoadedModel) -> Subject:
 
 
 def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
-    """The subject for an ONNX file of a classifier; a file without a description needs ``normalization``.
+    """The subject for an ONNX file; a file without a description needs ``normalization``.
 
     Raises:
         ArtifactError: It cannot be loaded, or it does not say how images are preprocessed.
@@ -146,7 +186,7 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
         labels, notes = LabelSpace(said.num_classes, names), _about_file(path, model)
         return Subject(model, str(path), "onnx", said.data_config, labels, about, notes)
     missing = [] if all(model.size) else ["the size of its input"]
-    missing += [] if model.classes else ["the number of its classes"]
+    missing += [] if model.width else ["the number of its classes"]
     if missing:
         raise ArtifactError(f"{path}: was not written by ofqctl, and does not say {' and '.join(missing)}")
     if normalization is None:
@@ -165,7 +205,7 @@ def of_onnx(path: Path, normalization: Normalization | None = None) -> Subject:
         f"crop {config['crop_pct']} ({config['crop_mode']}), and labels in the order of the data"
     ]
     about = {"architecture": path.stem, "model_args": {}, "source": str(path)}
-    return Subject(model, str(path), "onnx", config, LabelSpace(model.classes, None), about, notes)
+    return Subject(model, str(path), "onnx", config, LabelSpace(model.width, None), about, notes)
 
 
 def _about_file(path: Path, model: "OnnxModel") -> list[str]:

@@ -1,18 +1,20 @@
 """Compare a graph with torch on the same images, and with the rounding noise of torch itself.
 
-That noise is the difference between the model's logits in float32 and in float64, with the same codes and grid steps.
+That noise is the difference between the model's outputs in float32 and in float64, with the same codes and grid steps.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ofqctl.devices import memory_kept
-from ofqctl.export.recording import activation_quantizers
+from ofqctl.export.recording import activation_quantizers, results_of
 from ofqctl.grids import SMALLEST_STEP
 from ofqctl.hooks import shadowed
 from ofqctl.layers import WeightSite, weight_sites
@@ -20,6 +22,7 @@ from ofqctl.progress import Progress
 from ofqctl.quantizers import Quantizer
 from ofqctl.quantizers.cores import over_largest
 from ofqctl.results import export as results
+from ofqctl.results.document import Gives
 
 _POINTS = 0.5  # percentage points of top-1 agreement that are always tolerated
 _TIMES = 4.0  # largest ratio of the median difference to the noise floor
@@ -27,25 +30,27 @@ _TIMES = 4.0  # largest ratio of the median difference to the noise floor
 
 @dataclass
 class EndToEnd:
-    """Results of comparing the logits of the graph with those of torch.
+    """Results of comparing the outputs of the graph with those of torch.
 
     Attributes:
         images: Number of images.
         agreement: Share of the images with the same predicted label as torch, for the ``graph``, for the noise
-            ``floor``, and for each further program that runs the graph.
-        difference: Median over the images of the largest difference of a logit, relative to torch's largest logit; for
-            the same.
+            ``floor``, and for each further program that runs the graph; empty for embeddings.
+        cosine: Lowest cosine of an embedding with torch's, for the same; empty for classes.
+        difference: Median over the images of the largest difference of a logit, feature or token, relative to the
+            largest of torch; for the same.
         correct: Number of images that ``torch`` and all but the floor classify correctly; empty without labels.
     """
 
     images: int = 0
     agreement: dict[str, float] = field(default_factory=dict)
+    cosine: dict[str, float] = field(default_factory=dict)
     difference: dict[str, float] = field(default_factory=dict)
     correct: dict[str, int] = field(default_factory=dict)
 
     def faults(self) -> list[str]:
         """In what respects the graph is clearly worse than the noise floor."""
-        faults, floor = [], self.agreement["floor"]
+        faults, floor = [], self.agreement.get("floor", 1.0)
         for name, share in self.agreement.items():
             variance = sum(max(each * (1.0 - each), 1.0 / self.images) for each in (share, floor))
             spread = 3.0 * (variance / self.images) ** 0.5  # both are estimates from a sample
@@ -56,7 +61,7 @@ class EndToEnd:
                 )
         if not self.difference["graph"] <= _TIMES * self.difference["floor"] + 1e-4:
             seen, allowed = self.difference["graph"], self.difference["floor"]
-            faults.append(f"logits differ by {seen:.1e} of the largest, noise floor {allowed:.1e}")
+            faults.append(f"outputs differ by {seen:.1e} of the largest, noise floor {allowed:.1e}")
         return faults
 
     @property
@@ -65,6 +70,7 @@ class EndToEnd:
         return results.EndToEnd(
             images=self.images,
             agreement={name: round(100 * share, 4) for name, share in self.agreement.items()},
+            cosine=dict(self.cosine),
             difference=dict(self.difference),
             top1={name: round(100 * count / self.images, 4) for name, count in self.correct.items()},
         )
@@ -72,10 +78,12 @@ class EndToEnd:
 
 def compare_end_to_end(
     model: nn.Module,
-    graphs: Mapping[str, nn.Module],
+    graphs: Mapping[str, Callable[[Tensor], Any]],
     batches: Iterable[tuple[Tensor, Tensor | None]],
     total: int | None,
     progress: Progress,
+    *,
+    gives: Gives = "classes",
 ) -> EndToEnd:
     """Run both on the same images.
 
@@ -86,30 +94,47 @@ def compare_end_to_end(
         batches: Images (B, 3, H, W) with labels (B,) or None.
         total: Number of images, if known.
         progress: Called after every batch to report progress.
+        gives: What the model gives.
     """
-    same: dict[str, list[Tensor]] = {name: [] for name in (*graphs, "floor")}
-    differences: dict[str, list[Tensor]] = {name: [] for name in same}
+    alike: dict[str, list[Tensor]] = {name: [] for name in (*graphs, "floor")}
+    differences: dict[str, list[Tensor]] = {name: [] for name in alike}
     found = EndToEnd()
     with memory_kept():
         for images, labels in batches:
             with torch.inference_mode():
-                reference = model(images).float()
-                others = {name: graph(images).float() for name, graph in graphs.items()}
+                reference = results_of(model, images)
+                others = {name: results_of(graph, images) for name, graph in graphs.items()}
                 with in_float64(model):
-                    others["floor"] = model(images.double()).float()
-            first = reference.argmax(dim=1)
-            scale = reference.abs().amax(dim=1).clamp(min=1e-30)
-            for name, logits in others.items():
-                same[name].append(logits.argmax(dim=1) == first)
-                differences[name].append((logits - reference).abs().amax(dim=1) / scale)
-            if labels is not None:
-                for name, logits in {"torch": reference, **{name: others[name] for name in graphs}}.items():
-                    found.correct[name] = found.correct.get(name, 0) + int((logits.argmax(dim=1) == labels).sum())
+                    others["floor"] = results_of(model, images.double())
+            for name, results in others.items():
+                alike[name].append(_alike(results[0], reference[0], gives))
+                differences[name].append(_difference(results, reference))
+            if labels is not None and gives == "classes":
+                for name, results in {"torch": reference, **{name: others[name] for name in graphs}}.items():
+                    right = int((results[0].argmax(dim=1) == labels).sum())
+                    found.correct[name] = found.correct.get(name, 0) + right
             found.images += len(images)
             progress("compare end to end", found.images, total)
-    found.agreement = {name: float(torch.cat(parts).float().mean()) for name, parts in same.items()}
+    if gives == "classes":
+        found.agreement = {name: float(torch.cat(parts).float().mean()) for name, parts in alike.items()}
+    else:
+        found.cosine = {name: float(torch.cat(parts).min()) for name, parts in alike.items()}
     found.difference = {name: float(torch.cat(parts).median()) for name, parts in differences.items()}
     return found
+
+
+def _alike(ours: Tensor, theirs: Tensor, gives: Gives) -> Tensor:
+    """Image by image: whether the predicted label is the same, or the cosine of the embeddings."""
+    if gives == "classes":
+        return ours.argmax(dim=1) == theirs.argmax(dim=1)
+    return F.cosine_similarity(ours.double(), theirs.double(), dim=1)
+
+
+def _difference(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
+    """Largest difference of any output, relative to the largest value of it, image by image."""
+    pairs = [(one.float().flatten(1), other.float().flatten(1)) for one, other in zip(ours, theirs, strict=True)]
+    relative = [(one - other).abs().amax(1) / other.abs().amax(1).clamp(min=1e-30) for one, other in pairs]
+    return torch.stack(relative).amax(dim=0)
 
 
 @contextmanager

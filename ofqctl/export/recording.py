@@ -1,6 +1,6 @@
 """Record the inputs of every quantizer and the outputs of every product of a quantized model in torch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,13 +23,13 @@ class Recording:
         inputs: Inputs of the activation quantizers.
         codes: Codes of these inputs.
         outputs: Outputs of the products.
-        logits: Logits of the model.
+        results: What the model gives: logits, or an embedding, with patch tokens if the model gives them.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     codes: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    results: tuple[Tensor, ...] = ()
 
 
 def record(model: nn.Module, images: Tensor) -> Recording:
@@ -41,8 +41,14 @@ def record(model: nn.Module, images: Tensor) -> Recording:
     """
     kept = Recording()
     with _listening(model, kept), torch.inference_mode():
-        kept.logits = model(images).float()
+        kept.results = tuple(result.float() for result in results_of(model, images))
     return kept
+
+
+def results_of(model: Callable[[Tensor], Any], images: Tensor) -> tuple[Tensor, ...]:
+    """What a model gives for a batch, one tensor or several, as several."""
+    results = model(images)
+    return results if isinstance(results, tuple) else (results,)
 
 
 def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:

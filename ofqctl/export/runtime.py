@@ -97,13 +97,13 @@ class Engine:
         inputs: Its inputs.
         outputs: Its outputs.
         metadata: Entries of its metadata.
-        run: Computes its first output from its first input.
+        run: Computes so many of its outputs, from the first, from its first input.
     """
 
     inputs: list[Port]
     outputs: list[Port]
     metadata: dict[str, str]
-    run: Callable[[NDArray[Any]], NDArray[np.float32]]
+    run: Callable[[NDArray[Any], int], list[NDArray[np.float32]]]
 
 
 def load(path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime") -> Engine:
@@ -121,16 +121,15 @@ def load(path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime
         [Port(v.name, tuple(n if isinstance(n, int) else None for n in v.shape), v.type) for v in values]
         for values in (session.get_inputs(), session.get_outputs())
     )
-    run = partial(_run_session, session, [outputs[0].name], inputs[0].name)
+    run = partial(_run_session, session, [output.name for output in outputs], inputs[0].name)
     return Engine(inputs, outputs, session.get_modelmeta().custom_metadata_map, run)
 
 
 def _run_session(
-    session: onnxruntime.InferenceSession, outputs: list[str], taken: str, images: NDArray[Any]
-) -> NDArray[np.float32]:
+    session: onnxruntime.InferenceSession, outputs: list[str], taken: str, images: NDArray[Any], count: int
+) -> list[NDArray[np.float32]]:
     try:
-        logits = session.run(outputs, {taken: images})[0]
-        return np.asarray(logits, dtype=np.float32)
+        return [np.asarray(value, dtype=np.float32) for value in session.run(outputs[:count], {taken: images})]
     except Exception as error:  # the runtime's exceptions have no common base class
         raise ArtifactError(
             f"{outputs[0]}: onnxruntime {onnxruntime.__version__} cannot compute it: {_reason(error)}"
@@ -152,11 +151,16 @@ def _in_openvino(path: Path, threads: int | None) -> Engine:
     )
     described = read_model(path) if path.suffix == ".onnx" else onnx.ModelProto()
     metadata = {prop.key: prop.value for prop in described.metadata_props}
-    return Engine(inputs, outputs, metadata, lambda images: np.array(compiled([images])[0]))
+
+    def run(images: NDArray[Any], count: int) -> list[NDArray[np.float32]]:
+        results = compiled([images])
+        return [np.array(results[place]) for place in range(count)]
+
+    return Engine(inputs, outputs, metadata, run)
 
 
 class OnnxModel(nn.Module):
-    """A classifier in an ONNX file that takes normalized images and returns logits, like any other model.
+    """A model in an ONNX file that takes normalized images and returns logits or embeddings, like any other model.
 
     Args:
         path: Path of the file.
@@ -168,57 +172,80 @@ class OnnxModel(nn.Module):
         size: Size of its input, (3, H, W); 0 for a dimension that may have any length.
         pixels: Whether it takes uint8 pixels.
         batch: Fixed number of images in a batch, or None.
-        classes: Number of outputs, or 0 if unknown.
+        outputs: Names of its outputs.
+        width: Length of its first output, the number of classes or features, or 0 if unknown.
         has_digest: Whether the file holds its own digest.
         run_sha256: SHA-256 of the weights file of the run that it was exported from, or None.
         data_config: Preprocessing of its images; if the file includes the normalization, it is undone first.
 
     Raises:
-        ArtifactError: It cannot be loaded, or is not a classifier of images.
+        ArtifactError: It cannot be loaded, or does not give one vector for each image.
     """
 
     def __init__(self, path: Path, threads: int | None = None, runtime: Runtime = "onnxruntime") -> None:
         super().__init__()
-        self._engine = load(path, threads, runtime)
+        self._path, self._engine = path, load(path, threads, runtime)
         self.description: Description | None = read_description(self._engine.metadata, str(path))
         inputs, outputs = self._engine.inputs, self._engine.outputs
         kinds = ("tensor(float)", "tensor(uint8)")
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in kinds or len(outputs[0].shape) != 2:
             seen = ", ".join(f"{value.name} {value.shape} {value.type}" for value in (*inputs, *outputs))
-            raise ArtifactError(f"{path}: not a classifier of images (B, 3, H, W): its inputs and outputs are {seen}")
+            raise ArtifactError(
+                f"{path}: does not give a vector for each image (B, 3, H, W): its inputs and outputs are {seen}"
+            )
         if prod(length or 1 for length in inputs[0].shape) > _LARGEST_INPUT:
             raise ArtifactError(f"{path}: takes {inputs[0].shape} values at once; allowed are {_LARGEST_INPUT}")
         self.batch, *size = inputs[0].shape
         self.size = tuple(length or 0 for length in size)
         self.pixels = inputs[0].type == "tensor(uint8)"
-        self.classes = outputs[0].shape[1] or 0
+        self.outputs = [output.name for output in outputs]
+        self.width = outputs[0].shape[1] or 0
         self.has_digest = KEY in self._engine.metadata
         self.run_sha256: str | None = read_entry(self._engine.metadata, "run", str(path)).get("sha256")
         self.data_config = {} if self.description is None else self.description.data_config
-        if self.description is not None and self.classes not in (0, self.description.num_classes):
-            said = self.description.num_classes
-            raise ArtifactError(f"{path}: has {self.classes} outputs, but describes {said} classes")
+        said = 0 if self.description is None else self.description.num_classes
+        if said and self.width not in (0, said):
+            raise ArtifactError(f"{path}: has {self.width} outputs, but describes {said} classes")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images (B, 3, H, W) -> logits (B, classes).
+        """Normalized images (B, 3, H, W) -> its first output, (B, classes or features).
 
         Raises:
             DataError: The images have another size.
         """
+        return self._computed(images, 1)[0]
+
+    def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized images (B, 3, H, W) -> embeddings (B, D) and patch tokens (B, N, C).
+
+        Raises:
+            ArtifactError: The file has no patch tokens.
+            DataError: The images have another size.
+        """
+        if self.outputs != ["embedding", "tokens"]:
+            raise ArtifactError(
+                f"{self._path}: has no patch tokens among its outputs ({', '.join(self.outputs)})",
+                hint="`ofqctl export RUN --onnx --tokens` writes them",
+            )
+        embedding, tokens = self._computed(images, 2)
+        return embedding, tokens
+
+    def _computed(self, images: Tensor, count: int) -> list[Tensor]:
+        """So many outputs, from the first, for images of any number."""
         if any(own not in (0, given) for own, given in zip(self.size, images.shape[1:], strict=True)):
             raise DataError(f"images {tuple(images.shape[1:])}: the model takes {self.size}")
         if self.pixels:
             images = to_pixels(images, self.data_config)
-        logits = [self._filled_up(part.numpy()) for part in torch.split(images, self.batch or len(images))]
-        return torch.from_numpy(np.concatenate(logits))
+        parts = [self._filled_up(part.numpy(), count) for part in torch.split(images, self.batch or len(images))]
+        return [torch.from_numpy(np.concatenate(output)) for output in zip(*parts, strict=True)]
 
-    def _filled_up(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of a batch that may be too small for the file."""
-        count = len(images)
-        if self.batch is not None and count < self.batch:
-            images = np.concatenate([images, np.repeat(images[-1:], self.batch - count, axis=0)])
-        return self.infer(images)[:count]
+    def _filled_up(self, images: NDArray[Any], count: int) -> list[NDArray[np.float32]]:
+        """Outputs for a batch that may be too small for the file."""
+        given = len(images)
+        if self.batch is not None and given < self.batch:
+            images = np.concatenate([images, np.repeat(images[-1:], self.batch - given, axis=0)])
+        return [output[:given] for output in self._engine.run(images, count)]
 
     def infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of a batch in exactly the form that the file takes."""
-        return self._engine.run(images)
+        """The first output for a batch in exactly the form that the file takes."""
+        return self._engine.run(images, 1)[0]

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnxscript.optimizer
@@ -17,15 +17,34 @@ from ofqctl.errors import ModelError
 from ofqctl.export.codes import OPSET
 from ofqctl.export.sites import Sites
 from ofqctl.export.splitting import join_slices
+from ofqctl.results.document import Gives
 
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
 _FOLDED = 64  # elements; larger constants are computed by the runtime at load
 
 
+def output_names(gives: Gives, *, tokens: bool) -> tuple[str, ...]:
+    """What the outputs of a file are called.
+
+    Args:
+        gives: What the model gives.
+        tokens: Whether patch tokens stand beside its embedding.
+    """
+    if gives == "classes":
+        return ("logits",)
+    return ("embedding", "tokens") if tokens else ("embedding",)
+
+
 def trace(
-    model: nn.Module, size: tuple[int, int, int], *, batch: int | None, pixels: bool, sites: Sites | None = None
+    model: nn.Module,
+    size: tuple[int, int, int],
+    *,
+    batch: int | None,
+    pixels: bool,
+    sites: Sites | None = None,
+    outputs: Sequence[str] = ("logits",),
 ) -> onnx.ModelProto:
-    """Trace one forward pass; the input is called ``image``, the output ``logits``.
+    """Trace one forward pass; the input is called ``image``.
 
     Args:
         model: The model in evaluation mode; marked if it is quantized.
@@ -33,6 +52,7 @@ def trace(
         batch: Number of images in one pass; None for any number.
         pixels: Whether the input is uint8, see `ofqctl.export.pixels`.
         sites: Filled with the products as they are traced.
+        outputs: Names of what the model gives.
 
     Raises:
         ModelError: torch cannot trace the model, or not for any number of images.
@@ -50,7 +70,7 @@ def trace(
                 verbose=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},),
             )
     except Exception as error:  # torch.export has no exception class for models that it cannot trace

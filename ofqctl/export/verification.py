@@ -22,7 +22,7 @@ from ofqctl.export.decoding import decoded_weights
 from ofqctl.export.lowering import Lowered
 from ofqctl.export.recording import Recording, activation_quantizers, record
 from ofqctl.export.runtime import open_session
-from ofqctl.export.tracing import INPUT, OUTPUT
+from ofqctl.export.tracing import INPUT
 from ofqctl.layers import weight_sites
 from ofqctl.results import export as results
 
@@ -160,12 +160,13 @@ def _check_between(
         if b.product.operands
     }
     places = {q.input: (q.operand, name) for q, name in zip(lowered.quantizations, names, strict=True)}
-    wanted = [tensor for tensor in (*places, OUTPUT) if tensor not in inputs and tensor != INPUT]
+    results = dict(zip((value.name for value in written.graph.output), kept.results, strict=True))
+    wanted = [tensor for tensor in (*places, *results) if tensor not in inputs and tensor != INPUT]
     got = _run(written, {INPUT: fed.numpy()} | inputs, wanted)
     quantizers = activation_quantizers(model)
     for tensor in wanted:
-        if tensor == OUTPUT:
-            _note_between(found, OUTPUT, got[OUTPUT], kept.logits.numpy())
+        if tensor in results:
+            _note_between(found, tensor, got[tensor], results[tensor].numpy())
             continue
         operand, name = places[tensor]
         _note_between(found, name, got[tensor], kept.inputs[name].numpy())

@@ -1,5 +1,6 @@
 """Convert a torch model to an ONNX model with metadata."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import onnx
@@ -12,7 +13,8 @@ from ofqctl.export.metadata import Description, about_products, about_weights, s
 from ofqctl.export.pixels import taking_pixels
 from ofqctl.export.sealing import sealed
 from ofqctl.export.sites import Product, Sites
-from ofqctl.export.tracing import trace
+from ofqctl.export.tracing import output_names, trace
+from ofqctl.models import gives
 from ofqctl.results.onnx import Target
 
 _LARGEST = 2**31 - 1  # bytes; largest size of a protobuf message
@@ -50,7 +52,9 @@ class OnnxGraph:
         return sealed(self.model.SerializeToString())
 
 
-def write_graph(model: nn.Module, description: Description, target: Target, batch: int | None) -> OnnxGraph:
+def write_graph(
+    model: nn.Module, description: Description, target: Target, batch: int | None, *, tokens: bool = False
+) -> OnnxGraph:
     """Trace ``model`` and lower it.
 
     Args:
@@ -58,18 +62,18 @@ def write_graph(model: nn.Module, description: Description, target: Target, batc
         description: Description to write to the file.
         target: What the graph is for.
         batch: Number of images in one pass; None for any number.
+        tokens: Whether the model gives patch tokens beside its embedding, see `giving_tokens`.
 
     Raises:
         ModelError: torch cannot trace the model.
     """
     channels, height, width = description.data_config["input_size"]
     size = (int(channels), int(height), int(width))
-    with marked(model, target) as sites:
-        if description.input == "pixels":
-            with taking_pixels(model, description.data_config):
-                traced = trace(model, size, batch=batch, pixels=True, sites=sites)
-        else:
-            traced = trace(model, size, batch=batch, pixels=False, sites=sites)
+    outputs = output_names(gives(description.num_classes), tokens=tokens)
+    pixels = description.input == "pixels"
+    normalizing = taking_pixels(model, description.data_config) if pixels else nullcontext()
+    with marked(model, target) as sites, normalizing:
+        traced = trace(model, size, batch=batch, pixels=pixels, sites=sites, outputs=outputs)
     lowered = lower(traced, sites)
     _check_names(lowered, sites)
     set_metadata(

@@ -195,8 +195,9 @@ def _float(model: Path, folder: Path, progress: Progress) -> tuple[Path, Subject
     description = said.model_copy(update={"recipe": None, "target": None, "input": "normalized"})
     subject = None
     with suppress(OfqctlError):  # its weights may have been moved, or be on a hub that is out of reach
-        loaded = load_model(ModelRequest(said.source, num_classes=said.num_classes, kwargs=said.model_args))
-        subject = of_model(loaded)
+        classes = said.num_classes or None
+        request = ModelRequest(said.source, num_classes=classes, kwargs=said.model_args, features=classes is None)
+        subject = of_model(load_model(request))
     if subject is None:
         built = build_architecture(
             said.architecture, num_classes=said.num_classes, model_kwargs=said.model_args, pretrained_cfg=None

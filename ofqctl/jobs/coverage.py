@@ -55,7 +55,12 @@ def coverage(request: CoverageRequest, progress: Progress = silent) -> ModelsRes
         )
     family_of = {name: family for family, members in families().items() for name in members}
     models = tuple(
-        ListedModel(name=name, family=family_of[split_model_name_tag(name)[0]], pretrained=_has_weights(name))
+        ListedModel(
+            name=name,
+            family=family_of[split_model_name_tag(name)[0]],
+            pretrained=_has_weights(name),
+            backbone=_has_no_classifier(name),
+        )
         for name in names
     )
     wanted = dict.fromkeys(model.family for model in models)
@@ -75,6 +80,7 @@ def _family(name: str, models: list[ListedModel]) -> Family:
         family=name,
         models=len(models),
         pretrained=sum(model.pretrained for model in models),
+        backbones=sum(model.backbone for model in models),
         attention="products" if covered else "layers" if others else "none",
         qkr=any(FORMS[_path(cls)].no_qkr is None for cls in covered),
         quantized_classes=tuple(cls.__name__ for cls in covered),
@@ -85,6 +91,11 @@ def _family(name: str, models: list[ListedModel]) -> Family:
 def _has_weights(name: str) -> bool:
     cfg = get_pretrained_cfg(name)
     return bool(cfg and cfg.has_weights)
+
+
+def _has_no_classifier(name: str) -> bool:
+    cfg = get_pretrained_cfg(name)
+    return cfg is not None and cfg.num_classes == 0
 
 
 def _path(cls: type[nn.Module]) -> str:

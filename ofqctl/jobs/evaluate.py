@@ -1,14 +1,18 @@
-"""Measure a float model, a run directory or an ONNX file on labelled images."""
+"""Measure a float model, a run directory or an ONNX file: a classifier on labelled images, embeddings on any."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
-from ofqctl.evaluation import Normalization, Subject, open_subject
+from ofqctl.errors import DataError, ModelError
+from ofqctl.evaluation import Normalization, Subject, float_model_of, open_subject
+from ofqctl.jobs.embedding import check_embeds, measure_embeddings, open_embedding_data
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
-from ofqctl.results.evaluate import EvaluateResult
+from ofqctl.results.data import MeasuredOn
+from ofqctl.results.evaluate import EvaluateEmbeddingsResult, EvaluateResult
 from ofqctl.training import Processes, joined
 
 
@@ -19,12 +23,15 @@ class EvaluateRequest:
     Attributes:
         model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file; or what
             was opened already.
-        data: Labelled images.
+        data: Labelled images; of a model without a classifier, images with or without labels.
         limit: Number of images to read, drawn from the whole set; None reads all.
         device: Device to compute on.
         batch_size: Number of images in one forward pass.
         workers: Number of processes that decode images.
         normalization: Mean and standard deviation of the images, for an ONNX file that does not contain them.
+        index: Images that embeddings are looked up among; None takes the others of ``data``.
+        against: The float model that embeddings are compared with, see `float_model_of`; None takes that of the run.
+        tokens: Whether patch tokens are compared as well as embeddings.
     """
 
     model: ModelRequest | Subject
@@ -34,10 +41,16 @@ class EvaluateRequest:
     batch_size: int = 64
     workers: int = 0
     normalization: Normalization | None = None
+    index: DataSpec | None = None
+    against: str | Subject | None = None
+    tokens: bool = False
 
 
-def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateResult:
+def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateResult | EvaluateEmbeddingsResult:
     """Measure top-1 and top-5 in percent, mean loss in nats and images per second.
+
+    Of a model without a classifier: likeness of its embeddings to the float model's, and, on labelled images, how many
+    of them are found by their neighbours, see `compare_embeddings`.
 
     Processes that ``torchrun`` started share the images; each returns the figures of all images.
 
@@ -48,10 +61,38 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateR
         return _evaluate(request, processes, progress)
 
 
-def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress) -> EvaluateResult:
+def _evaluate(
+    request: EvaluateRequest, processes: Processes, progress: Progress
+) -> EvaluateResult | EvaluateEmbeddingsResult:
     progress("load the model", 0, None)
     given = request.model
     subject = given if isinstance(given, Subject) else open_subject(given, request.normalization)
+    if subject.embeds:
+        return _embeddings(request, subject, processes, progress)
+    return _classes(request, subject, processes, progress)
+
+
+def _measured(
+    request: EvaluateRequest, subject: Subject, processes: Processes, about: MeasuredOn, notes: list[str]
+) -> dict[str, Any]:
+    """What the results have in common."""
+    skipped = tuple(image for share in processes.gather(about.skipped) for image in share)
+    return dict(about) | {
+        "skipped": skipped,
+        "turned": sum(processes.gather(about.turned)),
+        "model": subject.name,
+        "kind": subject.kind,
+        "recipe": subject.about.get("recipe"),
+        "notes": (*subject.notes, *notes),
+        "device": str(processes.device),
+        "processes": processes.world,
+        "batch_size": request.batch_size,
+    }
+
+
+def _classes(request: EvaluateRequest, subject: Subject, processes: Processes, progress: Progress) -> EvaluateResult:
+    """Figures of a classifier."""
+    check_embeds(subject, {"--index-data": request.index, "--against": request.against, "--tokens": request.tokens})
     loader = open_labelled(
         request.data,
         subject,
@@ -62,17 +103,44 @@ def _evaluate(request: EvaluateRequest, processes: Processes, progress: Progress
         world=processes.world,
     )
     figures = measure({"model": subject.model.to(processes.device)}, loader, processes, progress)["model"]
-    about = dict(about_data(loader, subject))
-    about["skipped"] = [image for share in processes.gather(about["skipped"]) for image in share]
-    about["turned"] = sum(processes.gather(about["turned"]))
-    return EvaluateResult(
-        model=subject.name,
-        kind=subject.kind,
-        recipe=subject.about.get("recipe"),
-        **dict(figures),
-        **about,
-        notes=tuple(subject.notes),
-        device=str(processes.device),
-        processes=processes.world,
+    return EvaluateResult(**dict(figures), **_measured(request, subject, processes, about_data(loader, subject), []))
+
+
+def _named(reference: Subject) -> str:
+    return f"{reference.name} ({reference.about['source']})" if reference.kind == "float" else reference.name
+
+
+def _embeddings(
+    request: EvaluateRequest, subject: Subject, processes: Processes, progress: Progress
+) -> EvaluateEmbeddingsResult:
+    """Figures of embeddings."""
+    reference, notes = float_model_of(subject, request.against)
+    data = open_embedding_data(
+        request.data,
+        request.index,
+        subject,
         batch_size=request.batch_size,
+        workers=request.workers,
+        limit=request.limit,
+        rank=processes.rank,
+        world=processes.world,
+    )
+    if not data.labelled and reference is None:
+        raise DataError(
+            f"{data.queries.data.name}: its images have no labels, and there is no float model to compare with, so "
+            "there is nothing to measure",
+            hint="--against MODEL, or images in one folder for each class",
+        )
+    if request.tokens and reference is None:
+        raise ModelError("--tokens: there is no float model to compare patch tokens with", hint="--against MODEL")
+    models = {} if reference is None else {"float": reference.model.to(processes.device)}
+    models["model"] = subject.model.to(processes.device)
+    found = measure_embeddings(models, data, processes, progress, tokens=request.tokens)
+    return EvaluateEmbeddingsResult(
+        **dict(found.models["model"]),
+        **_measured(request, subject, processes, data.about(subject), notes),
+        float=found.models.get("float"),
+        against=None if reference is None else _named(reference),
+        paired=found.paired,
+        neighbours=found.neighbours,
     )

@@ -34,7 +34,9 @@ from ofqctl.export import (
     write_graph,
 )
 from ofqctl.files import output_file, replaced_file
+from ofqctl.jobs.embedding import check_embeds
 from ofqctl.models import ModelRequest
+from ofqctl.models.outputs import giving_tokens
 from ofqctl.progress import Progress, silent
 from ofqctl.results.export import AboutRuntime, ExportOnnxResult, ProductInFloat, Products, Verification
 
@@ -57,6 +59,7 @@ class ExportRequest:
         overwrite: Whether to replace an existing file.
         workers: Number of processes that decode images.
         strict: Whether a product that a runtime computes in float is an error.
+        tokens: Whether patch tokens are an output beside the embedding of a model without a classifier.
     """
 
     model: ModelRequest | Subject
@@ -69,6 +72,7 @@ class ExportRequest:
     overwrite: bool = False
     workers: int = 0
     strict: bool = False
+    tokens: bool = False
 
     @property
     def sources(self) -> list[Path]:
@@ -95,6 +99,9 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
         raise ArtifactError(
             f"{subject.name}: is already an ONNX file", hint="export starts from a run or a float model"
         )
+    check_embeds(subject, {"--tokens": request.tokens})
+    if request.tokens:
+        claimed.enter_context(giving_tokens(subject.model))
     if request.target == "openvino":
         openvino.package()
     output = request.output or default_file(subject, request.target)
@@ -108,7 +115,7 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
     batches, total, data = _images(request, subject)
     progress("write the graph", 0, None)
     description = describe(subject, request.target, pixels=request.pixels)
-    graph = write_graph(subject.model, description, request.target, request.batch)
+    graph = write_graph(subject.model, description, request.target, request.batch, tokens=request.tokens)
     progress("ask the runtimes", 0, None)
     runtimes = about_runtimes(graph.serialize(), request.target, graph.products)
     notes = _notes(graph, request, runtimes)
@@ -129,6 +136,8 @@ def _export_onnx(request: ExportRequest, progress: Progress, claimed: ExitStack)
         output=str(output),
         model=subject.name,
         kind=subject.kind,
+        gives=subject.gives,
+        outputs=tuple(value.name for value in graph.model.graph.output),
         target=request.target if graph.products else None,
         opset=graph.model.opset_import[0].version,
         batch=request.batch,
@@ -171,7 +180,7 @@ def _images(request: ExportRequest, subject: Subject) -> tuple[Iterable[tuple[Te
     if request.data is None:
         synthetic = synthetic_images(subject.data_config, request.images, size)
         return [(images, None) for images in synthetic], request.images, "synthetic"
-    data = open_data(request.data, subject.labels)
+    data = open_data(request.data, None if subject.embeds else subject.labels)
     loader = image_loader(data, subject.data_config, batch_size=size, workers=request.workers, limit=request.images)
     labelled = data.labelled
     batches = ((images, labels if labelled else None) for images, labels in loader)
@@ -205,7 +214,9 @@ def _verify(
         path.write_bytes(content)
         graphs = {"graph": OnnxModel(path)}
         graphs |= {str(runtime): OnnxModel(path, runtime=runtime) for runtime in others}
-        end_to_end = compare_end_to_end(subject.model, graphs, chain([first], seen), total, progress)
+        computing = {name: own.with_tokens if request.tokens else own for name, own in graphs.items()}
+        images_of = chain([first], seen)
+        end_to_end = compare_end_to_end(subject.model, computing, images_of, total, progress, gives=subject.gives)
     faults = [*exactness.faults(), *end_to_end.faults()]
     if faults:
         raise ArtifactError(

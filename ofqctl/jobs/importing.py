@@ -44,7 +44,7 @@ class ImportRequest:
     abits: int
     model: str | None = None
     num_classes: int | None = None
-    img_size: int | None = None
+    img_size: int | tuple[int, int] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     output: Path | None = None
     overwrite: bool = False

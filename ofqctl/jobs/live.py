@@ -64,7 +64,8 @@ def live_steps(
     plan = Plan.model_validate(checkpoint.plan)
     model = _restored(checkpoint, config, plan).to(device)
     names = None if config.label_names is None else tuple(config.label_names)
-    data = open_data(request.data, LabelSpace(config.num_classes, names), "train")
+    space = LabelSpace(config.num_classes, names) if config.num_classes else None
+    data = open_data(request.data, space, "train")
     settings, notes = _settings(checkpoint, data, request.steps)
     share = Share(settings.batch_size)
     batches = TrainingBatches(data, config.data_config, settings, share, seed=request.seed, workers=request.workers)
@@ -177,9 +178,11 @@ def _teacher(settings: Distillation | None, config: RunConfig) -> tuple[Teacher 
         return None, []
     name = config.source.removeprefix("run ") if settings.teacher == "self" else settings.teacher
     try:
-        subject = open_subject(ModelRequest(name))
+        subject = open_subject(ModelRequest(name, features=not config.num_classes))
         teacher = Teacher(subject.model, subject.data_config, config.data_config, name)
         teacher.check_classes(config.num_classes, name)
     except OfqctlError as error:
+        if not config.num_classes:  # there is nothing else to learn from
+            raise
         return None, [f"live: without distillation, learning from the labels alone: {error.message}"]
     return teacher, []

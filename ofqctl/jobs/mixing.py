@@ -75,7 +75,7 @@ def mix_precision(
         converted = copy.deepcopy(model)
         calibrate(converted, convert(converted, changed, size), few)
         for found in sensitivities(converted, names, bits, few, part="weights", progress=progress):
-            damage[found.module][bits] = found.kl
+            damage[found.module][bits] = found.damage
         if limit is None:
             from ofqctl.export import product_seconds
 
@@ -90,7 +90,7 @@ def mix_precision(
     return recipe.model_copy(update={"layers": (*recipe.layers, *overrides)}), MixedPrecision(
         bits=chosen,
         average_bits=sum(chosen[name] * n for name, n in numbers.items()) / sum(numbers.values()),
-        sensitivities={name: {str(b): kl for b, kl in widths.items()} for name, widths in damage.items()},
+        sensitivities={name: {str(b): d for b, d in widths.items()} for name, widths in damage.items()},
         cost=Spent(
             unit=limit.unit,
             budget=limit.budget,

@@ -1,9 +1,11 @@
-"""Predict the classes of images, or of an array that is already preprocessed."""
+"""Predict the classes of images, or their embeddings, or those of an array that is already preprocessed."""
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,25 +18,27 @@ from ofqctl.data.sources.files import PassedOver, images_under
 from ofqctl.data.sources.source import Record, Source
 from ofqctl.devices import DeviceName, pick_device
 from ofqctl.documents import UNSUITABLE
-from ofqctl.errors import DataError
+from ofqctl.errors import DataError, ModelError
 from ofqctl.evaluation import Normalization, Subject, open_subject
-from ofqctl.evaluation import predict as logits_of
+from ofqctl.evaluation import predict as outputs_of
 from ofqctl.files import output_file, replaced_file
+from ofqctl.jobs.embedding_files import embedding_files, write_embeddings
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.results.data import SkippedImage
-from ofqctl.results.predict import Guess, PredictedImage, PredictResult
+from ofqctl.results.predict import EmbeddedImage, Guess, PredictedImage, PredictEmbeddingsResult, PredictResult
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A request to predict classes.
+    """A request to predict classes or embeddings.
 
     Attributes:
         model: A float model, or the path of a run directory, of the weights file in one, or of an ONNX file.
         images: Image files, and folders, of which all images are used.
         array: A ``.npy`` file with preprocessed float values, (N, 3, H, W), instead of images.
         save_logits: Path of a ``.npy`` file for the logits, float32 (N, classes), or None; replaced if it exists.
+        save_embeddings: The same for the embeddings of a model without a classifier, see `write_embeddings`.
         top: Number of labels for each image, >= 1.
         device: Device to compute on.
         batch_size: Number of images in one forward pass, >= 1.
@@ -46,6 +50,7 @@ class PredictRequest:
     images: tuple[Path, ...] = ()
     array: Path | None = None
     save_logits: Path | None = None
+    save_embeddings: Path | None = None
     top: int = 5
     device: DeviceName = "auto"
     batch_size: int = 64
@@ -53,8 +58,10 @@ class PredictRequest:
     normalization: Normalization | None = None
 
 
-def predict(request: PredictRequest, progress: Progress = silent) -> PredictResult:
-    """Find the most probable labels of each image; images that cannot be decoded are skipped and listed.
+def predict(request: PredictRequest, progress: Progress = silent) -> PredictResult | PredictEmbeddingsResult:
+    """Find the most probable labels of each image, or its embedding and the image that is most like it.
+
+    Images that cannot be decoded are skipped and listed.
 
     Raises:
         DataError: There are no images, a file is missing, the array does not fit the model, or no image can be decoded.
@@ -62,16 +69,20 @@ def predict(request: PredictRequest, progress: Progress = silent) -> PredictResu
     """
     _check(request)
     given = (*request.images, *([request.array] if request.array else []))
-    with output_file(request.save_logits, sources=given):
+    outputs = [request.save_logits, *embedding_files(request.save_embeddings)]
+    with ExitStack() as claimed:
+        for path in outputs:
+            claimed.enter_context(output_file(path, sources=given))
         return _predict(request, progress)
 
 
-def _predict(request: PredictRequest, progress: Progress) -> PredictResult:
+def _predict(request: PredictRequest, progress: Progress) -> PredictResult | PredictEmbeddingsResult:
     device = pick_device(request.device)
     paths, notes = ([], []) if request.array else _image_files(request.images)
     array = _read_array(request.array) if request.array else None
     progress("load the model", 0, None)
     subject = open_subject(request.model, request.normalization)
+    _check_saved(request, subject)
     model = subject.model.to(device)
     loader = None
     batches: Iterator[Tensor]
@@ -81,38 +92,49 @@ def _predict(request: PredictRequest, progress: Progress) -> PredictResult:
     else:
         _check_fits(array, subject, str(request.array))
         batches, total = iter(torch.split(torch.from_numpy(array), request.batch_size)), len(array)
-    everything = _logits(model, batches, total, device, progress)
+    everything = _outputs(model, batches, total, device, progress)
     skipped = {} if loader is None else {image.name: image.reason for image in loader.skipped}
     names = [str(path) for path in paths if str(path) not in skipped]
     names = names or [f"{request.array}[{index}]" for index in range(total)]
     if request.save_logits is not None:
         with replaced_file(request.save_logits) as fresh, fresh.open("wb") as file:
             np.save(file, everything.numpy())
+    if request.save_embeddings is not None:
+        write_embeddings(request.save_embeddings, everything, names)
+    about: dict[str, Any] = {
+        "model": subject.name,
+        "kind": subject.kind,
+        "recipe": subject.about.get("recipe"),
+        "skipped": tuple(SkippedImage(image=name, reason=reason) for name, reason in skipped.items()),
+        "turned": 0 if loader is None else loader.turned,
+        "notes": (*subject.notes, *notes),
+        "device": str(device),
+    }
+    if subject.embeds:
+        return PredictEmbeddingsResult(
+            images=_neighboured(everything, names, listed=request.save_embeddings is None),
+            saved_embeddings=None if request.save_embeddings is None else str(request.save_embeddings),
+            **about,
+        )
     return PredictResult(
-        model=subject.name,
-        kind=subject.kind,
-        recipe=subject.about.get("recipe"),
         images=_ranked(everything, names, subject.labels, request.top),
-        skipped=tuple(SkippedImage(image=name, reason=reason) for name, reason in skipped.items()),
         saved_logits=None if request.save_logits is None else str(request.save_logits),
-        turned=0 if loader is None else loader.turned,
-        notes=(*subject.notes, *notes),
-        device=str(device),
+        **about,
     )
 
 
-def _logits(
+def _outputs(
     model: nn.Module, batches: Iterator[Tensor], total: int, device: torch.device, progress: Progress
 ) -> Tensor:
-    """Logits, float32 (images, classes), on the CPU."""
-    logits: list[Tensor] = []
+    """Logits or embeddings, float32 (images, classes or features), on the CPU."""
+    outputs: list[Tensor] = []
     done = 0
     progress("predict", done, total)
     for images in batches:
-        logits.append(logits_of(model, images.to(device)).cpu())
+        outputs.append(outputs_of(model, images.to(device)).cpu())
         done += len(images)
         progress("predict", done, total)
-    return torch.cat(logits)
+    return torch.cat(outputs)
 
 
 def _check(request: PredictRequest) -> None:
@@ -125,6 +147,23 @@ def _check(request: PredictRequest) -> None:
     for name, value in (("--top", request.top), ("--batch-size", request.batch_size)):
         if value < 1:
             raise DataError(f"{name}: {value} is too small; at least 1 is allowed")
+
+
+def _check_saved(request: PredictRequest, subject: Subject) -> None:
+    """Check that what is to be saved is what the model gives.
+
+    Raises:
+        ModelError: It is not.
+    """
+    if subject.embeds and request.save_logits is not None:
+        raise ModelError(
+            f"--save-logits: {subject.name} has no classifier, so it gives embeddings", hint="--save-embeddings FILE"
+        )
+    if not subject.embeds and request.save_embeddings is not None:
+        raise ModelError(
+            f"--save-embeddings: {subject.name} has a classifier, so it gives logits",
+            hint="--features leaves the classifier of a float model out; --save-logits FILE",
+        )
 
 
 def _image_files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -186,6 +225,33 @@ def _check_fits(array: NDArray[np.float32], subject: Subject, where: str) -> Non
     if array.ndim != 4 or array.shape[1:] != size or not len(array):
         wanted = ", ".join(str(length) for length in size)
         raise DataError(f"{where}: shape {array.shape}; {subject.name} takes (N, {wanted}) with N >= 1")
+
+
+def _neighboured(rows: Tensor, names: Sequence[str], *, listed: bool) -> tuple[EmbeddedImage, ...]:
+    """Length of each embedding and the other image that is most like it, by the cosine.
+
+    Args:
+        rows: Embeddings, (N, D).
+        names: Names of the images.
+        listed: Whether the embeddings themselves are given.
+    """
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    found = []
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
+        cosines = unit @ unit[place]
+        cosines[place] = -torch.inf
+        nearest = int(cosines.argmax())
+        found.append(
+            EmbeddedImage(
+                image=name,
+                features=len(row),
+                length=float(row.norm()),
+                nearest=names[nearest] if len(names) > 1 else None,
+                cosine=float(cosines[nearest]) if len(names) > 1 else None,
+                embedding=tuple(row.tolist()) if listed else None,
+            )
+        )
+    return tuple(found)
 
 
 def _ranked(logits: Tensor, names: Sequence[str], labels: LabelSpace, top: int) -> tuple[PredictedImage, ...]:

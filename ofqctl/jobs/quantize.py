@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from ofqctl.artifact import RunConfig, save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
 from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device, suited_threads
-from ofqctl.errors import RecipeError
+from ofqctl.errors import DataError, RecipeError
 from ofqctl.evaluation import Subject, evaluate, of_model, paired
 from ofqctl.files import output_directory
 from ofqctl.jobs.calibrating import CalibrationImages, calibration_images
+from ofqctl.jobs.embedding import EmbeddingData, check_embeds, measure_embeddings, open_embedding_data
 from ofqctl.jobs.measuring import about_data, open_labelled
 from ofqctl.jobs.mixing import Target, mix_precision
 from ofqctl.jobs.overlap import Watched
@@ -28,7 +29,9 @@ from ofqctl.progress import Progress, silent
 from ofqctl.ptq import Clock, Task, quantize_post_training
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
+from ofqctl.results.embeddings import ComparedEmbeddings
 from ofqctl.results.quantize import Compared, MixedPrecision, QuantizeResult
+from ofqctl.training import Processes
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class QuantizeRequest:
         output: The run directory; None derives a name from model and bits under ``runs/``.
         calibration: Calibration images (labels are not used), or batches of them, normalized (B, 3, H, W); None uses
             synthetic images.
-        data: Labelled images to measure the float and the quantized model on, or None.
+        data: Images to measure the float and the quantized model on, or None; labelled ones for a classifier.
         overwrite: Whether to replace an existing run.
         seed: Seed of random weights and of the choice of calibration images.
         device: Device to compute on.
@@ -52,6 +55,8 @@ class QuantizeRequest:
             recipe.
         time_budget: Seconds for the stages after calibration, > 0; None sets no limit.
         compiled: Whether the quantizers are compiled, which pays off if a stage runs them many times.
+        index: Images that embeddings are looked up among; None takes the others of ``data``.
+        tokens: Whether patch tokens are compared as well as embeddings.
     """
 
     model: ModelRequest | LoadedModel
@@ -68,6 +73,8 @@ class QuantizeRequest:
     target: Target | None = None
     time_budget: float | None = None
     compiled: bool = False
+    index: DataSpec | None = None
+    tokens: bool = False
 
 
 def quantize(request: QuantizeRequest, progress: Progress = silent) -> QuantizeResult:
@@ -156,7 +163,7 @@ class _Job:
         loaded: The float model, which is quantized in place.
         subject: The float model as a subject of evaluation.
         output: The run directory.
-        evaluation: Labelled images to measure on, or None.
+        evaluation: Images to measure on, or None: for embeddings with those to look among.
         float_model: A copy of the float model to measure as well, or None.
         float_bytes: Size of the float model's weights.
     """
@@ -167,7 +174,7 @@ class _Job:
     loaded: LoadedModel
     subject: Subject
     output: Path
-    evaluation: ImageLoader | None
+    evaluation: ImageLoader | EmbeddingData | None
     float_model: nn.Module | None
     float_bytes: int
 
@@ -193,9 +200,7 @@ def _open(request: QuantizeRequest, progress: Progress, claimed: ExitStack | Non
     if claimed is not None and request.output is None:
         claimed.enter_context(_output(request, output))
     subject = of_model(loaded)
-    evaluation = None
-    if request.data is not None:
-        evaluation = open_labelled(request.data, subject, batch_size=request.batch_size, workers=request.workers)
+    evaluation = _evaluation(request, subject)
     return _Job(
         request=request,
         progress=progress,
@@ -249,25 +254,54 @@ def _quantize(job: _Job, recipe: Recipe, calibration: CalibrationImages) -> Task
         )
 
 
-def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> Compared | None:
-    """Figures of the float and the quantized model on the same images, if there are some."""
-    if job.evaluation is None or job.float_model is None:
+def _evaluation(request: QuantizeRequest, subject: Subject) -> ImageLoader | EmbeddingData | None:
+    """Open the images to measure on, if there are some.
+
+    Raises:
+        DataError: They do not fit the model, or are missing.
+        ModelError: Something is asked for that a classifier does not have.
+    """
+    sizes = {"batch_size": request.batch_size, "workers": request.workers}
+    asked = {"--index-data": request.index, "--tokens": request.tokens}
+    check_embeds(subject, asked)
+    if request.data is None:
+        if any(asked.values()):
+            raise DataError(f"{', '.join(name for name, given in asked.items() if given)}: needs --data DATA")
         return None
-    watched = Watched(job.evaluation, calibration.batches)
-    metrics = evaluate(
-        {"float": job.float_model, "quantized": model},
-        watched,
-        device=job.device,
-        total=job.evaluation.image_count,
-        progress=job.progress,
-    )
+    if subject.embeds:
+        return open_embedding_data(request.data, request.index, subject, **sizes)
+    return open_labelled(request.data, subject, **sizes)
+
+
+def _measure(job: _Job, model: nn.Module, calibration: CalibrationImages) -> Compared | ComparedEmbeddings | None:
+    """Figures of the float and the quantized model on the same images, if there are some."""
+    data = job.evaluation
+    if data is None or job.float_model is None:
+        return None
+    models = {"float": job.float_model, "quantized": model}
+    loader = data.queries if isinstance(data, EmbeddingData) else data
+    watched = Watched(loader, calibration.batches)
+    figures: Compared | ComparedEmbeddings
+    if isinstance(data, EmbeddingData):
+        alone = Processes(0, 1, job.device)
+        found = measure_embeddings(models, data, alone, job.progress, tokens=job.request.tokens, queries=watched)
+        figures = ComparedEmbeddings(
+            **dict(data.about(job.subject)),
+            float=found.models["float"],
+            quantized=found.models["quantized"],
+            paired=found.paired,
+            neighbours=found.neighbours,
+        )
+    else:
+        metrics = evaluate(models, watched, device=job.device, total=loader.image_count, progress=job.progress)
+        figures = Compared(
+            **dict(about_data(data, job.subject)),
+            float=metrics["float"].accuracy,
+            quantized=metrics["quantized"].accuracy,
+            paired=paired(metrics["float"].right, metrics["quantized"].right),
+        )
     calibration.notes += watched.notes
-    return Compared(
-        **dict(about_data(job.evaluation, job.subject)),
-        float=metrics["float"].accuracy,
-        quantized=metrics["quantized"].accuracy,
-        paired=paired(metrics["float"], metrics["quantized"]),
-    )
+    return figures
 
 
 def _output(request: QuantizeRequest, output: Path) -> AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from ofqctl.models import ModelRequest
 from ofqctl.oscillation import role_of
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
+from ofqctl.ptq.divergence import MEASURES, measure_of
 from ofqctl.ptq.sensitivity import Part, sensitivities
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.schema import Layer
@@ -53,10 +54,10 @@ class SensitivityRequest:
 
 
 def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> SensitivityResult:
-    """Quantize one layer at a time, at each width, and measure how much the model's predictions change.
+    """Quantize one layer at a time, at each width, and measure how much the model's output changes.
 
     Returns:
-        Layers, most sensitive first, each with its divergence in nats for each width.
+        Layers, most sensitive first, each with its damage for each width, in what ``measure`` says (see `divergence`).
 
     Raises:
         OfqctlError: An error that the user can fix.
@@ -92,14 +93,15 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitivity
                 for found in sensitivities(
                     model, list(plan.modules), bits, images.batches, part=request.part, progress=progress
                 ):
-                    table.setdefault(found.module, {})[str(bits)] = found.kl
+                    table.setdefault(found.module, {})[str(bits)] = found.damage
     ranked = sorted(table.items(), key=lambda layer: max(layer[1].values()), reverse=True)
     result = SensitivityResult(
         model=loaded.architecture,
         recipe=request.recipe.name,
         part=request.part,
+        measure=measure_of(loaded.model),
         bits=request.bits,
-        layers=tuple(LayerSensitivity(layer=name, kl=dict(kl)) for name, kl in ranked),
+        layers=tuple(LayerSensitivity(layer=name, damage=dict(damage)) for name, damage in ranked),
         calibration=images.about,
         plot=None if request.plot is None else str(request.plot),
         notes=(*loaded.notes, *images.notes),
@@ -116,10 +118,11 @@ def _draw(result: SensitivityResult, roles: dict[str, str]) -> None:
     from ofqctl.reports.sensitivity import draw
 
     path = Path(str(result.plot))
-    kl = {layer.layer: {int(bits): value for bits, value in layer.kl.items()} for layer in result.layers}
+    damage = {layer.layer: {int(bits): value for bits, value in layer.damage.items()} for layer in result.layers}
     what = "weights and activations" if result.part == "all" else result.part
-    title = f"{result.model}: {what} of one layer quantized at a time"
-    content = draw({name: kl[name] for name in roles if name in kl}, roles, title, path.suffix[1:])  # type: ignore[arg-type]
+    title = f"{result.model}: {what} of one layer quantized at a time\n{MEASURES[result.measure]}"
+    drawn = {name: damage[name] for name in roles if name in damage}
+    content = draw(drawn, roles, title, path.suffix[1:])  # type: ignore[arg-type]
     with replaced_file(path) as fresh:
         fresh.write_bytes(content)
 

@@ -7,13 +7,14 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from ofqctl.artifact import Run
-from ofqctl.convert import apply_plan, describe, make_plan, operands, weight_site
+from ofqctl.convert import apply_plan, describe, make_plan, notes_on_sizes, operands, weight_site
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import find_run
 from ofqctl.files import located
 from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
+from ofqctl.models.outputs import leave_out_classifier
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate
 from ofqctl.quantizers import Quantizer
@@ -72,6 +73,7 @@ class Start:
         model, previous = self.loaded.model, self.plan or Plan(modules={})
         plan = make_plan(model, recipe, tuple(self.loaded.data_config["input_size"]))
         _check_merged(previous, plan, recipe, self.loaded.source)
+        notes = notes_on_sizes(model, recipe)
         plan, kept = _carried_over(previous, plan)
         state = None if self.run is None or self.plan is None else _latent_state(self.run, kept)
         if state is not None:  # projections that are only merged now must be loaded before
@@ -88,7 +90,8 @@ class Start:
             progress("calibrate", 0, wanted)
             batches = (batch for batch, _ in images())
             calibrate(model, plan, batches, keep=kept, on_batch=lambda done: progress("calibrate", done, wanted))
-        return describe(model, plan), _notes(list(fresh), len(kept)) if self.plan is not None else []
+        notes += _notes(list(fresh), len(kept)) if self.plan is not None else []
+        return describe(model, plan), notes
 
 
 def check_model(recipe: Recipe, loaded: LoadedModel) -> None:
@@ -120,6 +123,14 @@ def open_start(request: ModelRequest, drop_path: float | None) -> Start:
         return Start(load_model(replace(request, kwargs={**depth, **request.kwargs})))
     run = found.load()
     config, plan = run.config, run.config.quantization_config.plan
+    if request.features and config.num_classes:
+        if plan.modules:
+            raise ModelError(
+                f"model '{request.name}': is a quantized run with a classifier, and training goes on with all of it",
+                hint=f"--features with its float model: {config.source}",
+            )
+        leave_out_classifier(run.model, where=request.name)
+        config = config.model_copy(update={"num_classes": 0, "label_names": None})
     kwargs, pretrained_cfg = config.model_args | depth, config.pretrained_cfg | {"label_names": config.label_names}
     model = build_architecture(
         config.architecture, num_classes=config.num_classes, model_kwargs=kwargs, pretrained_cfg=pretrained_cfg
@@ -154,7 +165,7 @@ def open_float(request: ModelRequest) -> LoadedModel:
             f"model '{start.run.name}': is a run directory with an already quantized model",
             hint=f"`ofqctl evaluate {start.run.name} --data DATA` measures it; this command starts from a float model",
         )
-    return replace(start.loaded, source=start.origin)
+    return start.loaded
 
 
 def recipe_of_run(name: str) -> Recipe:

@@ -23,7 +23,7 @@ from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, check_same_data, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
 from ofqctl.jobs.writing import about_run, default_output
-from ofqctl.models import LoadedModel, ModelRequest
+from ofqctl.models import LoadedModel, ModelRequest, gives
 from ofqctl.progress import Progress, silent
 from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan
@@ -39,6 +39,7 @@ from ofqctl.training import (
     Share,
     TrainingBatches,
     check_logs,
+    check_objective,
     joined,
     open_logs,
     read_checkpoint_state,
@@ -125,6 +126,7 @@ def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], 
         run.check_headers()
     run.replaces = (job.output / NEXT_STATE).is_file() if job.checkpoint else is_ours(job.output)
     engine = _engine(job, run.data, progress)
+    run.teacher = engine.teacher
     if job.checkpoint is not None:
         engine.restore(job.checkpoint)
     # of dropout and mixing, which differ from process to process
@@ -147,6 +149,9 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
     progress("load the model", 0, None)
     start = open_start(request.model, settings.drop_path)
     check_model(request.recipe, start.loaded)
+    check_objective(
+        settings, gives(start.loaded.num_classes), recipe=request.recipe.name, model=start.loaded.architecture
+    )
     if request.recipe.ptq:
         stages = ", ".join(stage.stage for stage in request.recipe.ptq)
         start.loaded.notes.append(f"ptq is for `ofqctl quantize`; training starts without {stages}")
@@ -252,7 +257,7 @@ def _teacher(request: TrainRequest, start: Start, processes: Processes) -> Teach
         return None
     settings = training.distillation
     if settings.teacher != "self":
-        subject = open_subject(ModelRequest(settings.teacher))
+        subject = open_subject(ModelRequest(settings.teacher, features=not loaded.num_classes))
         model, config = subject.model, subject.data_config
     elif start.plan is None:
         model, config = copy.deepcopy(loaded.model), loaded.data_config

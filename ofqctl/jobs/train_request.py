@@ -26,8 +26,8 @@ class TrainRequest:
     Attributes:
         model: A float model, or the path of a run.
         recipe: The recipe, with a ``training`` part.
-        data: Labelled training images.
-        val_data: Labelled images that are measured after every epoch, or None.
+        data: Training images; with labels, if the recipe learns from labels.
+        val_data: Images that are measured after every epoch, or None; labelled ones for a classifier.
         output: The run directory; None derives a name from model and bits under ``runs/``.
         overwrite: Whether to replace an existing run.
         resume: The run to continue, which is then also ``output``; ``auto`` continues the one in ``output``, if there

@@ -3,7 +3,7 @@
 import csv
 import io
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -12,19 +12,20 @@ from torch import nn
 from ofqctl.artifact import RunConfig, serialize
 from ofqctl.artifact.run import write_files
 from ofqctl.convert import describe
-from ofqctl.data import ImageData, image_loader, open_data
+from ofqctl.data import ImageData, ImageLoader, image_loader, open_data
 from ofqctl.errors import DataError
-from ofqctl.evaluation import of_model
+from ofqctl.evaluation import Comparison, Embeddings, compare_embeddings, of_model
 from ofqctl.files import NEXT_STATE, RUN_FILES, TRACKER_FILE, TRAINING_STATE, replaced_files
+from ofqctl.jobs.embedding import embed_images
 from ofqctl.jobs.measuring import measure
 from ofqctl.jobs.starting import Start
 from ofqctl.jobs.train_request import TrainRequest
 from ofqctl.jobs.writing import about_run, float_model_bytes, run_config
-from ofqctl.models import LoadedModel
+from ofqctl.models import LoadedModel, embeds
 from ofqctl.progress import Progress
 from ofqctl.results.data import SkippedImage
 from ofqctl.results.train import TrainedEpoch, Training, TrainResult, Validation
-from ofqctl.training import Checkpoint, Engine, Processes, Row
+from ofqctl.training import Checkpoint, Engine, Processes, Row, needs_labels
 
 _LOOKED_AT = 1000  # images between reports of progress
 _SHOWN = 10  # files in a message
@@ -37,6 +38,7 @@ class TrainedRun:
     Attributes:
         result: The result that was written last.
         replaces: Whether an earlier run is in the directory, until the first epoch of this one is done.
+        teacher: The float model that embeddings are compared with on the validation images, or None.
     """
 
     request: TrainRequest
@@ -49,6 +51,9 @@ class TrainedRun:
     progress: Progress
     result: TrainResult | None = None
     replaces: bool = False
+    teacher: nn.Module | None = None
+    _compared: Comparison | None = None
+    _of_teacher: dict[str, Embeddings] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -56,14 +61,20 @@ class TrainedRun:
     ) -> "TrainedRun":
         """Open training and validation images; a float model gets the class names of the images."""
         loaded = start.loaded
-        data = open_data(request.data, of_model(loaded).labels, "train", renaming=start.run is None)
-        _check_labelled(data)
-        if data.label_space.names is not None:
+        subject = of_model(loaded)
+        space = None if subject.embeds else subject.labels
+        data = open_data(request.data, space, "train", renaming=start.run is None)
+        assert request.recipe.training is not None
+        learning = needs_labels(request.recipe.training)
+        if learning:
+            _check_labelled(data, f"which `{learning[0]}` of the recipe learns from")
+        if data.label_space.names is not None and not subject.embeds:
             loaded.pretrained_cfg["label_names"] = list(data.label_space.names)
         val_data = None
         if request.val_data is not None:
-            val_data = open_data(request.val_data, data.label_space)
-            _check_labelled(val_data)
+            val_data = open_data(request.val_data, None if subject.embeds else data.label_space)
+            if not subject.embeds:
+                _check_labelled(val_data, "so there is no accuracy to measure")
         return cls(request, processes, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
 
     def check_headers(self) -> None:
@@ -89,7 +100,12 @@ class TrainedRun:
             )
 
     def validate(self, model: nn.Module) -> Row:
-        """Measure top-1 and loss on the validation images; every process measures its share."""
+        """Measure the model on the validation images; every process measures its share.
+
+        Returns:
+            Top-1 and loss; of embeddings, their cosine with the teacher's and, with labels, the k-nearest-neighbour
+            accuracy and recall@1 among the other images.
+        """
         if self.val_data is None:
             return {}
         loader = image_loader(
@@ -101,9 +117,24 @@ class TrainedRun:
             world=self.processes.world,
         )
         was_training = model.training
-        figures = measure({"model": model.eval()}, loader, self.processes, self.progress)["model"]
+        measured = self._embeddings if embeds(model) else self._classes
+        row = measured(model.eval(), loader)
         model.train(was_training)
+        return row
+
+    def _classes(self, model: nn.Module, loader: ImageLoader) -> Row:
+        figures = measure({"model": model}, loader, self.processes, self.progress)["model"]
         return {"val_top1": figures.top1, "val_loss": figures.loss}
+
+    def _embeddings(self, model: nn.Module, loader: ImageLoader) -> Row:
+        if self.teacher is not None and not self._of_teacher:
+            self._of_teacher = embed_images({"float": self.teacher}, loader, self.processes, self.progress)
+        found = embed_images({"model": model}, loader, self.processes, self.progress)
+        self._compared = compare_embeddings(self._of_teacher | found, labelled=loader.data.labelled)
+        own = self._compared.models["model"]
+        alike = None if own.likeness is None else own.likeness.cosine
+        row = {"val_cosine": alike, "val_knn": own.knn, "val_recall1": own.recall1}
+        return {name: value for name, value in row.items() if value is not None}
 
     def publish(self, engine: Engine) -> None:
         """Write the run directory after an epoch; the first one replaces an earlier run, and takes its state along."""
@@ -140,10 +171,21 @@ class TrainedRun:
                 skipped=tuple(SkippedImage(image=k, reason=v) for k, v in engine.batches.skipped.items()),
                 epochs=tuple(TrainedEpoch(**row) for row in engine.history),
             ),
-            evaluation=None if self.val_data is None else Validation(data=self.val_data.name, **figures),
+            evaluation=None if self.val_data is None else self._validation(figures),
             notes=(*self.loaded.notes, *self.data.notes),
             seed=self.request.seed,
             device=str(engine.processes.device),
+        )
+
+    def _validation(self, figures: Row) -> Validation:
+        """Figures of the last epoch, beside those of the teacher's embeddings if there are some."""
+        assert self.val_data is not None
+        beside = self._compared
+        return Validation(
+            data=self.val_data.name,
+            float=None if beside is None else beside.models.get("float"),
+            paired=None if beside is None else beside.paired,
+            **figures,
         )
 
     def save(self, state: Checkpoint) -> None:
@@ -159,6 +201,10 @@ def _as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def _check_labelled(data: ImageData) -> None:
+def _check_labelled(data: ImageData, why: str) -> None:
     if not data.labelled:
-        raise DataError(f"{data.name}: its images have no labels", hint="put them into one folder for each class")
+        raise DataError(
+            f"{data.name}: its images have no labels, {why}",
+            hint="put them into one folder for each class; a recipe that learns from a teacher alone, such as "
+            "ofq/backbone_w4a4 for embeddings, needs no labels",
+        )

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from ofqctl.artifact import QuantizationConfig, RunConfig, digest, make_ledger
-from ofqctl.models import LoadedModel
+from ofqctl.models import LoadedModel, gives
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.schema import Layer
 from ofqctl.results.run import AboutRun, Bits, ModelBits
@@ -57,6 +57,7 @@ def about_run(model: nn.Module, config: RunConfig, weights: int) -> AboutRun:
     recipe, plan = quantization.recipe, quantization.plan
     return AboutRun(
         model=config.architecture,
+        gives=gives(config.num_classes),
         source=config.source,
         recipe=recipe.name,
         bits=ModelBits(

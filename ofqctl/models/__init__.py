@@ -5,13 +5,16 @@ from ofqctl.models.checkpoints import read_checkpoint, read_torch_file
 from ofqctl.models.given import given_model, shapes_of, why_not_built_again
 from ofqctl.models.loading import LoadedModel, ModelRequest, load_model
 from ofqctl.models.names import families, matching, resolve_name
+from ofqctl.models.outputs import embeds, gives, with_tokens
 
 __all__ = [
     "LoadedModel",
     "ModelRequest",
     "build_architecture",
+    "embeds",
     "families",
     "given_model",
+    "gives",
     "load_model",
     "matching",
     "read_checkpoint",
@@ -19,4 +22,5 @@ __all__ = [
     "resolve_name",
     "shapes_of",
     "why_not_built_again",
+    "with_tokens",
 ]

@@ -76,11 +76,6 @@ def construct(name: str, kwargs: Mapping[str, Any], **options: Any) -> nn.Module
     return model
 
 
-def class_count(model: nn.Module) -> int:
-    """Number of outputs of the classifier, 0 for a model without one."""
-    return int(getattr(model, "num_classes", 0))
-
-
 def weights_config(model: nn.Module) -> dict[str, Any]:
     """The description of the weights by timm: the model's own dict, not a copy."""
     cfg: Any = model.pretrained_cfg
@@ -139,7 +134,7 @@ def _create(name: str, kwargs: Mapping[str, Any], options: Mapping[str, Any]) ->
     model = timm.create_model(name, **options, **others)
     resize: Any = getattr(model, "set_input_size", None)
     if resize is not None:
-        resize(img_size=_height_width(kwargs["img_size"]))
+        resize(img_size=height_width(kwargs["img_size"]))
     return model
 
 
@@ -147,9 +142,10 @@ def _input_size(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Channels, height and width of the images for ``model``, built with ``kwargs``."""
     channels, *size = weights_config(model)["input_size"]
     if "img_size" in kwargs:
-        size = _height_width(kwargs["img_size"])
+        size = height_width(kwargs["img_size"])
     return (kwargs.get("in_chans", channels), *size)
 
 
-def _height_width(img_size: int | Iterable[int]) -> list[int]:
+def height_width(img_size: int | Iterable[int]) -> list[int]:
+    """Height and width of images, in pixels, from one number for both or from a pair."""
     return [img_size, img_size] if isinstance(img_size, int) else list(img_size)

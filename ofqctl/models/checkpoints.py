@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ofqctl.errors import ModelError
 from ofqctl.models.building import weights_config
+from ofqctl.models.outputs import class_count
 from ofqctl.models.transformers_layout import from_transformers, in_transformers_layout
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -308,10 +309,19 @@ def _converted(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 def _head_tensors(model: Any, keys: Iterable[str]) -> set[str]:
     """Those of ``keys`` that belong to a classifier, as known by the model or by timm."""
-    given, named = model.get_classifier(), weights_config(model).get("classifier") or ()
+    try:
+        given = model.get_classifier()
+    except AttributeError:  # some of timm's models without a classifier look for one in the module in its place
+        given = ()
+    named = weights_config(model).get("classifier") or ()
     given = given if isinstance(given, tuple) else (given,)
     names = {name for name, module in model.named_modules() if any(module is head for head in given)}
     names.update((named,) if isinstance(named, str) else named)
+    if (
+        class_count(model) == 0
+    ):  # of a head of several layers, none may be left, so all that it lacks there belongs to one
+        own, around = model.state_dict().keys(), tuple(f"{name.partition('.')[0]}." for name in names)
+        return {key for key in keys if key not in own and key.startswith(around)}
     return {key for key in keys if key.startswith(tuple(f"{name}." for name in names))}
 
 

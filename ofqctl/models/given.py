@@ -12,20 +12,22 @@ from torch import Tensor, nn
 from ofqctl.errors import ModelError
 from ofqctl.models.building import LOCAL_KEYS, build_architecture
 from ofqctl.models.loading import LoadedModel, jsonable
+from ofqctl.models.outputs import embeds
 
 
 def given_model(
     module: nn.Module, model_kwargs: Mapping[str, Any], input_size: tuple[int, int, int] | None = None
 ) -> LoadedModel:
-    """A copy of a classifier in memory, on the CPU, in float32 and evaluation mode, with its description.
+    """A copy of a model in memory, on the CPU, in float32 and evaluation mode, with its description.
 
     Args:
-        module: The classifier; unchanged.
+        module: The classifier, or a model of timm's without one; unchanged.
         model_kwargs: Arguments that it was built with, if it is one of timm.
         input_size: Size of one image, (channels, H, W); None takes what timm says of it.
 
     Raises:
-        ModelError: It has no weights, cannot be copied, or computes no logits; the message names the part that fails.
+        ModelError: It has no weights, cannot be copied, or computes no logits or embeddings; the message names the part
+            that fails.
     """
     where = type(module).__name__
     if next(module.parameters(), None) is None:
@@ -83,13 +85,13 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _classes(model: nn.Module, input_size: tuple[int, ...], where: str) -> int:
-    """Number of its logits."""
+    """Number of its logits; 0 for a model of timm's without a classifier."""
     with torch.inference_mode(), _named_failures(model, where, input_size):
         output: Any = model(torch.zeros(2, *input_size))
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
         seen = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"{where}: gives {seen} for 2 images; allowed: logits, (images, classes)")
-    return output.shape[1]
+        raise ModelError(f"{where}: gives {seen} for 2 images; allowed: (images, classes or features)")
+    return 0 if embeds(model) else output.shape[1]
 
 
 @contextmanager

@@ -13,14 +13,15 @@ from ofqctl.errors import ModelError
 from ofqctl.models.building import (
     LOCAL_KEYS,
     check_forward,
-    class_count,
     construct,
     follow_arguments,
+    height_width,
     weights_config,
 )
 from ofqctl.models.checkpoints import check_finite, load_weights, read_checkpoint, resampled
 from ofqctl.models.hub import check_reachable, downloading
 from ofqctl.models.origins import Origin, find_origin, find_weights
+from ofqctl.models.outputs import class_count
 from ofqctl.models.transformers_layout import follow_preprocessor, in_transformers_layout
 
 # Arguments of timm.create_model that a request has fields for, or that do not create a classifier.
@@ -49,16 +50,24 @@ class ModelRequest:
         checkpoint: Weight file to load in place of the pretrained weights, see `read_checkpoint`.
         pretrained: Whether to load pretrained weights if there is no checkpoint.
         num_classes: Number of classes, >= 1; None keeps that of the weights.
-        img_size: Height and width of the images, in pixels, >= 1; None keeps the model's own.
+        img_size: Height and width of the images, in pixels, >= 1: one number for both, or a pair; None keeps the
+            model's own.
         kwargs: Further arguments of the architecture, which can be written as JSON.
+        features: Whether the classifier is left out, as by timm's ``num_classes=0``; the model gives embeddings then.
     """
 
     name: str
     checkpoint: Path | None = None
     pretrained: bool = True
     num_classes: int | None = None
-    img_size: int | None = None
+    img_size: int | tuple[int, int] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    features: bool = False
+
+    @property
+    def classes(self) -> int | None:
+        """Number of outputs of the classifier, 0 for none; None keeps that of the weights."""
+        return 0 if self.features else self.num_classes
 
     @property
     def paths(self) -> list[Path]:
@@ -119,21 +128,27 @@ def load_model(request: ModelRequest) -> LoadedModel:
 
 def _check_request(request: ModelRequest) -> None:
     where = f"model '{request.name}'"
-    for option, value in (("num_classes", request.num_classes), ("img_size", request.img_size)):
+    sides = request.img_size if isinstance(request.img_size, tuple) else (request.img_size,)
+    for option, value in (("num_classes", request.num_classes), *(("img_size", side) for side in sides)):
         if value is not None and value < 1:
-            raise ModelError(
-                f"{where}: {option} is {value}; allowed: 1 or more", hint=f"--{option.replace('_', '-')} N"
-            )
+            hint = "`--features` leaves the classifier out" if option == "num_classes" else "--img-size N"
+            raise ModelError(f"{where}: {option} is {value}; allowed: 1 or more", hint=hint)
+    if request.features and request.num_classes is not None:
+        raise ModelError(
+            f"{where}: --features leaves the classifier out, and --num-classes {request.num_classes} gives it another; "
+            "allowed: one of them"
+        )
     reserved = sorted(_RESERVED & request.kwargs.keys())
     if reserved:
         raise ModelError(
             f"{where}: '{reserved[0]}' is not an argument of the architecture",
-            hint="use `--num-classes N`, `--checkpoint FILE` or `--no-pretrained`",
+            hint="use `--num-classes N`, `--features`, `--checkpoint FILE` or `--no-pretrained`",
         )
-    if request.img_size is not None and request.kwargs.get("img_size", request.img_size) != request.img_size:
+    among = request.kwargs.get("img_size")
+    sizes = [height_width(size) for size in (request.img_size, among) if size is not None]
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
         raise ModelError(
-            f"{where}: img_size is {request.img_size} and, among the model's arguments, "
-            f"{request.kwargs['img_size']}; allowed: one of them"
+            f"{where}: img_size is {request.img_size} and, among the model's arguments, {among}; allowed: one of them"
         )
 
 
@@ -160,12 +175,12 @@ def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any])
         file = find_weights(origin.directory)
     if file is not None:
         source = f"checkpoint {file}" if request.checkpoint else origin.label
-        model, notes = _from_file(origin, file, request.num_classes, kwargs)
+        model, notes = _from_file(origin, file, request.classes, kwargs)
     elif wanted and origin.has_weights:
         source = origin.label
-        model, notes = _pretrained(origin, request.num_classes, kwargs)
+        model, notes = _pretrained(origin, request.classes, kwargs)
     else:
-        model = _construct(origin, kwargs, num_classes=request.num_classes)
+        model = _construct(origin, kwargs, num_classes=request.classes)
         notes = [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
         source = "random initialization"
     if source != origin.label:
@@ -173,7 +188,8 @@ def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any])
     if source != "random initialization":
         check_finite(model, where=source)
     if class_count(model) == 0:
-        notes.append(f"{origin.architecture} has no classifier: its output is features")
+        for key in ("label_names", "label_descriptions"):
+            weights_config(model).pop(key, None)  # of a classifier that was left out
     return model, source, notes
 
 
@@ -185,7 +201,7 @@ def _from_file(
     model = _construct(origin, kwargs, num_classes=num_classes)
     where = f"checkpoint '{file}'"
     replaced = load_weights(model, state_dict, where=where, replace_head=num_classes is not None, notes=notes)
-    if replaced is not None:
+    if replaced is not None and class_count(model):
         notes.append(_replacement(replaced, model))
     if in_transformers_layout(state_dict):
         notes.append(f"{where}: " + follow_preprocessor(file, weights_config(model)))
@@ -211,7 +227,7 @@ def _pretrained(origin: Origin, num_classes: int | None, kwargs: dict[str, Any])
         return model, notes
     resized = _construct(origin, kwargs, num_classes=num_classes)
     load_weights(resized, model.state_dict(), where=where, replace_head=True)
-    return resized, [*notes, _replacement(class_count(model), resized)]
+    return resized, [*notes, *([_replacement(class_count(model), resized)] if num_classes else [])]
 
 
 def _construct(origin: Origin, kwargs: dict[str, Any], **options: Any) -> nn.Module:

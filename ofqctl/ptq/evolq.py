@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ofqctl.errors import RecipeError
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
+from ofqctl.ptq.divergence import Measure, divergence, measure_of
 from ofqctl.ptq.replay import Replay
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Part, find_units, rebatched
@@ -42,7 +43,8 @@ class EvolQ(Frozen):
         epsilon: Largest relative change of a grid step from parent to child; each child draws a share of it as its own
             limit.
         granularity: What shares a factor: all grid steps of a weight (``tensor``), or none (``channel``).
-        loss: Loss between the logits of the quantized and the float model.
+        loss: Loss between the outputs of the quantized and the float model; ``kl`` of embeddings is their relative
+            squared error.
         temperature: Temperature of the similarities (``infonce``) or of the logits (``kl``).
         held_out: Share of the calibration images that the search never sees; they select the pass that is kept.
     """
@@ -100,7 +102,7 @@ class _Score:
     """Computes the loss of the model in its current state."""
 
     replay: Replay
-    logits: list[Tensor]
+    outputs: list[Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
 
     def on(self, batches: range, replayed: int = 0) -> float:
@@ -110,8 +112,10 @@ class _Score:
             batches: Numbers of the batches.
             replayed: Number of units, counted from the first, that return recorded outputs instead of computing.
         """
-        losses = [float(self.loss(self.replay.run(i, replayed), self.logits[i])) * len(self.logits[i]) for i in batches]
-        return sum(losses) / sum(len(self.logits[i]) for i in batches)
+        losses = [
+            float(self.loss(self.replay.run(i, replayed), self.outputs[i])) * len(self.outputs[i]) for i in batches
+        ]
+        return sum(losses) / sum(len(self.outputs[i]) for i in batches)
 
 
 @dataclass
@@ -156,12 +160,13 @@ def evolve(task: Task, settings: EvolQ) -> None:
     images = rebatched(unseen, chain(*sizes), task.images.beside("compared"))
     searched, held_out = range(len(sizes[0])), range(len(sizes[0]), len(images))
     counts = {"searched": sum(sizes[0]), "held_out": sum(sizes[1])}
+    measure = measure_of(task.original)
     units = [unit.name for unit, _ in find_units(task.original, task.plan, task.images[0][:2])]
     blocks = _blocks(task, units)
     with torch.no_grad():
-        logits = [task.original(batch) for batch in images]
+        outputs = [task.original(batch) for batch in images]
     replay = Replay(task.model, units, images)
-    score = _Score(replay, logits, lambda ours, theirs: distance(ours, theirs, settings))
+    score = _Score(replay, outputs, lambda ours, theirs: distance(ours, theirs, settings, measure))
     search = _EvolutionarySearch(
         settings, score, searched, random.Random(task.seed), torch.Generator().manual_seed(task.seed)
     )
@@ -229,23 +234,23 @@ def _unfitted(task: Task) -> Part:
     return Part(task.images, fitted)
 
 
-def distance(ours: Tensor, theirs: Tensor, settings: EvolQ) -> Tensor:
-    """How far the logits of the quantized model are from those of the float model, a scalar.
+def distance(ours: Tensor, theirs: Tensor, settings: EvolQ, measure: Measure = "kl") -> Tensor:
+    """How far the outputs of the quantized model are from those of the float model, a scalar.
 
     Args:
-        ours: Logits of the quantized model, (B, classes).
-        theirs: Logits of the float model, (B, classes).
-        settings: Chooses the loss. ``infonce``: contrastive; the logits of each image should be more similar to the
-            float model's logits of the same image than to those of other images. ``kl``: divergence of the predictions
-            at the temperature, times its square.
+        ours: Outputs of the quantized model, (B, classes or features).
+        theirs: Outputs of the float model, of the same shape.
+        settings: Chooses the loss. ``infonce``: contrastive; the output for each image should be more similar to the
+            float model's output for the same image than to those for other images. ``kl``: divergence of the
+            predictions at the temperature, times its square; of embeddings, their relative squared error.
+        measure: What the outputs are, see `measure_of`.
     """
     if settings.loss == "mse":
         return F.mse_loss(ours, theirs)
     if settings.loss == "cosine":
         return 1.0 - F.cosine_similarity(ours, theirs, dim=1).mean()
     if settings.loss == "kl":
-        softer, wanted = ((logits / settings.temperature).log_softmax(1) for logits in (ours, theirs))
-        return F.kl_div(softer, wanted, log_target=True, reduction="batchmean") * settings.temperature**2
+        return divergence(ours, theirs, measure, settings.temperature)
     alike = F.normalize(ours, dim=1) @ F.normalize(theirs, dim=1).T / settings.temperature
     return F.cross_entropy(alike, torch.arange(len(ours), device=ours.device))
 

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ofqctl.hooks import attached
 from ofqctl.layers.attention import open_products
+from ofqctl.models.outputs import every_output
 from ofqctl.ptq.task import Task
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
@@ -114,7 +115,8 @@ def find_pairs(model: nn.Module, image: Tensor) -> list[Pair]:
 
     This is found by trial: the output is multiplied by powers of two, which change no mantissa. A Linear reads it if
     the Linear's input changes by exactly these factors, whatever windows, rolls and reshapes lie in between. Nothing
-    else reads it if dividing those inputs again gives the model's original outputs, to the bit.
+    else reads it if dividing those inputs again gives the model's original outputs, to the bit: patch tokens included
+    where there is no classifier, because a last norm that only the pooling reads is what users take as tokens.
 
     Args:
         model: A float model in evaluation mode.
@@ -165,20 +167,25 @@ def _together_or_alone(pairs: list[Pair], hold: Callable[[list[Pair]], bool]) ->
     return pairs if not pairs or hold(pairs) else [pair for pair in pairs if hold([pair])]
 
 
-def _scales_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: Tensor) -> bool:
+def _scales_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: tuple[Tensor, ...]) -> bool:
     """Whether nothing but its readers sees that the output of a LayerNorm is multiplied."""
-    output = _changed_and_undone(model, image, pairs, torch.mul, torch.div)
-    return torch.equal(output, expected)
+    outputs = _changed_and_undone(model, image, pairs, torch.mul, torch.div)
+    return all(map(torch.equal, outputs, expected))
 
 
-def _shifts_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: Tensor) -> bool:
+def _shifts_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: tuple[Tensor, ...]) -> bool:
     """Whether nothing but its readers sees that something is added to the output of a LayerNorm."""
-    output = _changed_and_undone(model, image, pairs, torch.add, torch.sub)
-    return bool((output - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+    outputs = _changed_and_undone(model, image, pairs, torch.add, torch.sub)
+    return all(
+        bool((output - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
+        for output, wanted in zip(outputs, expected, strict=True)
+    )
 
 
-def _changed_and_undone(model: nn.Module, image: Tensor, pairs: list[Pair], change: Change, undo: Change) -> Tensor:
-    """The model's output if LayerNorms are changed, and their readers' inputs changed back."""
+def _changed_and_undone(
+    model: nn.Module, image: Tensor, pairs: list[Pair], change: Change, undo: Change
+) -> tuple[Tensor, ...]:
+    """The model's outputs if LayerNorms are changed, and their readers' inputs changed back."""
     with ExitStack() as edits:
         for pair in pairs:
             norm = model.get_submodule(pair.norm)
@@ -189,16 +196,18 @@ def _changed_and_undone(model: nn.Module, image: Tensor, pairs: list[Pair], chan
         return _run(model, image, {})[0]
 
 
-def _run(model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The model's output, and the inputs of those ``linears`` that are called exactly once."""
+def _run(
+    model: nn.Module, image: Tensor, linears: dict[str, nn.Linear]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The model's outputs, and the inputs of those ``linears`` that are called exactly once."""
     seen: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Callable[..., None]:
         return lambda _module, args: seen.setdefault(name, []).append(args[0])
 
     with attached(m.register_forward_pre_hook(note(n)) for n, m in linears.items()):
-        output: Tensor = model(image)
-    return output, {n: calls[0] for n, calls in seen.items() if len(calls) == 1}
+        outputs = every_output(model, image)
+    return outputs, {n: calls[0] for n, calls in seen.items() if len(calls) == 1}
 
 
 def _edited(norm: nn.Module, edit: Edit) -> RemovableHandle:

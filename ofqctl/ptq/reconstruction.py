@@ -15,10 +15,10 @@ from itertools import repeat
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite
+from ofqctl.ptq.divergence import measure_of, own_loss
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, variance_over, walk
 from ofqctl.ptq.views import views_of
@@ -85,13 +85,14 @@ def reconstruct(task: Task, settings: Reconstruct) -> None:
 def importances(task: Task, images: Batches, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights for the error in each element of each unit's output: the mean squared gradient over the images.
 
-    The loss is the cross-entropy with a class drawn from the float model's own predictions, so that the mean is the
+    The loss is that of an answer drawn from the float model's own predictions, see `own_loss`, so that the mean is the
     diagonal of the Fisher information.
 
     Returns:
         Weights by unit, each in the shape of the unit's output for one image, with a mean of 1. They are all 1 if there
         is no gradient, because the model is certain of every answer.
     """
+    measure = measure_of(task.original)
     names = [unit.name for unit, _ in find_units(task.original, task.plan, images[0][:2])]
     outputs: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -109,10 +110,7 @@ def importances(task: Task, images: Batches, generator: torch.Generator) -> dict
     with attached(hooks):
         for number, batch in enumerate(images):
             task.progress("weigh the errors", number, len(images))
-            logits = task.original(batch)
-            probabilities = logits.detach().softmax(dim=1).cpu()  # where the generator is
-            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
-            F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            own_loss(task.original(batch), measure, generator).backward()  # type: ignore[no-untyped-call]
             for name, output in outputs.items():
                 assert output.grad is not None
                 sums[name] = sums.get(name, 0.0) + output.grad.square().sum(dim=0)

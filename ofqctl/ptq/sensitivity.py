@@ -1,4 +1,4 @@
-"""Sensitivity of each module: how much quantizing it alone changes the predictions of the model."""
+"""Sensitivity of each module: how much quantizing it alone changes the output of the model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,12 +7,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ofqctl.convert import operands, weight_site
 from ofqctl.layers import WeightSite
 from ofqctl.layers.attention import QuantAttention
+from ofqctl.models.outputs import check_output
 from ofqctl.progress import Progress, silent
+from ofqctl.ptq.divergence import divergence, measure_of
 from ofqctl.ptq.units import Batches
 from ofqctl.quantizers import Quantizer
 
@@ -66,17 +67,17 @@ class Quantizers:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much quantizing one module changes the predictions.
+    """How much quantizing one module changes the output.
 
     Attributes:
         module: Name of the module.
         bits: Bits of its quantizers.
-        kl: Kullback-Leibler divergence of the model's predictions from the float ones, in nats, mean over the images.
+        damage: Mean distance of the model's outputs from the float ones, by the model's `measure_of`.
     """
 
     module: str
     bits: int
-    kl: float
+    damage: float
 
 
 def sensitivities(
@@ -88,7 +89,7 @@ def sensitivities(
     part: Part = "all",
     progress: Progress = silent,
 ) -> list[Sensitivity]:
-    """Quantize one module at a time and measure how much the model's predictions change.
+    """Quantize one module at a time and measure how much the model's output changes.
 
     Args:
         model: The model, converted with ``bits`` and calibrated, in evaluation mode; unchanged afterwards.
@@ -98,22 +99,21 @@ def sensitivities(
         part: Whether to quantize a module's weights, its activations or all of it.
         progress: Called before every module and at the end.
     """
-    quantizers = Quantizers(model, names, part)
+    quantizers, measure = Quantizers(model, names, part), measure_of(model)
     with quantizers.only(None):
-        expected = _predictions(model, images)
+        expected = _outputs(model, images)
     found = []
     work = f"sensitivity at {bits} bits"
     for done, name in enumerate(quantizers.names):
         progress(work, done, len(quantizers.names))
         with quantizers.only(name):
-            ours = _predictions(model, images)
-        kl = F.kl_div(ours, expected, log_target=True, reduction="batchmean")
-        found.append(Sensitivity(name, bits, max(0.0, float(kl))))
+            ours = _outputs(model, images)
+        found.append(Sensitivity(name, bits, float(divergence(ours, expected, measure))))
     progress(work, len(quantizers.names), len(quantizers.names))
     return found
 
 
-def _predictions(model: nn.Module, images: Batches) -> Tensor:
-    """Logarithms of the predicted probabilities, (images, classes)."""
+def _outputs(model: nn.Module, images: Batches) -> Tensor:
+    """Outputs of the model, float32, (images, classes or features)."""
     with torch.no_grad():
-        return torch.cat([model(batch).float().log_softmax(dim=1) for batch in images])
+        return torch.cat([check_output(model(batch), batch) for batch in images])

@@ -4,7 +4,7 @@ import copy
 
 from torch import nn
 
-from ofqctl.convert import apply_plan, describe, make_plan
+from ofqctl.convert import apply_plan, describe, make_plan, notes_on_sizes
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq.calibration import calibrate
 from ofqctl.ptq.task import Clock, Task
@@ -45,6 +45,7 @@ def quantize_post_training(
     preparing = [(stage, settings) for stage, settings in stages if "prepares" in stage.traits]
     after_calibration = [(stage, settings) for stage, settings in stages if "prepares" not in stage.traits]
     task = Task(model, model, make_plan(model, recipe, input_size), images, progress, clock or Clock(), seed)
+    task.notes += notes_on_sizes(model, recipe)
     for stage, settings in preparing:
         stage.target(task, settings)
     task.original = copy.deepcopy(model) if after_calibration else model

@@ -137,7 +137,7 @@ AnyTerms = Annotated[Terms, WithKeys(TERMS)]
 
 
 class Distillation(Frozen):
-    """Knowledge distillation from a float teacher.
+    """Knowledge distillation from a float teacher; with ``hard`` and ``soft`` of 0 no labels and classes are needed.
 
     Attributes:
         teacher: ``self`` (the float model the training starts from), or the name of a model or run.
@@ -195,7 +195,10 @@ class Training(Frozen):
 
     @property
     def objective(self) -> dict[str, Frozen]:
-        """Settings of all terms of the objective, by name."""
+        """Settings of the terms of the objective, by name; terms of weight 0 are left out."""
+        return {name: settings for name, settings in self._every_term().items() if getattr(settings, "weight", 1.0)}
+
+    def _every_term(self) -> dict[str, Frozen]:
         wanted = self.distillation
         values: dict[str, Any] = {"labels": {"smoothing": self.augmentation.label_smoothing}}
         if wanted is not None:
@@ -214,9 +217,8 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _minimizes_something(self) -> Self:
-        weights = {name: getattr(settings, "weight", 1.0) for name, settings in self.objective.items()}
-        if not any(weights.values()):
-            raise ValueError(f"nothing is minimized: {' and '.join(weights)} have a weight of 0")
+        if not self.objective:
+            raise ValueError(f"nothing is minimized: {' and '.join(self._every_term())} have a weight of 0")
         return self
 
     @model_validator(mode="after")

@@ -20,9 +20,9 @@ def draw(divergence: Mapping[str, Mapping[int, float]], roles: Mapping[str, str]
     """The content of the file.
 
     Args:
-        divergence: For each layer, in the order of the model, the divergence of the predictions, in nats, by bits.
+        divergence: For each layer, in the order of the model, how far the output is from the float model's, by bits.
         roles: What each layer does.
-        title: Title of the plot.
+        title: Title of the plot, which says what was measured.
         kind: Format of the file. SVG follows the reader's choice of a light or dark style.
     """
     colours = PLACEHOLDERS if kind == "svg" else LIGHT
@@ -58,7 +58,7 @@ def _figure(
         axes.set_yticks(range(len(names)), names)
         axes.tick_params(labelsize=9)
         axes.set_ylim(len(names) - 0.4, -0.6)
-    figure.suptitle(f"{title}\ndivergence of the predictions, nats", fontsize=12)
+    figure.suptitle(title, fontsize=12)
     entries = [
         Line2D([], [], linestyle="", marker=marker, color=colours[own], label=role)
         for role, (own, marker) in looks.items()

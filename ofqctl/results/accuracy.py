@@ -25,10 +25,10 @@ class Paired(Part):
     """The difference of two models on the same images, image by image.
 
     Attributes:
-        difference: Mean difference of top-1, in percentage points.
+        difference: Mean difference of top-1, or of what else is right or wrong of an image, in percentage points.
         standard_error: Standard error of that.
-        gained: Number of images that only the second model classifies correctly.
-        lost: Number of images that only the first model classifies correctly.
+        gained: Number of images that only the second model has right.
+        lost: Number of images that only the first model has right.
     """
 
     difference: float

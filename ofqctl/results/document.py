@@ -9,6 +9,9 @@ from ofqctl.registry import Frozen
 
 FORMAT: Literal[1] = 1
 
+Gives = Literal["classes", "embeddings"]
+"""What a model gives for an image: a logit for each class, or an embedding."""
+
 T = TypeVar("T")
 
 

@@ -10,14 +10,14 @@ from ofqctl.results.analyze_oscillation import Analysis
 from ofqctl.results.bench import BenchInferResult, BenchStepResult
 from ofqctl.results.compare import Comparison
 from ofqctl.results.doctor import DoctorResult
-from ofqctl.results.evaluate import EvaluateResult
+from ofqctl.results.evaluate import EvaluateEmbeddingsResult, EvaluateResult
 from ofqctl.results.export import ExportOnnxResult, ExportSafetensorsResult, ExportWebResult
 from ofqctl.results.failure import FailureDocument
 from ofqctl.results.importing import ImportResult
 from ofqctl.results.inspect import InspectRunResult
 from ofqctl.results.models import ModelsResult
 from ofqctl.results.onnx import InspectOnnxResult
-from ofqctl.results.predict import PredictResult
+from ofqctl.results.predict import PredictEmbeddingsResult, PredictResult
 from ofqctl.results.push import PushResult
 from ofqctl.results.quantize import QuantizeResult
 from ofqctl.results.recipes import RecipeCheckResult, RecipeCopyResult, RecipeListResult, RecipeShowResult
@@ -32,12 +32,12 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], ...]] = {
     "bench step": (BenchStepResult,),
     "compare": (Comparison,),
     "doctor": (DoctorResult,),
-    "evaluate": (EvaluateResult,),
+    "evaluate": (EvaluateResult, EvaluateEmbeddingsResult),
     "export": (ExportOnnxResult, ExportSafetensorsResult, ExportWebResult),
     "import": (ImportResult,),
     "inspect": (InspectRunResult, InspectOnnxResult),
     "models": (ModelsResult,),
-    "predict": (PredictResult,),
+    "predict": (PredictResult, PredictEmbeddingsResult),
     "push": (PushResult,),
     "quantize": (QuantizeResult,),
     "recipe check": (RecipeCheckResult,),

@@ -5,12 +5,13 @@ from typing import Literal
 from ofqctl.results.accuracy import Accuracy
 from ofqctl.results.data import MeasuredOn
 from ofqctl.results.document import Document
+from ofqctl.results.embeddings import EmbeddingFigures, Neighbours, PairedEmbeddings
 
 Kind = Literal["float", "run", "onnx"]
 
 
-class EvaluateResult(MeasuredOn, Accuracy, Document):
-    """Figures of a model on labelled images.
+class Evaluated(MeasuredOn, Document):
+    """A model that was measured.
 
     Attributes:
         model: Name or path of the model.
@@ -28,3 +29,26 @@ class EvaluateResult(MeasuredOn, Accuracy, Document):
     device: str
     processes: int
     batch_size: int
+
+
+class EvaluateResult(Accuracy, Evaluated):
+    """Figures of a classifier on labelled images."""
+
+    gives: Literal["classes"] = "classes"
+
+
+class EvaluateEmbeddingsResult(EmbeddingFigures, Evaluated):
+    """Figures of embeddings, beside those of the float model where there is one.
+
+    Attributes:
+        float: Figures of the float model on the same images.
+        against: Which one that is.
+        paired: Their differences; None without labels, or without a float model.
+        neighbours: How images were found; None without labels.
+    """
+
+    gives: Literal["embeddings"] = "embeddings"
+    float: EmbeddingFigures | None
+    against: str | None
+    paired: PairedEmbeddings | None
+    neighbours: Neighbours | None

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ofqctl.results.document import Document, IfAny, Number, Part
+from ofqctl.results.document import Document, Gives, IfAny, Number, Part
 from ofqctl.results.evaluate import Kind
 from ofqctl.results.onnx import Target
 from ofqctl.results.size import Ledger
@@ -65,13 +65,16 @@ class EndToEnd(Part):
         images: Number of images.
         agreement: Share of the images with the same predicted label as torch, in percent, for the ``graph``, for the
             noise ``floor``, and for each further program that runs the graph.
-        difference: Median over the images of the largest difference of a logit, relative to torch's largest logit; for
-            the same.
+        cosine: Lowest cosine of an embedding with torch's, for the same; empty for classes, as ``agreement`` is for
+            embeddings.
+        difference: Median over the images of the largest difference of a logit, feature or token, relative to the
+            largest of torch; for the same.
         top1: Accuracy of ``torch`` and all but the floor in percent; empty without labels.
     """
 
     images: int
     agreement: dict[str, float]
+    cosine: dict[str, float]
     difference: dict[str, Number]
     top1: dict[str, float]
 
@@ -138,6 +141,8 @@ class ExportOnnxResult(Document):
         output: Path of the file.
         model: Name or path of the model.
         kind: Whether the model is a ``float`` model by name or a ``run``.
+        gives: What the model gives for an image.
+        outputs: Names of the file's outputs.
         target: What the graph is for; None if nothing in it is quantized.
         opset: Opset of its operators.
         batch: Number of images in one pass; None for any.
@@ -154,6 +159,8 @@ class ExportOnnxResult(Document):
     output: str
     model: str
     kind: Kind
+    gives: Gives
+    outputs: tuple[str, ...]
     target: Target | None
     opset: int
     batch: int | None

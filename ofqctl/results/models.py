@@ -8,11 +8,12 @@ Coverage = Literal["products", "layers", "none"]
 
 
 class ListedModel(Part):
-    """A model, its family, and whether there are pretrained weights for it."""
+    """A model, its family, whether there are pretrained weights for it, and whether these have no classifier."""
 
     name: str
     family: str
     pretrained: bool
+    backbone: bool
 
 
 class Family(Part):
@@ -22,6 +23,7 @@ class Family(Part):
         family: Its name, that of timm's module.
         models: Number of matching models.
         pretrained: Number of these with pretrained weights.
+        backbones: Number of those whose weights have no classifier, so that they give embeddings.
         attention: What of its attention is quantized; ``meaning`` says it in words.
         qkr: Whether query and key can be merged in at least one of its attention classes.
         quantized_classes: Attention classes whose products are quantized.
@@ -31,6 +33,7 @@ class Family(Part):
     family: str
     models: int
     pretrained: int
+    backbones: int
     attention: Coverage
     qkr: bool
     quantized_classes: tuple[str, ...]

@@ -7,6 +7,7 @@ from pydantic import Field
 from ofqctl.results.accuracy import Accuracy, Paired
 from ofqctl.results.data import CalibratedOn, MeasuredOn
 from ofqctl.results.document import Number, Part
+from ofqctl.results.embeddings import ComparedEmbeddings
 from ofqctl.results.run import RunResult
 
 CostUnit = Literal["bits on average", "bytes", "ms"]
@@ -97,7 +98,8 @@ class MixedPrecision(Part):
     Attributes:
         bits: Bits of each layer's weights.
         average_bits: Their average over all weights.
-        sensitivities: Divergence of the predictions, in nats, for each layer at each width.
+        sensitivities: How far the output is from the float model's for each layer at each width: divergence of the
+            predictions, in nats, or squared error of the embeddings, relative to their square.
         cost: What they cost.
     """
 
@@ -122,7 +124,7 @@ class QuantizeResult(RunResult):
 
     command: Literal["quantize"] = "quantize"
     calibration: CalibratedOn
-    evaluation: Compared | None
+    evaluation: Compared | ComparedEmbeddings | None
     ptq: dict[str, StageFigures]
     mixed_precision: MixedPrecision | None
     seed: int

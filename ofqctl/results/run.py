@@ -3,7 +3,7 @@
 from typing import Any
 
 from ofqctl.recipe.plan import LeftFloat
-from ofqctl.results.document import Document, Part
+from ofqctl.results.document import Document, Gives, Part
 from ofqctl.results.size import Ledger
 
 
@@ -35,6 +35,7 @@ class AboutRun(Part):
 
     Attributes:
         model: timm's architecture.
+        gives: What it gives for an image.
         source: Where the float weights came from.
         recipe: Name of the recipe.
         bits: Bits of the quantizers.
@@ -44,6 +45,7 @@ class AboutRun(Part):
     """
 
     model: str
+    gives: Gives
     source: str
     recipe: str
     bits: ModelBits

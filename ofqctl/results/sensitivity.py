@@ -11,20 +11,22 @@ class LayerSensitivity(Part):
 
     Attributes:
         layer: Name of the module.
-        kl: Divergence of the model's predictions, in nats, by number of bits.
+        damage: What ``measure`` says of the model's output, by number of bits.
     """
 
     layer: str
-    kl: dict[str, float]
+    damage: dict[str, float]
 
 
 class SensitivityResult(Document):
-    """How much the predictions change when one layer alone is quantized.
+    """How much the output changes when one layer alone is quantized.
 
     Attributes:
         model: timm's architecture.
         recipe: Name of the recipe that says how layers are quantized.
         part: What of a layer was quantized.
+        measure: ``kl``: divergence of the predictions, in nats. ``relative_error``: squared error of the embeddings,
+            relative to their square.
         bits: The bit-widths tried.
         layers: Every layer, the most sensitive first.
         calibration: The calibration images.
@@ -36,6 +38,7 @@ class SensitivityResult(Document):
     model: str
     recipe: str
     part: Literal["all", "weights", "activations"]
+    measure: Literal["kl", "relative_error"]
     bits: tuple[int, ...]
     layers: tuple[LayerSensitivity, ...]
     calibration: CalibratedOn

@@ -6,6 +6,7 @@ from pydantic import ConfigDict
 
 from ofqctl.results.data import SkippedImage
 from ofqctl.results.document import IfAny, Number, Part
+from ofqctl.results.embeddings import EmbeddingFigures, PairedEmbeddings
 from ofqctl.results.run import RunResult
 
 
@@ -20,6 +21,9 @@ class TrainedEpoch(Part):
         train_top1: Share of the training images whose label was predicted first, in percent.
         val_top1: The same of the validation images.
         val_loss: Mean cross-entropy on the validation images, in nats.
+        val_cosine: Mean cosine of the validation images' embeddings with the teacher's.
+        val_knn: Accuracy of a vote of each one's nearest among them, in percent.
+        val_recall1: Share of those whose nearest is of their class, in percent.
         oscillating: Share of the weights that oscillate, 0 to 1.
         flips_per_step: Share of the codes that change in an optimizer step, 0 to 1, mean of the last 30.
         seconds: Time spent in optimizer steps.
@@ -33,6 +37,9 @@ class TrainedEpoch(Part):
     train_top1: IfAny[Number] = None
     val_top1: IfAny[Number] = None
     val_loss: IfAny[Number] = None
+    val_cosine: IfAny[Number] = None
+    val_knn: IfAny[Number] = None
+    val_recall1: IfAny[Number] = None
     oscillating: IfAny[Number] = None
     flips_per_step: IfAny[Number] = None
     seconds: IfAny[Number] = None
@@ -61,11 +68,21 @@ class Validation(Part):
         data: Name of the images.
         val_top1: Share of the images whose label was predicted first, in percent.
         val_loss: Mean cross-entropy, in nats.
+        val_cosine: Mean cosine of the embeddings with the teacher's.
+        val_knn: Accuracy of a vote of each one's nearest among them, in percent.
+        val_recall1: Share of those whose nearest is of their class, in percent.
+        float: Figures of the teacher's embeddings.
+        paired: What lies between the two, image by image.
     """
 
     data: str | None = None
     val_top1: IfAny[Number] = None
     val_loss: IfAny[Number] = None
+    val_cosine: IfAny[Number] = None
+    val_knn: IfAny[Number] = None
+    val_recall1: IfAny[Number] = None
+    float: IfAny[EmbeddingFigures] = None
+    paired: IfAny[PairedEmbeddings] = None
 
 
 class TrainResult(RunResult):

@@ -4,6 +4,7 @@ from ofqctl.training.batches import Share, TrainingBatches
 from ofqctl.training.engine import Engine, Hooks, Row
 from ofqctl.training.interruption import Interrupted
 from ofqctl.training.logs import LogName, Logs, check_logs, open_logs
+from ofqctl.training.objective import check_objective, needs_labels
 from ofqctl.training.optimization import warmup_steps
 from ofqctl.training.processes import Processes, joined
 from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state, state_to_resume
@@ -21,8 +22,10 @@ __all__ = [
     "Share",
     "TrainingBatches",
     "check_logs",
+    "check_objective",
     "checkpoint_of",
     "joined",
+    "needs_labels",
     "open_logs",
     "read_checkpoint_state",
     "state_to_resume",

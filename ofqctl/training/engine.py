@@ -17,6 +17,7 @@ from ofqctl.devices import suited_threads
 from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
 from ofqctl.errors import ArtifactError, RecipeError
+from ofqctl.models import embeds
 from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
@@ -109,6 +110,7 @@ class Engine:
         self._frozen_norms: list[nn.Module] = []
         self._switched_off: list[Quantizer] = []
         self._oscillating: Row = {}
+        self._ranks = self.batches.data.labelled and not embeds(self.model)
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
         self._signals = Signals()
@@ -279,7 +281,7 @@ class Engine:
             "step": self.position.total_steps,
             "lr": optimizer.param_groups[-1]["lr"],
             "loss": meter.loss / max(1, meter.steps),
-            "train_top1": 100.0 * meter.correct / max(1, meter.images),
+            **({"train_top1": 100.0 * meter.correct / max(1, meter.images)} if self._ranks else {}),
             "images_per_second": meter.images / max(meter.seconds, 1e-9),
             "seconds": meter.seconds,
         }

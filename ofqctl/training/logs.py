@@ -21,6 +21,9 @@ _FIGURES = (
     "flips_per_step",
     "val_top1",
     "val_loss",
+    "val_cosine",
+    "val_knn",
+    "val_recall1",
 )
 
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ofqctl.data import Batch
 from ofqctl.distill import Pass, Teacher, Term, set_separate_heads
-from ofqctl.errors import ModelError
+from ofqctl.errors import ModelError, RecipeError
 from ofqctl.hooks import attached
+from ofqctl.models import embeds
 from ofqctl.recipe.methods import TERMS
 from ofqctl.recipe.training import Training
+from ofqctl.results.document import Gives
 
 
 class Objective:
@@ -33,7 +35,9 @@ class Objective:
 
     def __init__(self, model: nn.Module, settings: Training, teacher: Teacher | None, *, amp: bool) -> None:
         self._model, self._teacher, self._amp = model, teacher, amp
-        set_separate_heads(model, teacher is not None)
+        self._embeds = embeds(model)
+        set_separate_heads(model, teacher is not None and not self._embeds)
+        self._labelled = bool(needs_labels(settings))
         self._mixup = _mixup(settings, int(getattr(model, "num_classes", 0)))
         float_model = None if teacher is None else teacher.model
         self._terms: list[Term] = [
@@ -50,14 +54,15 @@ class Objective:
             progress: Share of all optimizer steps done so far, 0 to 1.
 
         Returns:
-            The loss, a scalar, and the number of correct predictions.
+            The loss, a scalar, and the number of correct predictions, 0 for embeddings.
 
         Raises:
             ModelError: The loss is not finite; the message names the first layer.
         """
         target = batch.labels
         if self._mixup is not None:
-            images, target = self._mixup(batch.images, batch.labels)
+            labels = batch.labels if self._labelled else torch.zeros_like(batch.labels)  # images may have none
+            images, target = self._mixup(batch.images, labels)
             batch = replace(batch, images=images)
         with ExitStack() as running:
             for term in self._terms:
@@ -73,8 +78,38 @@ class Objective:
                 f"{_first_not_finite(self._model, batch.images)}",
                 hint="resume with a lower learning rate, or with --set training.optimizer.clip_grad=1",
             )
+        if self._embeds:
+            return loss, 0
         mean = torch.stack(seen.heads).mean(0)  # as in evaluation
         return loss, int((mean.argmax(1) == batch.labels).sum())
+
+
+def check_objective(settings: Training, gives: Gives, *, recipe: str, model: str) -> None:
+    """Check that every term of the objective is of what the model gives.
+
+    Args:
+        settings: Training part of the recipe.
+        gives: What the model gives.
+        recipe: Name of the recipe, for messages.
+        model: Name of the model, for messages.
+
+    Raises:
+        RecipeError: One is not.
+    """
+    other = "embeddings" if gives == "classes" else "classes"
+    wrong = [name for name in settings.objective if f"of_{other}" in TERMS[name].traits]
+    if wrong:
+        raise RecipeError(
+            f"recipe '{recipe}': {' and '.join(wrong)} learn from {other}, and {model} gives {gives}",
+            hint="--recipe ofq/backbone_w4a4 is one for embeddings"
+            if gives == "embeddings"
+            else "--features leaves the classifier out; ofq/vit_w4a4 is a recipe for classes",
+        )
+
+
+def needs_labels(settings: Training) -> list[str]:
+    """Names of the terms of the objective that learn from labels."""
+    return [name for name in settings.objective if "needs_labels" in TERMS[name].traits]
 
 
 def _mixup(settings: Training, classes: int) -> Mixup | None:
@@ -85,7 +120,7 @@ def _mixup(settings: Training, classes: int) -> Mixup | None:
         mixup_alpha=augmentation.mixup,
         cutmix_alpha=augmentation.cutmix,
         label_smoothing=augmentation.label_smoothing,
-        num_classes=classes,
+        num_classes=max(1, classes),
     )
 
 

@@ -163,6 +163,41 @@ def test_a_model_that_gives_no_logits_is_refused(batches):
         ofqctl.quantize(nn.Conv2d(3, 4, 1), "ptq/minmax", calibration=batches, set=FEW)
 
 
+@pytest.fixture
+def backbone():
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    return ofqctl.load("vit_tiny_patch16_224", pretrained=False, features=True, **tiny)
+
+
+def test_embeddings_are_measured_beside_the_float_model_by_paths_and_by_batches(backbone, batches, tmp_path):
+    found = ofqctl.quantize(backbone, "ptq/minmax", calibration=batches, set=FEW, output=tmp_path / "run")
+    assert found.model(batches[0]).shape == (4, 48)
+    by_path = ofqctl.evaluate_embeddings(tmp_path / "run", "digits", against=backbone, tokens=True, limit=40)
+    assert (by_path.gives, by_path.features, by_path.images, by_path.float.images) == ("embeddings", 48, 40, 40)
+    assert 0.9 < by_path.likeness.cosine < 1 and by_path.tokens is not None and by_path.paired is not None
+    figures = ofqctl.evaluate_embeddings(found.model, batches, against=backbone)
+    with torch.inference_mode():
+        cosines = [F.cosine_similarity(found.model(batch), backbone(batch)) for batch in batches]
+    assert figures.likeness.cosine == pytest.approx(float(torch.cat(cosines).mean()), abs=1e-5)
+    assert (figures.knn, figures.tokens) == (None, None)
+
+
+def test_neighbours_among_batches_are_those_of_the_same_class(backbone):
+    images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 3, 4, 5])
+    found = ofqctl.evaluate_embeddings(backbone, [(images, labels)], index=[(images + 1e-3, labels)])
+    assert found.recall1 == 100.0
+    with pytest.raises(DataError, match="index: digits is a path, and data is none"):
+        ofqctl.evaluate_embeddings(backbone, [images], index="digits")
+
+
+def test_what_a_model_gives_decides_how_it_is_measured(backbone, batches):
+    labelled = [(batches[0], torch.zeros(4, dtype=torch.int64))]
+    with pytest.raises(ModelError, match="this model gives embeddings"):
+        ofqctl.evaluate(backbone, labelled)
+    with pytest.raises(ModelError, match="has a classifier"):
+        ofqctl.evaluate_embeddings(Own(), batches)
+
+
 def test_a_model_that_timm_does_not_know_cannot_be_a_run_and_says_why(batches, tmp_path):
     found = ofqctl.quantize(Own(), "ptq/minmax", calibration=batches, set=FEW)
     with pytest.raises(ArtifactError, match="cannot be: model 'Own'"):

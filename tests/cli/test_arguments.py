@@ -1,6 +1,6 @@
 import pytest
 
-from ofqctl.cli.arguments import parse_model_kwargs, spread
+from ofqctl.cli.arguments import parse_img_size, parse_model_kwargs, spread
 from ofqctl.errors import ModelError
 
 
@@ -40,3 +40,10 @@ def test_model_kwargs_are_python_literals_or_text(texts, expected):
 def test_a_model_kwarg_that_is_no_pair_is_refused(text):
     with pytest.raises(ModelError, match="expected NAME=VALUE"):
         parse_model_kwargs([text])
+
+
+def test_a_size_of_images_is_one_number_or_height_and_width():
+    assert (parse_img_size("224"), parse_img_size("224x128")) == (224, (224, 128))
+    for text in ("large", "224x", "224,128", "1x2x3"):
+        with pytest.raises(ModelError, match=f"--img-size {text}"):
+            parse_img_size(text)

@@ -114,7 +114,7 @@ def test_a_target_that_cannot_be_met_is_refused(ofqctl, options, message):
 def test_sensitivity_ranks_every_layer_and_draws_it(ofqctl):
     arguments = ("sensitivity", "vit_tiny_patch16_224", *TINY, *QUICK, *DIGITS, "--bits", "2,4")
     result = ofqctl(*arguments, "--plot", "s.svg", "--json").json
-    worst = [max(layer["kl"].values()) for layer in result["layers"]]
+    worst = [max(layer["damage"].values()) for layer in result["layers"]]
     assert worst == sorted(worst, reverse=True)
     assert {"patch_embed.proj", "head", "blocks.0.attn"} <= {layer["layer"] for layer in result["layers"]}
     assert "<svg" in Path("s.svg").read_text()

@@ -18,7 +18,7 @@ def measured(hits):
 
 def test_a_paired_difference_counts_images_and_has_the_error_of_their_differences():
     before, after = [True, True, True, False, False], [True, False, False, True, False]
-    found = paired(measured(before), measured(after))
+    found = paired(measured(before).right, measured(after).right)
     changes = torch.tensor([0.0, -1.0, -1.0, 1.0, 0.0])
     assert (found.gained, found.lost) == (1, 2)
     assert found.difference == pytest.approx(-20.0)
@@ -27,7 +27,8 @@ def test_a_paired_difference_counts_images_and_has_the_error_of_their_difference
 
 def test_a_model_differs_from_itself_by_nothing():
     model = measured([True, False, True, True])
-    assert paired(model, model) == Paired(difference=0.0, standard_error=0.0, gained=0, lost=0)
+    none = Paired(difference=0.0, standard_error=0.0, gained=0, lost=0)
+    assert paired(model.right, model.right) == none
 
 
 @pytest.mark.parametrize("processes", [2, 3, 9])
@@ -47,4 +48,6 @@ def test_figures_of_shared_images_are_those_of_one_process(tiny_vit, processes):
         assert other.pop("images_per_second") == pytest.approx(sum(speeds), abs=0.01)
         assert other == {key: one[key] for key in other}
         assert other["images"] == 33
-    assert paired(together["before"], together["after"]) == paired(alone["before"], alone["after"])
+    assert paired(together["before"].right, together["after"].right) == paired(
+        alone["before"].right, alone["after"].right
+    )

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,46 @@ def test_another_number_of_classes_is_noted(directory, tiny):
     assert loaded.notes == ["the classifier of 7 classes was replaced by a random one with 3"]
     assert loaded.model.head.weight.shape == (3, 48)
     assert same_weights(loaded.model, tiny.state_dict(), without=("head.weight", "head.bias"))
+
+
+HEAD = ("head.weight", "head.bias")
+
+
+def test_features_are_what_comes_ahead_of_the_classifier(directory, weights, tiny):
+    """However the weights are found, all of them but the classifier's are loaded; that is no news to tell."""
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = tiny.forward_head(tiny.forward_features(images), pre_logits=True)
+    for given in (local(directory), request(checkpoint=weights)):
+        loaded = load_model(replace(given, features=True))
+        with torch.inference_mode():
+            assert torch.equal(loaded.model(images), wanted)
+        assert (loaded.num_classes, loaded.notes) == (0, [])
+        again = build_architecture(
+            loaded.architecture, num_classes=0, model_kwargs=loaded.model_kwargs, pretrained_cfg=loaded.pretrained_cfg
+        )
+        assert again.state_dict().keys() == tiny.state_dict().keys() - set(HEAD)
+
+
+def test_features_and_classes_are_not_asked_for_at_once(weights):
+    with pytest.raises(ModelError, match="--features leaves the classifier out, and --num-classes 3"):
+        load_model(request(checkpoint=weights, num_classes=3, features=True))
+
+
+@pytest.mark.parametrize("name", ["efficientvit_m0", "shvit_s1"])
+def test_features_of_models_that_do_not_find_the_classifier_they_lack(name, tmp_path):
+    torch.manual_seed(0)
+    save_file(timm.create_model(name, num_classes=3).state_dict(), tmp_path / "w.safetensors")
+    loaded = load_model(ModelRequest(name, checkpoint=tmp_path / "w.safetensors", features=True))
+    assert loaded.num_classes == 0
+
+
+def test_a_size_of_two_sides_is_height_and_width():
+    kwargs = {key: value for key, value in TINY.items() if key != "img_size"}
+    loaded = load_model(ModelRequest(ARCHITECTURE, pretrained=False, features=True, img_size=(32, 48), kwargs=kwargs))
+    assert loaded.data_config["input_size"] == [3, 32, 48]
+    with pytest.raises(ModelError, match="img_size is -8"):
+        load_model(ModelRequest(ARCHITECTURE, pretrained=False, img_size=(32, -8), kwargs=kwargs))
 
 
 def test_a_random_local_directory_needs_no_weights(directory):

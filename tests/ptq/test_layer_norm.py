@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+from ofqctl.models import with_tokens
 from ofqctl.ptq.layer_norm import Pair, find_pairs, fold_layer_norms
 
 SMALL = {"num_classes": 10}
@@ -74,3 +75,17 @@ def test_without_a_bias_to_take_it_up_no_shift_is_moved(tiny_vit, images):
     shifts = {pair.norm: pair.shifts for pair in find_pairs(tiny_vit, images[:1])}
     assert shifts["blocks.0.norm2"] is False
     assert shifts["blocks.0.norm1"] is True
+
+
+@pytest.mark.parametrize("pool", ["map", "token"])
+def test_patch_tokens_of_a_model_without_a_classifier_stay_as_well(images, pool):
+    """The last norm of SigLIP is read by Linear layers alone, those of its pooling, but it gives the tokens, too."""
+    torch.manual_seed(0)
+    kwargs = MODELS["vit_tiny_patch16_224"] | {"global_pool": pool, "class_token": pool == "token"}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **kwargs).eval()
+    with torch.no_grad():
+        model.norm.weight.mul_(torch.rand_like(model.norm.weight) * 3 + 0.1)
+        before = with_tokens(model, images)
+        assert fold_layer_norms(model, [images])
+        for output, wanted in zip(with_tokens(model, images), before, strict=True):
+            assert (output - wanted).abs().max() <= 1e-4 * wanted.abs().max()

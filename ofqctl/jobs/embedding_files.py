@@ -1,0 +1,62 @@
+"""Files of embeddings, with the names of their images."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ofqctl.errors import DataError
+from ofqctl.files import replaced_file
+
+_KINDS = (".npy", ".safetensors", ".parquet")
+
+
+def embedding_files(path: Path | None) -> list[Path]:
+    """The files that `write_embeddings` writes; none for None.
+
+    Raises:
+        DataError: Its kind is unknown.
+    """
+    if path is None:
+        return []
+    if path.suffix not in _KINDS:
+        raise DataError(f"--save-embeddings {path}: unknown kind '{path.suffix}'; allowed: {', '.join(_KINDS)}")
+    return [path, path.with_suffix(".json")] if path.suffix == ".npy" else [path]
+
+
+def write_embeddings(path: Path, rows: Tensor, names: Sequence[str]) -> None:
+    """Write embeddings in the order of the images.
+
+    ``.npy`` holds float32, (N, D), and ``images`` lies in a ``.json`` of the same stem; ``.safetensors`` holds a tensor
+    ``embeddings`` and ``images`` as JSON in its metadata; ``.parquet`` has a column ``image`` and a column
+    ``embedding``, a list of D float32 numbers.
+
+    Args:
+        path: The file; it is replaced.
+        rows: Embeddings, float32, (N, D), on the CPU.
+        names: Names of the images, N.
+    """
+    if path.suffix == ".npy":
+        text = json.dumps({"images": list(names), "features": rows.shape[1]}, ensure_ascii=True) + "\n"
+        with replaced_file(path.with_suffix(".json")) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    with replaced_file(path) as fresh:
+        if path.suffix == ".npy":
+            with fresh.open("wb") as file:
+                np.save(file, rows.numpy())
+        elif path.suffix == ".safetensors":
+            save_file({"embeddings": rows.contiguous()}, fresh, {"images": json.dumps(list(names))})
+        else:
+            _write_parquet(fresh, rows, names)
+
+
+def _write_parquet(path: Path, rows: Tensor, names: Sequence[str]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    values = pyarrow.array(rows.numpy().ravel())
+    embeddings = pyarrow.FixedSizeListArray.from_arrays(values, rows.shape[1])
+    parquet.write_table(pyarrow.table({"image": list(names), "embedding": embeddings}), path)
