@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 import ofqctl
 from ofqctl.errors import ArtifactError, DataError, ModelError
+from ofqctl.jobs.predict import PredictRequest, predict
+from ofqctl.models import ModelRequest
 from ofqctl.results.onnx import InspectOnnxResult
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +101,7 @@ def test_the_result_is_that_of_the_command_for_the_same_images(tmp_path):
     by_path = ofqctl.evaluate(tmp_path / "run", "digits", limit=50)
     assert (by_path.kind, by_path.images) == ("run", 50)
     assert ofqctl.evaluate(again, "digits", limit=50).top1 == by_path.top1
-    assert again.preprocess(__import__("PIL.Image").Image.new("RGB", (40, 50))).shape == (3, 32, 32)
+    assert again.preprocess(Image.new("RGB", (40, 50))).shape == (3, 32, 32)
 
 
 def test_figures_of_pairs_are_those_counted_by_hand(batches):
@@ -254,3 +258,18 @@ def test_the_examples_in_the_docs_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name])
     runpy.run_path(str(ROOT / "docs" / "examples" / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out
+
+
+def test_the_search_in_the_docs_finds_a_picture_among_its_like(backbone, batches, tmp_path, monkeypatch, capsys):
+    import runpy
+
+    drawn = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(drawn.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    ofqctl.quantize(backbone, "ptq/minmax", calibration=batches, set=FEW, output=tmp_path / "run")
+    collection, pictures = tmp_path / "photos.parquet", sorted(tmp_path.glob("*.png"))
+    predict(PredictRequest(ModelRequest(str(tmp_path / "run")), tuple(pictures), save_embeddings=collection))
+    monkeypatch.setattr(sys, "argv", ["search", str(tmp_path / "run"), str(collection), str(pictures[3])])
+    runpy.run_path(str(ROOT / "docs" / "examples" / "search.py"), run_name="__main__")
+    found = capsys.readouterr().out.splitlines()
+    assert found[0] == "1.000  3.png" and len(found) == 5
