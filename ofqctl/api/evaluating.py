@@ -29,6 +29,7 @@ def evaluate(
     model: str | Path | nn.Module,
     data: str | Path,
     *,
+    input_size: tuple[int, int, int] | None = None,
     limit: int | None = None,
     device: DeviceName = "auto",
     batch_size: int = 64,
@@ -47,6 +48,7 @@ def evaluate(
     model: str | Path | nn.Module,
     data: str | Path | Iterable[Any],
     *,
+    input_size: tuple[int, int, int] | None = None,
     limit: int | None = None,
     device: DeviceName = "auto",
     batch_size: int = 64,
@@ -59,6 +61,8 @@ def evaluate(
         model: A name or path as :func:`ofqctl.load` takes it, or a model in memory.
         data: Labelled images: a path as the commands take it, or what gives pairs of normalized images, (B, 3, H, W),
             and labels, (B,), such as a DataLoader.
+        input_size: Size of one image, (channels, H, W), of a float model in memory that reads a path; None takes what
+            timm says of it.
         limit: Number of images of a path to read, drawn from all; None reads all.
         device: Device to compute on; with pairs, a model in memory stays where it is.
         batch_size: Number of images of a path in one forward pass.
@@ -72,7 +76,9 @@ def evaluate(
         OfqctlError: The model or the data cannot be used, or they do not match; or the model gives embeddings.
     """
     if isinstance(data, str | Path):
-        request = EvaluateRequest(_classifier(model), DataSpec(str(data)), limit, device, batch_size, workers)
+        request = EvaluateRequest(
+            _classifier(model, input_size), DataSpec(str(data)), limit, device, batch_size, workers
+        )
         result = run(request, progress)
         assert isinstance(result, EvaluateResult)
         return result
@@ -85,8 +91,8 @@ def evaluate(
     return _measured(_classifier(model).model.to(place), pairs, place, progress)
 
 
-def _classifier(model: str | Path | nn.Module) -> Subject:
-    subject = subject_of(model)
+def _classifier(model: str | Path | nn.Module, input_size: tuple[int, int, int] | None = None) -> Subject:
+    subject = subject_of(model, input_size)
     _check_classes(subject.embeds)
     return subject
 

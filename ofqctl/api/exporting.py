@@ -19,6 +19,7 @@ def export(
     target: Target = "onnxruntime",
     batch: int | None = None,
     pixels: bool = False,
+    input_size: tuple[int, int, int] | None = None,
     data: str | Path | None = None,
     images: int = 64,
     overwrite: bool = False,
@@ -34,6 +35,7 @@ def export(
         target: What the file is for.
         batch: Number of images in one pass; None for any number.
         pixels: Whether the file takes uint8 pixels and normalizes them itself.
+        input_size: Size of one image, (channels, H, W), of a float model in memory; None takes what timm says of it.
         data: Images to verify on; None uses synthetic images.
         images: Number of images for the comparison end to end.
         overwrite: Whether to replace an existing file.
@@ -45,7 +47,7 @@ def export(
         OfqctlError: The model cannot be exported, or the file does not compute the same; nothing was written.
     """
     request = ExportRequest(
-        model=subject_of(model),
+        model=subject_of(model, input_size),
         target=target,
         output=Path(path),
         batch=batch,

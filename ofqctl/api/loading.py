@@ -17,7 +17,7 @@ def load(
     checkpoint: str | Path | None = None,
     pretrained: bool = True,
     num_classes: int | None = None,
-    img_size: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     features: bool = False,
     **model_kwargs: Any,
 ) -> "Model":
@@ -29,7 +29,8 @@ def load(
         checkpoint: Weights of a float model, in place of the pretrained ones.
         pretrained: Whether a float model gets its pretrained weights.
         num_classes: Number of classes of a float model; None keeps that of the weights.
-        img_size: Height and width of the images of a float model, in pixels; None keeps its own.
+        img_size: Height and width of the images of a float model, in pixels, one number for both or a pair; None keeps
+            its own.
         features: Whether the classifier is left out, so that the model gives embeddings.
         **model_kwargs: Further arguments of the architecture of a float model.
 

@@ -102,8 +102,12 @@ def loaded_of(
     return loaded
 
 
-def subject_of(model: "str | Path | nn.Module") -> Subject:
+def subject_of(model: "str | Path | nn.Module", input_size: tuple[int, int, int] | None = None) -> Subject:
     """What can be evaluated and exported: a name, a path, or a model in memory, which is copied.
+
+    Args:
+        model: The model.
+        input_size: Size of one image, (channels, H, W), for a model in memory that does not know it.
 
     Raises:
         OfqctlError: It cannot be opened, or computes no logits.
@@ -112,7 +116,7 @@ def subject_of(model: "str | Path | nn.Module") -> Subject:
         return open_subject(ModelRequest(str(model)))
     origin: _Origin | None = getattr(model, _ORIGIN, None)
     if origin is None:
-        loaded = given_model(model, {})
+        loaded = given_model(model, {}, input_size)
         known = {"architecture": loaded.architecture, "model_args": {}, "source": loaded.source}
         return Subject(
             loaded.model, loaded.architecture, "float", loaded.data_config, LabelSpace(loaded.num_classes), known

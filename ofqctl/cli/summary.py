@@ -81,11 +81,11 @@ def left_float_lines(left_float: "Sequence[LeftFloat]") -> Iterator[str]:
 
 def training_hint(bits: "Bits | ModelBits", model: str, gives: str = "classes") -> Iterator[str]:
     """The command that trains a model at bit-widths at which calibration alone leaves little of its accuracy."""
-    widths = {"weights": bits.weights, "activations": bits.activations}
-    low = min(widths.values())
+    low = min(bits.weights, bits.activations)
     if low > _NEEDS_TRAINING:
         return
-    family, shipped, features = "vit", max(low, 2), ""
+    widths = {"weights": round(bits.weights), "activations": round(bits.activations)}  # an average may lie between
+    family, shipped, features = "vit", max(min(widths.values()), 2), ""
     if gives == "embeddings":
         family, shipped, features = "backbone", 2, " --features"
     sets = " ".join(f"{part}.bits={width}" for part, width in widths.items() if width != shipped)

@@ -194,6 +194,12 @@ def test_neighbours_among_batches_are_those_of_the_same_class(backbone):
         ofqctl.evaluate_embeddings(backbone, [images], index="digits")
 
 
+def test_a_float_model_of_ones_own_is_exported_and_measured_at_its_size(tmp_path):
+    size = (3, 32, 32)
+    assert ofqctl.export(Own(), tmp_path / "own.onnx", input_size=size).verification.end_to_end.images
+    assert ofqctl.evaluate(Own(), "digits", input_size=size, limit=8).images == 8
+
+
 def test_what_a_model_gives_decides_how_it_is_measured(backbone, batches):
     labelled = [(batches[0], torch.zeros(4, dtype=torch.int64))]
     with pytest.raises(ModelError, match="this model gives embeddings"):

@@ -48,6 +48,7 @@ def test_quantize_ends_with_a_table_and_the_next_commands(ofqctl, tmp_path):
         ((2, 2), "ofq/vit_w2a2"),
         ((3, 8), "ofq/vit_w3a3 --set activations.bits=8"),
         ((1, 2), "ofq/vit_w2a2 --set weights.bits=1"),
+        ((2.6, 8), "ofq/vit_w3a3 --set activations.bits=8"),
     ],
 )
 def test_below_4_bits_the_command_that_brings_accuracy_back_is_told(bits, recipe):
