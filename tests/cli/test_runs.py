@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ofqctl.cli.summary import training_hint
-from ofqctl.results.run import Bits
+from ofqctl.results.run import Bits, ModelBits
 
 from .conftest import QUICK, TINY, quantize_tiny
 
@@ -52,7 +52,9 @@ def test_quantize_ends_with_a_table_and_the_next_commands(ofqctl, tmp_path):
     ],
 )
 def test_below_4_bits_the_command_that_brings_accuracy_back_is_told(bits, recipe):
-    hint = "\n".join(training_hint(Bits(weights=bits[0], activations=bits[1]), "deit small"))
+    ends = Bits(weights=8, activations=8)
+    model = ModelBits(first=ends, last=ends, weights=bits[0], activations=bits[1])
+    hint = "\n".join(training_hint(model, "deit small"))
     assert f"calibration alone leaves little of it at {min(bits)} bits" in hint
     assert f"ofqctl train 'deit small' --recipe {recipe} --data DATA" in hint
 
