@@ -100,7 +100,7 @@ def check_objective(settings: Training, gives: Gives, *, recipe: str, model: str
     wrong = [name for name in settings.objective if f"of_{other}" in TERMS[name].traits]
     if wrong:
         raise RecipeError(
-            f"recipe '{recipe}': {' and '.join(wrong)} learn from {other}, and {model} gives {gives}",
+            f"recipe '{recipe}': learns from {other} ({', '.join(wrong)}), and {model} gives {gives}",
             hint="--recipe ofq/backbone_w4a4 is one for embeddings"
             if gives == "embeddings"
             else "--features leaves the classifier out; ofq/vit_w4a4 is a recipe for classes",

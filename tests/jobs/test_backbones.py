@@ -255,7 +255,7 @@ def test_a_recipe_that_learns_from_labels_needs_some(photos, classifier, tmp_pat
 @pytest.mark.parametrize(("features", "recipe"), [(True, "ofq/vit_w4a4"), (False, "ofq/backbone_w4a4")])
 def test_a_recipe_is_for_what_the_model_gives(photos, classifier, tmp_path, features, recipe):
     model = replace(classifier, features=features, num_classes=None if features else 7)
-    with pytest.raises(RecipeError, match="learn from"):
+    with pytest.raises(RecipeError, match="learns from"):
         trained(model, photos, tmp_path / "run", recipe=recipe, data="train")
 
 

@@ -32,7 +32,9 @@ def model_for(recipe, *, whole=False):
     Less of it, unless the whole is asked for.
     """
     if recipe.model is None:
-        return ModelRequest("vit_tiny_patch16_224", pretrained=False, num_classes=2, kwargs=SMALL)
+        features = "embedding" in recipe.training.objective
+        classes = None if features else 2
+        return ModelRequest("vit_tiny_patch16_224", None, False, classes, kwargs=SMALL, features=features)
     architecture = timm.list_models(recipe.model)[0]
     less = {"depths": [1, 1, 1, 1], "embed_dim": 24} if architecture.startswith("swin") else {"depth": 2}
     return ModelRequest(architecture, pretrained=False, num_classes=2, img_size=64, kwargs={} if whole else less)
