@@ -124,4 +124,4 @@ def test_a_model_quantized_there_is_exported_and_verified_here(hardware, tmp_pat
     away = (results[hardware.type] - results["cpu"]).square().mean() / results["cpu"].var()
     assert float(away) < 0.05  # 20 steps of Adam, which makes something of gradients that are nothing but rounding
     exported = export_onnx(ExportRequest(ModelRequest(str(tmp_path / f"on-{hardware.type}"))))
-    assert exported["verification"]
+    assert exported.verification

@@ -144,6 +144,6 @@ def test_live_steps_and_accuracies_are_those_of_the_cpu(device, near, trained):
         found, _ = live_steps(open_source(request.output), LiveRequest(DIGITS, steps=2))
         live[place] = torch.tensor([step.loss for step in found.steps])
         measured = evaluate(EvaluateRequest(ModelRequest(str(request.output)), DIGITS, limit=64))
-        correct[place] = measured["top1"]
+        correct[place] = measured.top1
     near(live[device], live[CPU])
     assert correct[device] == pytest.approx(correct[CPU], abs=2.0)
