@@ -6,7 +6,7 @@ The page loads the model with onnxruntime-web, in WebAssembly, from its own fold
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,19 @@ def check_runs(runtime: WebRuntime, oldest: str) -> None:
         )
 
 
-def check_shown(described: Description, where: str) -> None:
+def check_shown(data_config: Mapping[str, Any], num_classes: int, where: str) -> None:
     """Check that the page can prepare pictures for a model, and show its classes.
+
+    Args:
+        data_config: Preprocessing of the model.
+        num_classes: Number of its classes.
+        where: Start of an error message.
 
     Raises:
         ArtifactError: It cannot.
     """
-    channels, interpolation = described.data_config["input_size"][0], described.data_config["interpolation"]
-    if described.num_classes < 1:
+    channels, interpolation = data_config["input_size"][0], data_config["interpolation"]
+    if num_classes < 1:
         raise ArtifactError(
             f"{where}: has no classes, which is what a page shows", hint="--onnx exports it without one"
         )

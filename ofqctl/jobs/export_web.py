@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ofqctl.evaluation import Subject, open_subject
 from ofqctl.export import MODEL, PAGE, OnnxModel, check_runs, check_shown, stale, web_runtime, write_page
 from ofqctl.files import output_directory, replaced_files
 from ofqctl.jobs.export import ExportRequest, export_onnx
@@ -38,14 +39,16 @@ def export_web(request: WebRequest, progress: Progress = silent) -> ExportWebRes
         output_directory(request.folder, overwrite=onnx.overwrite, sources=onnx.sources, kind=PAGE),
         replaced_files(request.folder, removed=stale(runtime)) as fresh,
     ):
+        progress("load the model", 0, None)
+        subject = onnx.model if isinstance(onnx.model, Subject) else open_subject(onnx.model)
+        check_shown(subject.data_config, subject.labels.num_classes, subject.name)
         model = fresh / MODEL
-        result = export_onnx(replace(onnx, output=model, batch=1, pixels=False), progress)
+        result = export_onnx(replace(onnx, model=subject, output=model, batch=1, pixels=False), progress)
         oldest = result.runtimes["onnxruntime"].oldest
         assert oldest is not None  # ONNX Runtime has one for every file
         check_runs(runtime, oldest)
         described = OnnxModel(model).description
         assert described is not None  # it was written with one
-        check_shown(described, result.model)
         files = write_page(fresh, described, runtime, oldest)
         size = sum((fresh / name).stat().st_size for name in files)
     page = Page(

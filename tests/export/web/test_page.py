@@ -40,13 +40,13 @@ def described(classes=10, **config):
 )
 def test_a_model_that_no_page_can_show_is_refused(model, message):
     with pytest.raises(ArtifactError, match=message):
-        check_shown(model, "x")
+        check_shown(model.data_config, model.num_classes, "x")
 
 
 def test_the_runtime_must_be_as_new_as_the_file_needs():
     check_runs(WebRuntime("1.24.1", None), "1.24")
     check_runs(WebRuntime("1.30.0", None), "1.24")
-    check_shown(described(), "x")
+    check_shown(described().data_config, described().num_classes, "x")
     with pytest.raises(PackageError, match="cannot load") as told:
         check_runs(WebRuntime("1.9.0", None), "1.24")
     assert "--target portable" in told.value.hint
