@@ -93,6 +93,9 @@ def test_every_command_reads_a_run_of_the_hub_as_it_reads_a_local_one(pushed, of
     image = tmp_path / "image.png"
     _picture().save(image)
     assert NAME in ofqctl("predict", NAME, image).out
+    timed = ofqctl("bench", "infer", NAME, "--against", "float", "--runs", 1, "--json")
+    assert timed.code == 0, timed.err
+    assert timed.json["files"]["model"]["file"] == NAME
 
 
 def _without_speed(values):
@@ -252,7 +255,7 @@ def test_a_repository_that_holds_no_run(hub, ofqctl, tmp_path):
     assert "holds no config.json, so it is neither a model of timm nor a run of ofqctl" in ended.err
 
 
-def test_a_float_run_of_the_hub_is_quantized_and_keeps_its_origin(hub, ofqctl, tmp_path):
+def test_a_float_run_of_the_hub_is_quantized_like_a_local_one(hub, ofqctl, tmp_path):
     all_float = [f"{part}{kind}.bits=32" for part in ("", "first.", "last.") for kind in ("weights", "activations")]
     assert ofqctl(*quantize_tiny("--set", *all_float, "--output", "float")).code == 0
     assert ofqctl("push", "float", "acme/float").code == 0
