@@ -6,11 +6,8 @@ from ofqctl.artifact import is_run
 from ofqctl.convert import takes_any_size
 from ofqctl.errors import ModelError, OfqctlError
 from ofqctl.evaluation.subject import Subject, of_model, open_subject, resize
-from ofqctl.models import ModelRequest, load_model
+from ofqctl.models import ModelRequest, load_model, sources
 from ofqctl.models.checkpoints import SUFFIXES
-
-_RUN = "run "
-_CHECKPOINT = "checkpoint "  # what a source starts with that is a weight file
 
 
 def float_model_of(subject: Subject, against: str | Subject | None) -> tuple[Subject | None, list[str]]:
@@ -59,14 +56,13 @@ def _source(subject: Subject, source: str) -> Subject:
     Raises:
         LookupError: It is nowhere.
     """
-    if source.startswith(_RUN):
-        path = source.removeprefix(_RUN)
+    if (path := sources.run_in(source)) is not None:
         if ":" not in path and not Path(path).exists():
             raise LookupError("it is no longer there")
         return open_subject(ModelRequest(path, features=True))
-    if source.startswith(_CHECKPOINT):
-        return of_model(load_model(_request(subject, checkpoint=Path(source.removeprefix(_CHECKPOINT)))))
-    if source == "random initialization":
+    if (file := sources.checkpoint_in(source)) is not None:
+        return of_model(load_model(_request(subject, checkpoint=Path(file))))
+    if source == sources.RANDOM:
         raise LookupError("its weights were random")
     named = source if ":" in source else f"hf-hub:{source}"  # as timm names the weights it knows
     return of_model(load_model(ModelRequest(named, features=True, kwargs=subject.about["model_args"])))

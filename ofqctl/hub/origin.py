@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ofqctl.artifact import RunConfig
 from ofqctl.hub.figures import shown
+from ofqctl.models import sources
 from ofqctl.models.hub import hub_id, split_id
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -47,8 +48,8 @@ def base_model(config: RunConfig) -> BaseModel:
     """The float model, from what the run says of its weights; what it does not say is not guessed."""
     source, cfg = config.source, config.pretrained_cfg
     options = tuple(_options(config))
-    if source.startswith("run "):
-        return _run(source.removeprefix("run "), options)
+    if (run := sources.run_in(source)) is not None:
+        return _run(run, options)
     repository = hub_id(source) or (source if source.startswith("timm/") and cfg.get("hf_hub_id") else None)
     name = None if repository is None else split_id(repository)[0]
     if name is not None and _REPOSITORY.fullmatch(name):
@@ -59,7 +60,7 @@ def base_model(config: RunConfig) -> BaseModel:
         return BaseModel(None, f"local-dir:{shown(source.removeprefix('local-dir:'))}", options)
     if match := _CHECKPOINT.fullmatch(source):
         return BaseModel(None, config.architecture, ("--checkpoint", shown(match[1]), *options))
-    weights = ("--no-pretrained",) if source == "random initialization" else ()
+    weights = ("--no-pretrained",) if source == sources.RANDOM else ()
     return BaseModel(None, config.architecture, (*weights, *options))
 
 

@@ -97,22 +97,16 @@ def open_embedding_data(
     if among is not None:
         _check_index(data, among)
         data = open_data(spec, among.label_space)
-    return EmbeddingData(
-        *(
-            None
-            if opened is None
-            else image_loader(
-                opened,
-                subject.data_config,
-                batch_size=batch_size,
-                workers=workers,
-                limit=limit,
-                rank=rank,
-                world=world,
-            )
-            for opened in (data, among)
-        )  # type: ignore[arg-type]
+    load = partial(
+        image_loader,
+        config=subject.data_config,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        rank=rank,
+        world=world,
     )
+    return EmbeddingData(load(data), None if among is None else load(among))
 
 
 def embed_images(

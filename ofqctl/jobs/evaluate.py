@@ -90,18 +90,21 @@ def _measured(
     }
 
 
+def _reading(request: EvaluateRequest, processes: Processes) -> dict[str, Any]:
+    """How this process reads its share of the images."""
+    return {
+        "batch_size": request.batch_size,
+        "workers": request.workers,
+        "limit": request.limit,
+        "rank": processes.rank,
+        "world": processes.world,
+    }
+
+
 def _classes(request: EvaluateRequest, subject: Subject, processes: Processes, progress: Progress) -> EvaluateResult:
     """Figures of a classifier."""
     check_embeds(subject, {"--index-data": request.index, "--against": request.against, "--tokens": request.tokens})
-    loader = open_labelled(
-        request.data,
-        subject,
-        batch_size=request.batch_size,
-        workers=request.workers,
-        limit=request.limit,
-        rank=processes.rank,
-        world=processes.world,
-    )
+    loader = open_labelled(request.data, subject, **_reading(request, processes))
     figures = measure({"model": subject.model.to(processes.device)}, loader, processes, progress)["model"]
     return EvaluateResult(**dict(figures), **_measured(request, subject, processes, about_data(loader, subject), []))
 
@@ -115,16 +118,7 @@ def _embeddings(
 ) -> EvaluateEmbeddingsResult:
     """Figures of embeddings."""
     reference, notes = float_model_of(subject, request.against)
-    data = open_embedding_data(
-        request.data,
-        request.index,
-        subject,
-        batch_size=request.batch_size,
-        workers=request.workers,
-        limit=request.limit,
-        rank=processes.rank,
-        world=processes.world,
-    )
+    data = open_embedding_data(request.data, request.index, subject, **_reading(request, processes))
     if not data.labelled and reference is None:
         raise DataError(
             f"{data.queries.data.name}: its images have no labels, and there is no float model to compare with, so "

@@ -17,7 +17,7 @@ from ofqctl.diagnosis.opening import Opened
 from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, OfqctlError
 from ofqctl.evaluation import open_subject
-from ofqctl.models import ModelRequest, build_architecture
+from ofqctl.models import ModelRequest, build_architecture, sources
 from ofqctl.oscillation import RemedySettings
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Distillation, Terms, Training
@@ -176,7 +176,7 @@ def _teacher(settings: Distillation | None, config: RunConfig) -> tuple[Teacher 
     """The recipe's teacher, or why there is none; ``self`` is the float model that the training started from."""
     if settings is None:
         return None, []
-    name = config.source.removeprefix("run ") if settings.teacher == "self" else settings.teacher
+    name = (sources.run_in(config.source) or config.source) if settings.teacher == "self" else settings.teacher
     try:
         subject = open_subject(ModelRequest(name, features=not config.num_classes))
         teacher = Teacher(subject.model, subject.data_config, config.data_config, name)

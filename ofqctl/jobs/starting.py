@@ -13,7 +13,7 @@ from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import find_run
 from ofqctl.files import located
 from ofqctl.hub.pulling import TRAINING
-from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model
+from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model, sources
 from ofqctl.models.outputs import leave_out_classifier
 from ofqctl.progress import Progress
 from ofqctl.ptq import calibrate
@@ -142,7 +142,7 @@ def open_start(request: ModelRequest, drop_path: float | None) -> Start:
         model_kwargs=kwargs,
         pretrained_cfg=pretrained_cfg,
         data_config=config.data_config,
-        source=f"run {run.exact_name}",
+        source=sources.of_run(run.exact_name),
         notes=[],
     )
     if not plan.modules:

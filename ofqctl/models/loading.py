@@ -10,6 +10,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from ofqctl.errors import ModelError
+from ofqctl.models import sources
 from ofqctl.models.building import (
     LOCAL_KEYS,
     check_forward,
@@ -174,18 +175,18 @@ def _with_weights(origin: Origin, request: ModelRequest, kwargs: dict[str, Any])
     if wanted and origin.directory is not None:
         file = find_weights(origin.directory)
     if file is not None:
-        source = f"checkpoint {file}" if request.checkpoint else origin.label
+        source = sources.of_checkpoint(file) if request.checkpoint else origin.label
         model, notes = _from_file(origin, file, request.classes, kwargs)
     elif wanted and origin.has_weights:
         source = origin.label
         model, notes = _pretrained(origin, request.classes, kwargs)
     else:
         model = _construct(origin, kwargs, num_classes=request.classes)
-        notes = [f"no pretrained weights exist for {origin.timm_name}: random initialization"] if wanted else []
-        source = "random initialization"
+        notes = [f"no pretrained weights exist for {origin.timm_name}: {sources.RANDOM}"] if wanted else []
+        source = sources.RANDOM
     if source != origin.label:
         weights_config(model).pop("tag", None)  # it says what other weights were trained on
-    if source != "random initialization":
+    if source != sources.RANDOM:
         check_finite(model, where=source)
     if class_count(model) == 0:
         for key in ("label_names", "label_descriptions"):
