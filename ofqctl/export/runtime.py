@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError, DataError
 from ofqctl.export import openvino
 from ofqctl.export.metadata import Description, read_description, read_entry
 from ofqctl.export.pixels import to_pixels
 from ofqctl.export.sealing import KEY, check_seal, read_model
+from ofqctl.machine import has_vnni
 
 Runtime = Literal["onnxruntime", "openvino"]
 _LARGEST_INPUT = 2**30  # numbers in one batch of images

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ofqctl.artifact import load_run
-from ofqctl.devices import has_vnni
+from ofqctl.machine import has_vnni
 from ofqctl.errors import ArtifactError, PackageError
 from ofqctl.evaluation import of_run
 from ofqctl.export import look_into, write_graph
@@ -75,7 +75,7 @@ def test_what_saturates_on_a_cpu_without_vnni_is_told(run, tmp_path, vnni, monke
 def test_products_are_slowed_down_where_they_may_saturate_alone(run, tmp_path, monkeypatch, flags, exact):
     exported(run(*ONE_STEP), tmp_path / "x.onnx", "onnxruntime")
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    monkeypatch.setattr("ofqctl.devices._CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("ofqctl.machine._CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     options = open_session(tmp_path / "x.onnx", 1).get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == exact

@@ -1,0 +1,141 @@
+"""Tables and plots of a study's figures."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from ofqctl.errors import StudyError
+from ofqctl.results.study import Averaged, Cell, Column, FigureKind, Line, Point, StudyPlot, StudyTable
+from ofqctl.studies.averages import front
+from ofqctl.studies.definition import Plot, Table
+from ofqctl.studies.figures import SeededRow, difference
+from ofqctl.studies.measures import OVER_IMAGES
+from ofqctl.studies.rows import is_at
+
+Figures = Mapping[str, Mapping[str, Averaged]]
+"""Figures by row and name."""
+
+KindOf = Callable[[str], FigureKind]
+
+_CLEAR = 2.0  # standard errors
+
+
+def table_of(table: Table, rows: Sequence[SeededRow], figures: Figures, kind_of: KindOf) -> StudyTable:
+    """A table.
+
+    Args:
+        table: What the study says of it.
+        rows: All rows.
+        figures: Their figures.
+        kind_of: How a figure is shown.
+
+    Raises:
+        StudyError: Several rows fall on one cell.
+    """
+    chosen = [row for row in rows if is_at(row.labels, table.where)]
+    axis = table.columns
+    across = [""] if axis is None else list(dict.fromkeys(row.labels[axis] for row in chosen if axis in row.labels))
+    spots = [(label, figure) for figure in table.figures for label in across]
+    several = len(table.figures) > 1
+    lines: dict[tuple[str, ...], dict[tuple[str, str], SeededRow]] = {}
+    for row in chosen:
+        if axis is not None and axis not in row.labels:
+            continue
+        down = tuple(row.labels.get(own, "") for own in table.rows)
+        line = lines.setdefault(down, {})
+        for figure in table.figures:
+            spot = ("" if axis is None else row.labels[axis], figure)
+            if spot in line:
+                raise StudyError(
+                    f"table '{table.title}': '{line[spot].name}' and '{row.name}' fall on one cell",
+                    hint="another axis in `rows` or `columns`, or `where`",
+                )
+            line[spot] = row
+    best = _best(lines, spots, figures, kind_of, down=axis is None)
+    titles = [
+        Column(
+            title=" ".join(filter(None, (label, kind_of(figure).title if several or not label else ""))), figure=figure
+        )
+        for label, figure in spots
+    ]
+    return StudyTable(
+        title=table.title,
+        note=table.note,
+        axes=table.rows,
+        columns=tuple(titles),
+        lines=tuple(
+            Line(
+                labels=labels,
+                cells=tuple(_cell(line.get(spot), spot, figures, (labels, spot) in best) for spot in spots),
+            )
+            for labels, line in lines.items()
+        ),
+    )
+
+
+def _cell(row: SeededRow | None, spot: tuple[str, str], figures: Figures, best: bool) -> Cell:
+    found = None if row is None else figures[row.name].get(spot[1])
+    if found is None:
+        return Cell(mean=None)
+    return Cell(mean=found.mean, spread=found.spread, error=found.error, seeds=len(found.values), best=best)
+
+
+def _best(
+    lines: Mapping[tuple[str, ...], Mapping[tuple[str, str], SeededRow]],
+    spots: Sequence[tuple[str, str]],
+    figures: Figures,
+    kind_of: KindOf,
+    *,
+    down: bool,
+) -> set[tuple[tuple[str, ...], tuple[str, str]]]:
+    """Cells that are better than all others of their line, or of their column, beyond doubt."""
+    groups: dict[object, list[tuple[tuple[str, ...], tuple[str, str]]]] = {}
+    for labels, line in lines.items():
+        for spot in spots:
+            if spot in line and spot[1] in figures[line[spot].name]:
+                groups.setdefault(spot if down else (labels, spot[1]), []).append((labels, spot))
+    found = set()
+    for places in groups.values():
+        figure = places[0][1][1]
+        kind, rows = kind_of(figure), [lines[labels][spot] for labels, spot in places]
+        if kind.better == "neither" or len(rows) < 2:
+            continue
+        sign = 1.0 if kind.better == "higher" else -1.0
+        means = [sign * figures[row.name][figure].mean for row in rows]
+        first = max(range(len(rows)), key=means.__getitem__)
+        others = [row for number, row in enumerate(rows) if number != first]
+        if all(_is_clear(rows[first], other, figure, figures, exact=kind.exact) for other in others):
+            found.add(places[first])
+    return found
+
+
+def _is_clear(row: SeededRow, other: SeededRow, figure: str, figures: Figures, *, exact: bool) -> bool:
+    """Whether two rows differ by more than two standard errors of the difference."""
+    mine, theirs = figures[row.name][figure], figures[other.name][figure]
+    if exact:
+        return mine.mean != theirs.mean
+    plain = figure.partition(" vs ")[0]
+    apart = difference(row, other, plain) if plain in OVER_IMAGES else None
+    if apart is not None and apart.error is not None:
+        return abs(apart.mean) > _CLEAR * apart.error
+    if mine.error is None or theirs.error is None:
+        return False
+    return abs(mine.mean - theirs.mean) > _CLEAR * math.hypot(mine.error, theirs.error)
+
+
+def plot_of(plot: Plot, rows: Sequence[SeededRow], figures: Figures, kind_of: KindOf) -> StudyPlot:
+    """A plot, with the front of the points that no other beats in both figures."""
+    chosen = [
+        (row, figures[row.name][plot.x].mean, figures[row.name][plot.y].mean)
+        for row in rows
+        if is_at(row.labels, plot.where) and {plot.x, plot.y} <= figures[row.name].keys()
+    ]
+    on_front = front(
+        [(x, y) for _, x, y in chosen],
+        x_higher=kind_of(plot.x).better == "higher",
+        y_higher=kind_of(plot.y).better == "higher",
+    )
+    points = (
+        Point(row=row.name, by=row.labels.get(plot.by, ""), x=x, y=y, front=is_first)
+        for (row, x, y), is_first in zip(chosen, on_front, strict=True)
+    )
+    return StudyPlot(title=plot.title, note=plot.note, x=plot.x, y=plot.y, points=tuple(points))
