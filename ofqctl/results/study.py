@@ -242,6 +242,47 @@ class StudyPlot(Part):
     points: tuple[Point, ...]
 
 
+Verdict = Literal["holds", "contradicted", "undecided"]
+
+
+class ComparedPair(Part):
+    """Two rows of which a claim says that the first is better.
+
+    Attributes:
+        first: The row that is said to be better.
+        second: The other.
+        difference: By how much the figure of the first is above that of the second.
+        error: Standard error of that; None if it is not known.
+        verdict: ``holds`` or ``contradicted`` if they differ by more than two standard errors, else ``undecided``.
+    """
+
+    first: str
+    second: str
+    difference: float
+    error: float | None
+    verdict: Verdict
+
+
+class CheckedClaim(Part):
+    """What a paper says, and what was measured.
+
+    Attributes:
+        name: Name of its page.
+        paper: Authors, title, place and year.
+        says: What it says.
+        figure: Name of the figure that it is about.
+        pairs: Rows next to each other in its order.
+        verdict: ``holds`` if it does for all pairs, ``contradicted`` if one contradicts it, else ``undecided``.
+    """
+
+    name: str
+    paper: str
+    says: str
+    figure: str
+    pairs: tuple[ComparedPair, ...]
+    verdict: Verdict
+
+
 class Provenance(Part):
     """Where the figures come from; with more than one entry in a list, they are of several.
 
@@ -278,6 +319,7 @@ class StudyReport(Document):
         failures: Rows that failed or are missing.
         tables: Tables of the figures.
         plots: Plots of the figures.
+        claims: Claims that were checked.
         provenance: Where they come from.
     """
 
@@ -290,4 +332,5 @@ class StudyReport(Document):
     failures: tuple[FailedRow, ...]
     tables: tuple[StudyTable, ...]
     plots: tuple[StudyPlot, ...]
+    claims: tuple[CheckedClaim, ...] = ()
     provenance: Provenance

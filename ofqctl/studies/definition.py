@@ -135,6 +135,28 @@ class Plot(Frozen):
     where: Where = Field(default_factory=dict)
 
 
+class Claim(Frozen):
+    """What a paper says, as an order of rows by a figure.
+
+    Attributes:
+        name: Name of the page that it stands on; claims of one paper share it.
+        paper: Authors, title, place and year.
+        says: What it says, in a sentence.
+        figure: Name of the figure.
+        axis: The axis along which rows are in order.
+        order: Labels of that axis; by the claim, each is better than the next.
+        where: Which rows it is of; rows that differ on another axis are each compared among themselves.
+    """
+
+    name: Name
+    paper: str
+    says: str
+    figure: str
+    axis: str = ROW
+    order: tuple[Label, ...] = Field(min_length=2)
+    where: Where = Field(default_factory=dict)
+
+
 class Study(Frozen):
     """A study.
 
@@ -150,6 +172,7 @@ class Study(Frozen):
         figures: Further figures, from the documents that the rows' commands print.
         tables: Tables to make.
         plots: Plots to make.
+        claims: Claims to check.
     """
 
     name: Name
@@ -163,6 +186,7 @@ class Study(Frozen):
     figures: dict[Name, FigureDefinition] = Field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     def axes_of(self, row: RowDefinition) -> Matrix:
         """The axes that a row's command and what is measured of it name."""
@@ -234,6 +258,9 @@ class Study(Frozen):
         for number, plot in enumerate(self.plots):
             _check_where(f"plots.{number}.where", plot.where, axes)
             _check_axis(f"plots.{number}.by", plot.by, axes)
+        for number, claim in enumerate(self.claims):
+            _check_where(f"claims.{number}.where", claim.where, axes)
+            _check_where(f"claims.{number}.order", {claim.axis: claim.order}, axes)
         return self
 
 

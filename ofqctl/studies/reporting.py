@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from ofqctl.errors import StudyError, did_you_mean
 from ofqctl.packages import version_of
 from ofqctl.results.study import FailedRow, FigureKind, Provenance, StudyReport
+from ofqctl.studies.comparing import checked_claim
 from ofqctl.studies.definition import Study
 from ofqctl.studies.figures import as_result, figures_of, measured_row, seeded
 from ofqctl.studies.ledger import Ledger
@@ -45,6 +46,7 @@ def report(study: Study, rows: Sequence[Row], ledger: Ledger) -> StudyReport:
         failures=tuple(_absent(row, ledger) for row, one in zip(rows, measured, strict=True) if one is None),
         tables=tables,
         plots=plots,
+        claims=tuple(checked_claim(claim, groups, figures, kind) for claim in study.claims),
         provenance=_provenance(records),
         notes=tuple(_notes(records)),
     )

@@ -1,22 +1,16 @@
 """Tables and plots of a study's figures."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from ofqctl.errors import StudyError
-from ofqctl.results.study import Averaged, Cell, Column, FigureKind, Line, Point, StudyPlot, StudyTable
+from ofqctl.results.study import Cell, Column, FigureKind, Line, Point, StudyPlot, StudyTable
 from ofqctl.studies.averages import front
+from ofqctl.studies.comparing import Figures, apart
 from ofqctl.studies.definition import Plot, Table
-from ofqctl.studies.figures import SeededRow, difference
-from ofqctl.studies.measures import OVER_IMAGES
+from ofqctl.studies.figures import SeededRow
 from ofqctl.studies.rows import is_at
 
-Figures = Mapping[str, Mapping[str, Averaged]]
-"""Figures by row and name."""
-
 KindOf = Callable[[str], FigureKind]
-
-_CLEAR = 2.0  # standard errors
 
 
 def table_of(table: Table, rows: Sequence[SeededRow], figures: Figures, kind_of: KindOf) -> StudyTable:
@@ -103,23 +97,9 @@ def _best(
         means = [sign * figures[row.name][figure].mean for row in rows]
         first = max(range(len(rows)), key=means.__getitem__)
         others = [row for number, row in enumerate(rows) if number != first]
-        if all(_is_clear(rows[first], other, figure, figures, exact=kind.exact) for other in others):
+        if all(apart(rows[first], other, figure, figures, kind).is_clear for other in others):
             found.add(places[first])
     return found
-
-
-def _is_clear(row: SeededRow, other: SeededRow, figure: str, figures: Figures, *, exact: bool) -> bool:
-    """Whether two rows differ by more than two standard errors of the difference."""
-    mine, theirs = figures[row.name][figure], figures[other.name][figure]
-    if exact:
-        return mine.mean != theirs.mean
-    plain = figure.partition(" vs ")[0]
-    apart = difference(row, other, plain) if plain in OVER_IMAGES else None
-    if apart is not None and apart.error is not None:
-        return abs(apart.mean) > _CLEAR * apart.error
-    if mine.error is None or theirs.error is None:
-        return False
-    return abs(mine.mean - theirs.mean) > _CLEAR * math.hypot(mine.error, theirs.error)
 
 
 def plot_of(plot: Plot, rows: Sequence[SeededRow], figures: Figures, kind_of: KindOf) -> StudyPlot:
