@@ -85,6 +85,7 @@ class FigureDefinition(Frozen):
         title: Its name in tables.
         unit: Its unit, behind each value.
         digits: Digits behind the point.
+        scale: What a value is multiplied with ahead of that.
         better: Which values are.
     """
 
@@ -92,6 +93,7 @@ class FigureDefinition(Frozen):
     title: str
     unit: str = ""
     digits: int = 2
+    scale: float = 1.0
     better: Literal["higher", "lower", "neither"] = "neither"
 
 
