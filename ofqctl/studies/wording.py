@@ -20,7 +20,8 @@ def cell_text(cell: Cell, kind: FigureKind) -> str:
         return ""
     beside = cell.error if kind.signed else cell.spread
     mean = number(cell.mean, kind, bare=False).removesuffix(f" {kind.unit}")
-    return mean if beside is None else f"{mean} ± {number(beside, kind, bare=True)}"
+    same = kind.exact and not beside
+    return mean if beside is None or same else f"{mean} ± {number(beside, kind, bare=True)}"
 
 
 def heading(report: StudyReport, column: Column) -> str:
@@ -38,7 +39,7 @@ def meaning(report: StudyReport) -> Iterator[str]:
         for cell, column in zip(line.cells, table.columns, strict=True)
         if cell.mean is not None
     ]
-    seeds = sorted({cell.seeds for cell, kind in cells if cell.spread is not None and not kind.signed})
+    seeds = sorted({cell.seeds for cell, kind in cells if cell.spread is not None and not kind.signed | kind.exact})
     if seeds:
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         yield f"Mean and standard deviation over {count} seeds."
