@@ -36,13 +36,15 @@ class Ledger:
 
     def __init__(self, folder: Folder, identities: Identities, rules: Rules) -> None:
         self.folder, self.identities, self.rules = folder, identities, rules
+        self._places = folder.steps()
         self._before: dict[str, list[Kept]] = {}
         for kept in folder.kept():
             self._before.setdefault(kept.record.loose, []).append(kept)
 
     def place(self, step: Step) -> Path:
         """The folder of a step that is run now."""
-        return self.folder.of(step.title, self.identities.of(step).key)
+        key = self.identities.of(step).key
+        return self._places.get(key) or self.folder.of(step.title, key)
 
     def exact(self, step: Step) -> Kept | None:
         """The step as it would be run now."""

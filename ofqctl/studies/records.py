@@ -160,13 +160,17 @@ class Folder:
             return {}
 
     def of(self, title: str, key: str) -> Path:
-        """The folder of a step."""
+        """The folder of a step that has none yet."""
         return self.path / _STEPS / f"{title}-{key}"
+
+    def steps(self) -> dict[str, Path]:
+        """The folders of steps that have one, by key."""
+        return {path.name.rpartition("-")[2]: path for path in sorted((self.path / _STEPS).glob("*-*"))}
 
     def kept(self) -> list[Kept]:
         """Every step that ended, the newest last; a damaged record counts for none."""
         found = []
-        for folder in sorted((self.path / _STEPS).glob("*")):
+        for folder in self.steps().values():
             record = read_record(folder)
             if record is not None:
                 found.append(Kept(folder, record))

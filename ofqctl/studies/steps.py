@@ -107,7 +107,8 @@ class Step:
 
 
 def _name(piece: Piece) -> str:
-    return piece if isinstance(piece, str) else getattr(piece, "name", "")
+    """A piece in a name; of a path its last part."""
+    return piece.rpartition("/")[2] if isinstance(piece, str) else getattr(piece, "name", "")
 
 
 class Reader:
