@@ -119,6 +119,7 @@ def _shipped(name: str) -> ShippedStudy:
         description=study.description,
         rows=len(rows),
         data=tuple(own for own, place in study.data.items() if place is None),
+        models={own: model for own, model in study.models.items() if isinstance(model, str)},
         minutes=sum(known) if len(known) == len(minutes) else None,
     )
 

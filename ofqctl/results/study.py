@@ -14,6 +14,7 @@ class ShippedStudy(Part):
         description: What it asks.
         rows: Number of its rows.
         data: Names of the data that the caller must say.
+        models: Models by name, which the caller may replace.
         minutes: About how long it takes on two cores; None if that is not known.
     """
 
@@ -21,6 +22,7 @@ class ShippedStudy(Part):
     description: str
     rows: int
     data: tuple[str, ...]
+    models: dict[str, str]
     minutes: float | None
 
 
