@@ -2,8 +2,8 @@
 
     python docs/measure_results.py --data ../shared/data --hours 2
 
-A study whose rows are all done is written to docs/results/; the others are left as they are, and listed with the command
-that measures the rest and about how long that takes. What was interrupted goes on where it was.
+A study whose rows are all done is written to docs/results/; the others are left as they are, and listed with the
+command that measures the rest and about how long that takes. What was interrupted goes on where it was.
 """
 
 import argparse
