@@ -13,7 +13,9 @@ from ofqctl.recipe import catalogue
 from ofqctl.registry import ENTRY_POINTS
 
 _PACKAGE = Path(ofqctl.__file__).parent
-_SHOWING = ("api", "cli", "hub", "reports", "results", "studies")  # they compute no figure
+# They read requests, write files and show results; no figure comes from them.
+_AROUND = ("api", "cli", "files", "hub", "reports", "results", "studies")
+_AROUND += ("errors.py", "machine.py", "packages.py", "progress.py")
 _BLOCK = 2**20
 
 Listing = tuple[tuple[str, int, int], ...]
@@ -68,11 +70,11 @@ def of_recipe(name: str, folder: Path) -> str:
 
 @cache
 def of_code() -> str:
-    """Digest of what computes figures: sources, without those that only show, and versions of plug-ins."""
+    """Digest of what figures come from: sources, without those around it, and versions of plug-ins."""
     summed = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         inside = path.relative_to(_PACKAGE)
-        if inside.parts[0] not in _SHOWING:
+        if inside.parts[0] not in _AROUND:
             summed.update(f"{inside.as_posix()}\0".encode())
             summed.update(path.read_bytes())
     for entry in sorted(entry_points(group=ENTRY_POINTS)):

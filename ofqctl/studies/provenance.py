@@ -1,6 +1,7 @@
 """Where figures come from: commit, machine, libraries."""
 
 import platform
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,16 @@ def _git(*words: str) -> str:
 @cache
 def machine() -> Machine:
     """This machine."""
-    return Machine(cpu=cpu(), cores=cores())
+    return Machine(cpu=cpu(), cores=cores(), gpus=_gpus())
+
+
+def _gpus() -> tuple[str, ...]:
+    """Names of the GPUs that NVIDIA's driver knows."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    ran = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return tuple(ran.stdout.splitlines()) if ran.returncode == 0 else ()
 
 
 @cache

@@ -27,10 +27,15 @@ class _Kept(Frozen):
 
 
 class Machine(_Kept):
-    """Where a step ran: the ``cpu``'s name, and the number of its ``cores`` that there were."""
+    """Where a step ran: the ``cpu``'s name, the number of its ``cores`` that there were, and names of ``gpus``."""
 
     cpu: str
     cores: int | None
+    gpus: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [self.cpu, *([] if self.cores is None else [f"{self.cores} cores"]), *self.gpus]
+        return ", ".join(parts)
 
 
 class Record(_Kept):

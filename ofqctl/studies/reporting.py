@@ -70,7 +70,7 @@ def _provenance(records: Sequence[Record]) -> Provenance:
     return Provenance(
         commits=_distinct(record.commit for record in records),
         codes=_distinct(record.code for record in records),
-        machines=_distinct(f"{record.machine.cpu}, {record.machine.cores} cores" for record in records),
+        machines=_distinct(str(record.machine) for record in records),
         versions={name: _distinct(record.versions.get(name) for record in records) for name in names},
         data={name: _distinct(record.data.get(name) for record in records) for name in sorted(data)},
         first=times[0] if times else None,
