@@ -14,8 +14,10 @@ from ofqctl.registry import ENTRY_POINTS
 
 _PACKAGE = Path(ofqctl.__file__).parent
 # They read requests, write files and show results; no figure comes from them.
-_AROUND = ("api", "cli", "files", "hub", "reports", "results", "studies")
-_AROUND += ("errors.py", "machine.py", "packages.py", "progress.py")
+_AROUND = {
+    *("api", "cli", "files", "hub", "reports", "results", "studies"),
+    *("errors.py", "machine.py", "packages.py", "progress.py"),
+}
 _BLOCK = 2**20
 
 Listing = tuple[tuple[str, int, int], ...]

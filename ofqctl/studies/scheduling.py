@@ -175,7 +175,7 @@ class Scheduler:
             self._check_time(row)
             with only_one(place) as lock:
                 if lock is not None:  # another process may just have run it
-                    return self._checked(row, step, self._ended(step, place) or self._run(step, place, lock))
+                    return self._checked(row, step, self._ended(step, place) or self._run(row, step, place, lock))
             if not wait:
                 raise _BusyError
             time.sleep(_POLL)
@@ -191,8 +191,10 @@ class Scheduler:
             raise RowFailedError(kept.record.failure, "" if step == row.step else step.command)
         return kept
 
-    def _run(self, step: Step, place: Path, lock: int) -> Kept:
+    def _run(self, row: Row, step: Step, place: Path, lock: int) -> Kept:
         self._tried.add(place)
+        with self._lock:
+            self._progress(f"{row.name}: {step.command}", 0, None)
         with self._turns.taken(alone=step.alone) as beside:
             started = now()
             argv = argv_of(self._words(step, place), step.launcher)
