@@ -227,7 +227,7 @@ def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bo
     places = {name: _place(place, found.cwd) for name, place in (said | before).items() if name in study.data}
     places |= {name: _place(place, Path.cwd()) for name, place in request.data.items()}
     every = rows_of(study)
-    rows = [row for row in every if request.only is None or fnmatch(row.name, request.only)]
+    rows = [row for row in every if request.only in (None, row.name) or fnmatch(row.name, str(request.only))]
     if not rows:
         hint = f"such as '{every[0].name}', or '*{every[0].name.split()[-1]}*'"
         raise StudyError(f"--only {request.only}: no row is called so", hint=hint)
