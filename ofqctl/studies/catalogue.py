@@ -1,5 +1,6 @@
 """The studies that come with the program; read studies by name, file or folder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def read(path: Path) -> Study:
     """
     values = parse_yaml(read_text(path, StudyError), str(path), StudyError)
     if isinstance(values, dict):
-        values.setdefault("name", path.stem)
+        values.setdefault("name", re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem))
     return checked(Study, values, str(path), StudyError)
 
 

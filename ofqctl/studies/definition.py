@@ -177,7 +177,7 @@ class Study(Frozen):
         claims: Claims to check.
     """
 
-    name: Name
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
     description: str
     data: dict[Name, str | None] = Field(default_factory=dict)
     models: dict[Name, str | Made] = Field(default_factory=dict)
