@@ -263,16 +263,15 @@ def _failures(rows: "Sequence[RowStatus]") -> Iterator[str]:
 
 
 def _render_report(made: "StudyReport", output: _Report) -> Iterator[Table | str]:
-    from ofqctl.studies.wording import PLAIN, cell_text, heading, meaning
+    from ofqctl.studies.wording import heading, meaning, texts
 
     for shown in made.tables:
         yield f"{shown.title}:"
         table = Table([*(f"{axis}" for axis in shown.axes), *(f">{heading(made, column)}" for column in shown.columns)])
         for line in shown.lines:
-            cells = zip(line.cells, shown.columns, strict=True)
-            table.add(*line.labels, *(cell_text(cell, made.kinds.get(column.figure, PLAIN)) for cell, column in cells))
+            table.add(*line.labels, *texts(made, shown, line))
         yield table
-    yield from meaning(made)
+    yield from meaning(made, made.tables)
     for row in made.failures:
         yield f"not there {row.row}: {row.reason}"
     for path in (output.html, output.markdown):

@@ -2,48 +2,36 @@
 
 from collections.abc import Iterator
 
-from ofqctl.results.study import Cell, StudyReport, StudyTable
-from ofqctl.studies.wording import PLAIN, cell_text, heading, meaning, origin
+from ofqctl.reports.markdown import block, plain, row
+from ofqctl.results.study import StudyReport, StudyTable
+from ofqctl.studies.wording import front, heading, meaning, origin, texts, together
 
 
 def study_markdown(report: StudyReport) -> str:
     """The text of the page."""
-    return "\n".join(_lines(report)).rstrip() + "\n"
+    return "\n\n".join(filter(None, _blocks(report))) + "\n"
 
 
-def _lines(report: StudyReport) -> Iterator[str]:
-    yield f"# {report.study}\n\n{report.description}\n"
+def _blocks(report: StudyReport) -> Iterator[str]:
+    yield f"# {block(report.study)}"
+    yield block(report.description)
     for table in report.tables:
-        yield from _table(report, table)
-    for paragraph in (" ".join(meaning(report)), " ".join(origin(report))):
-        if paragraph:
-            yield f"{paragraph}\n"
-    for note in report.notes:
-        yield f"* {note}"
+        yield f"## {block(table.title)}"
+        yield "\n".join(_table(report, table))
+        yield block(table.note)
+    for plot in report.plots:
+        yield plain(front(report, plot))
+    yield plain(" ".join(meaning(report, report.tables)))
+    yield plain(" ".join(origin(report)))
+    yield "\n".join(f"* {block(note)}" for note in report.notes)
     if report.failures:
-        yield "## Not there\n"
-        yield from (f"* {_text(row.row)}: {_text(row.reason)}" for row in report.failures)
+        yield "## Not there"
+        yield "\n".join(f"* {block(names)}: {plain(one.reason)}" for one, names in together(report.failures))
 
 
 def _table(report: StudyReport, table: StudyTable) -> Iterator[str]:
-    yield f"## {table.title}\n"
-    columns = [*table.axes, *(heading(report, column) for column in table.columns)]
-    yield _row(columns)
-    yield _row(["---"] * len(table.axes) + ["---:"] * len(table.columns))
+    yield row([*map(plain, table.axes), *(plain(heading(report, column)) for column in table.columns)])
+    yield row(["---"] * len(table.axes) + ["---:"] * len(table.columns))
     for line in table.lines:
-        cells = zip(line.cells, table.columns, strict=True)
-        yield _row([*line.labels, *(_cell(report, cell, column.figure) for cell, column in cells)])
-    yield f"\n{table.note}\n" if table.note else ""
-
-
-def _cell(report: StudyReport, cell: Cell, figure: str) -> str:
-    text = cell_text(cell, report.kinds.get(figure, PLAIN))
-    return f"**{text}**" if cell.best else text
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(map(_text, cells))} |"
-
-
-def _text(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+        cells = zip(map(plain, texts(report, table, line)), line.cells, strict=True)
+        yield row([*map(plain, line.labels), *(f"**{text}**" if cell.best else text for text, cell in cells)])
