@@ -7,8 +7,8 @@ from itertools import pairwise
 from ofqctl.reports import page
 from ofqctl.reports.looks import Look, look_of
 from ofqctl.reports.plots import Dot, dots
-from ofqctl.results.study import Averaged, Cell, Column, Line, Point, StudyPlot, StudyReport, StudyTable
-from ofqctl.studies.wording import front, heading, kind_of, meaning, number, origins, texts, titled, together
+from ofqctl.results.study import Averaged, Cell, CheckedClaim, Column, Line, Point, StudyPlot, StudyReport, StudyTable
+from ofqctl.studies.wording import apart, front, heading, kind_of, meaning, number, origins, texts, titled, together
 
 
 def study_page(report: StudyReport) -> str:
@@ -18,6 +18,7 @@ def study_page(report: StudyReport) -> str:
         _tiles(report),
         *(_table(report, table) for table in report.tables),
         _plots(report),
+        *(_claim(report, claim) for claim in report.claims),
         *_absent(report),
         _table(report, _every_row(report)) if report.rows else "",
         page.section("Commands", "What makes each kind of row.", page.definitions(_commands(report), code=True)),
@@ -131,6 +132,14 @@ def _names(report: StudyReport, points: Iterable[Point]) -> dict[str, str]:
         row: " ".join(own for axis in differ if (own := labels.get(row, {}).get(axis, "")) not in ("", label)) or label
         for row, label in by.items()
     }
+
+
+def _claim(report: StudyReport, claim: CheckedClaim) -> str:
+    """A claim of a paper, the pairs of rows that it compares, and the verdict."""
+    columns = ["<better, by the claim", "<than", f">difference in {kind_of(report, claim.figure).title}", "<verdict"]
+    rows = [[pair.first, pair.second, apart(report, claim, pair), pair.verdict] for pair in claim.pairs]
+    body = page.table(columns, rows) if rows else "<p>No two rows of it are done.</p>"
+    return page.section(claim.says, f"{claim.paper} Here: {claim.verdict}.", body)
 
 
 def _absent(report: StudyReport) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """The results of ``ofqctl study ls | run | status | report``."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from ofqctl.results.document import Document, IfAny, Part
 from ofqctl.results.failure import Failure
@@ -214,6 +216,16 @@ class StudyTable(Part):
     axes: tuple[str, ...]
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+
+    @model_validator(mode="after")
+    def _check_lines(self) -> Self:
+        for number, line in enumerate(self.lines):
+            if (len(line.labels), len(line.cells)) != (len(self.axes), len(self.columns)):
+                raise ValueError(
+                    f"lines.{number}: {len(line.labels)} labels and {len(line.cells)} cells; "
+                    f"there are {len(self.axes)} axes and {len(self.columns)} columns"
+                )
+        return self
 
 
 class Point(Part):

@@ -3,7 +3,18 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from ofqctl.results.failure import Failure
-from ofqctl.results.study import Cell, Column, FailedRow, FigureKind, Line, StudyPlot, StudyReport, StudyTable
+from ofqctl.results.study import (
+    Cell,
+    CheckedClaim,
+    Column,
+    ComparedPair,
+    FailedRow,
+    FigureKind,
+    Line,
+    StudyPlot,
+    StudyReport,
+    StudyTable,
+)
 
 
 def kind_of(report: StudyReport, figure: str) -> FigureKind:
@@ -54,6 +65,13 @@ def front(report: StudyReport, plot: StudyPlot) -> str:
     names = [point.row for point in sorted(plot.points, key=lambda point: point.x) if point.front]
     figures = f"{kind_of(report, plot.x).title} and {kind_of(report, plot.y).title}"
     return f"On the front of {figures}: {', '.join(names)}." if names else ""
+
+
+def apart(report: StudyReport, claim: CheckedClaim, pair: ComparedPair) -> str:
+    """By how much the first row of a pair is above the second, with the standard error."""
+    kind = kind_of(report, claim.figure)
+    difference = number(pair.difference, kind.model_copy(update={"signed": True}))
+    return difference if pair.error is None else f"{difference} ± {number(pair.error, kind, bare=True)}"
 
 
 def together(rows: Iterable[FailedRow]) -> Iterator[tuple[FailedRow, str]]:

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ofqctl.artifact import load_run
-from ofqctl.machine import has_vnni
 from ofqctl.errors import ArtifactError, PackageError
 from ofqctl.evaluation import of_run
 from ofqctl.export import look_into, write_graph
 from ofqctl.export import openvino as in_openvino
 from ofqctl.export.runtime import open_session
 from ofqctl.jobs.export import ExportRequest, describe, export_onnx
+from ofqctl.machine import has_vnni
 from ofqctl.models import ModelRequest
 
 from .conftest import images_of

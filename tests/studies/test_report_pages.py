@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from ofqctl.reports.claim_markdown import claim_markdown
 from ofqctl.reports.plots import Dot, dots
 from ofqctl.reports.study import study_page
 from ofqctl.reports.study_markdown import study_markdown
@@ -12,7 +13,9 @@ from ofqctl.results.failure import Failure
 from ofqctl.results.study import (
     Averaged,
     Cell,
+    CheckedClaim,
     Column,
+    ComparedPair,
     FailedRow,
     FigureKind,
     Line,
@@ -218,6 +221,21 @@ def test_the_page_says_what_is_missing_and_where_figures_are_from(report):
     assert [*origin, "up to 2 rows"] == page.texts["dd"][-7:]
     assert "The rows were measured with 2 versions of the program: abc, def." in text
     assert page.texts["h2"] == ["Figures", "Plots", "Failed", "Not there", "All rows", "Commands", "Origin"]
+
+
+def test_claims_stand_on_the_page_with_their_verdicts(report):
+    pair = ComparedPair(first="a <b>", second="b", difference=0.5, error=0.125, verdict="holds")
+    claim = CheckedClaim(name="c", paper="Paper.", says="a is best", figure="top1", pairs=(pair,), verdict="holds")
+    page = Html(study_page(report.model_copy(update={"claims": (claim, claim.model_copy(update={"pairs": ()}))})))
+    assert page.texts["h2"].count("a is best") == 2 and "No two rows of it are done." in page.texts["p"]
+    assert "Paper. Here: holds." in page.texts["p"] and "a <b>" in page.texts["th"]
+    assert "+0.50 % ± 0.12" in page.texts["td"]
+    assert "| a &lt;b> | b | +0.50 % ± 0.12 | holds |" in claim_markdown(report, claim)
+
+
+def test_a_line_has_a_cell_for_each_column():
+    with pytest.raises(ValueError, match=r"lines\.0: 1 labels and 0 cells; there are 1 axes and 1 columns"):
+        StudyTable(**EMPTY.tables[0].model_dump() | {"lines": ({"labels": ("a",), "cells": ()},)})
 
 
 def test_a_report_of_nothing_is_a_page():
