@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ofqctl.documents import checked, parse_json, read_text
 from ofqctl.reports.claim_markdown import claim_markdown
+from ofqctl.reports.markdown import block, plain
 from ofqctl.reports.study_markdown import study_markdown
 from ofqctl.results.study import CheckedClaim, StudyReport
 from ofqctl.studies.wording import origin
@@ -60,7 +61,7 @@ def pages() -> dict[Path, str]:
 def _studies(kept: dict[str, StudyReport]) -> Iterator[str]:
     for name, report in kept.items():
         measured = (report.provenance.first or "")[:10]
-        yield f"| [{name}]({name}.md) | {report.description} | {measured} | {len(report.rows)} |\n"
+        yield f"| [{name}]({name}.md) | {plain(report.description)} | {measured} | {len(report.rows)} |\n"
 
 
 def _verdicts(claims: dict[str, list[tuple[str, CheckedClaim, StudyReport]]]) -> Iterator[str]:
@@ -72,10 +73,10 @@ def _verdicts(claims: dict[str, list[tuple[str, CheckedClaim, StudyReport]]]) ->
 
 def _claims(own: list[tuple[str, CheckedClaim, StudyReport]]) -> Iterator[str]:
     """The lines of a page: every claim of a paper, from every study."""
-    yield f"# {own[0][1].paper}\n"
+    yield f"# {block(own[0][1].paper)}\n"
     for name, claim, report in own:
         yield claim_markdown(report, claim)
-        yield f"From the study [{name}](../results/{name}.md). {' '.join(origin(report))}\n"
+        yield f"From the study [{name}](../results/{name}.md). {plain(' '.join(origin(report)))}\n"
 
 
 def main() -> int:
@@ -87,7 +88,8 @@ def main() -> int:
         for path in (*stale, *strange):
             print(f"{path}: out of date; `python {Path(__file__).name}` in docs/ writes it", file=sys.stderr)
         return int(bool(stale or strange))
-    CLAIMS.mkdir(exist_ok=True)
+    for folder in (RESULTS, CLAIMS):
+        folder.mkdir(exist_ok=True)
     for path in stale:
         path.write_text(wanted[path], encoding="utf-8")
     for path in strange:

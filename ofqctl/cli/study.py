@@ -269,9 +269,12 @@ def _render_report(made: "StudyReport", output: _Report) -> Iterator[Table | str
         yield f"{shown.title}:"
         table = Table([*(f"{axis}" for axis in shown.axes), *(f">{heading(made, column)}" for column in shown.columns)])
         for line in shown.lines:
-            table.add(*line.labels, *texts(made, shown, line))
+            cells = zip(texts(made, shown, line), line.cells, strict=True)
+            table.add(*line.labels, *(f"{text} *" if cell.best else text for text, cell in cells))
         yield table
-    yield from meaning(made, made.tables)
+    yield from meaning(made, made.tables, "Starred")
+    for claim in made.claims:
+        yield f"claim     {claim.paper}: {claim.says} Here: {claim.verdict}."
     for row in made.failures:
         yield f"not there {row.row}: {row.reason}"
     for path in (output.html, output.markdown):

@@ -83,8 +83,8 @@ def together(rows: Iterable[FailedRow]) -> Iterator[tuple[FailedRow, str]]:
         yield same[0], ", ".join(row.row for row in same)
 
 
-def meaning(report: StudyReport, tables: Iterable[StudyTable]) -> Iterator[str]:
-    """What the texts of the cells of these tables mean, one sentence each."""
+def meaning(report: StudyReport, tables: Iterable[StudyTable], marked: str = "Bold") -> Iterator[str]:
+    """What the texts of the cells of these tables mean, one sentence each; ``marked`` says what the best are."""
     cells = [
         (cell, kind_of(report, column.figure))
         for table in tables
@@ -99,7 +99,7 @@ def meaning(report: StudyReport, tables: Iterable[StudyTable]) -> Iterator[str]:
     if any(kind.signed and _beside(cell, kind) is not None for cell, kind in cells):
         yield "Differences are taken image by image; behind each stands its standard error."
     if any(cell.best for cell, _ in cells):
-        yield "Bold: better than every other by more than two standard errors of the difference."
+        yield f"{marked}: better than every other by more than two standard errors of the difference."
 
 
 def origin(report: StudyReport) -> Iterator[str]:
