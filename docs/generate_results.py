@@ -3,6 +3,7 @@
 ``--check`` only says whether they are up to date.
 """
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,11 +13,12 @@ from ofqctl.documents import checked, parse_json, read_text
 from ofqctl.reports.claim_markdown import claim_markdown
 from ofqctl.reports.markdown import block, plain
 from ofqctl.reports.study_markdown import study_markdown
-from ofqctl.results.study import CheckedClaim, StudyReport
-from ofqctl.studies.wording import origin
+from ofqctl.results.study import CheckedClaim, StudyReport, StudyRow
+from ofqctl.studies.wording import kind_of, number, origin
 
 DOCS = Path(__file__).resolve().parent
-RESULTS, CLAIMS = DOCS / "results", DOCS / "claims"
+RESULTS, CLAIMS, README = DOCS / "results", DOCS / "claims", DOCS.parent / "README.md"
+OF_README, BEGIN, END = "ptq", "<!-- figures: made by docs/generate_results.py -->", "<!-- end of figures -->"
 
 INTRODUCTION = """\
 # Results
@@ -54,8 +56,38 @@ def pages() -> dict[Path, str]:
             claims[claim.name].append((name, claim, report))
     wanted = {RESULTS / f"{name}.md": study_markdown(report) for name, report in kept.items()}
     wanted |= {CLAIMS / f"{name}.md": "\n".join(_claims(own)) for name, own in claims.items()}
+    wanted[README] = readme(kept)
     wanted[RESULTS / "index.md"] = "".join([INTRODUCTION, *_studies(kept), OF_CLAIMS, *_verdicts(claims)])
     return wanted
+
+
+def readme(kept: dict[str, StudyReport]) -> str:
+    """The text of README.md, with its table of figures from the study `ptq`."""
+    text = README.read_text(encoding="utf-8")
+    if OF_README not in kept:
+        return text
+    before, _, rest = text.partition(BEGIN)
+    return "".join([before, BEGIN, "\n\n", *_figures(kept[OF_README]), "\n", END, rest.partition(END)[2]])
+
+
+def _figures(report: StudyReport) -> Iterator[str]:
+    """The most accurate recipe at each width, and the fastest file."""
+    yield "| bits | recipe | top-1 | against float, points | time to make | size |\n"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |\n"
+    rows = [row for row in report.rows if {"top1", "top1 vs float", "seconds", "bytes"} <= row.figures.keys()]
+    groups: dict[str, list[StudyRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.labels["bits"]].append(row)
+    best = [max(group, key=lambda row: row.figures["top1"].mean) for group in groups.values()]
+    for row in [row for row in rows if row in best or row.labels["row"] == "deploy"]:
+        recipe = re.findall(r"--recipe (\S+)", report.commands[row.labels["row"]])[0]
+        top1, seconds, size = (_shown(report, row, name) for name in ("top1", "seconds", "bytes"))
+        apart = row.figures["top1 vs float"]
+        yield f"| {row.labels['bits']} | `{recipe}` | {top1} | {apart.mean:+.2f} ± {apart.error:.2f} | {seconds} | {size} |\n"
+
+
+def _shown(report: StudyReport, row: StudyRow, name: str) -> str:
+    return number(row.figures[name].mean, kind_of(report, name))
 
 
 def _studies(kept: dict[str, StudyReport]) -> Iterator[str]:
