@@ -83,7 +83,8 @@ def _figures(report: StudyReport) -> Iterator[str]:
         recipe = re.findall(r"--recipe (\S+)", report.commands[row.labels["row"]])[0]
         top1, seconds, size = (_shown(report, row, name) for name in ("top1", "seconds", "bytes"))
         apart = row.figures["top1 vs float"]
-        yield f"| {row.labels['bits']} | `{recipe}` | {top1} | {apart.mean:+.2f} ± {apart.error:.2f} | {seconds} | {size} |\n"
+        gained = f"{apart.mean:+.2f} ± {apart.error:.2f}"
+        yield f"| {row.labels['bits']} | `{recipe}` | {top1} | {gained} | {seconds} | {size} |\n"
 
 
 def _shown(report: StudyReport, row: StudyRow, name: str) -> str:
