@@ -104,7 +104,7 @@ def run(
 ) -> None:
     """Run what is missing of a study; what was interrupted goes on, and what is done is not done again."""
     from ofqctl.cli.failures import InterruptionError
-    from ofqctl.jobs.study import RunStudyRequest, run_study
+    from ofqctl.jobs.study import RunStudyRequest, given, run_study
 
     request = RunStudyRequest(
         **_about(study, about, rows.rules()),
@@ -118,9 +118,9 @@ def run(
     with printing.sink() as sink:
         try:
             result = run_study(request, sink.progress)
-        except KeyboardInterrupt:
-            left = f"interrupted; what is done is kept: `{shlex.join(['ofqctl', 'study', 'run', study])}` goes on"
-            raise InterruptionError(left) from None
+        except KeyboardInterrupt as end:
+            again = shlex.join(["ofqctl", "study", "run", study, *given(request)])
+            raise InterruptionError(f"interrupted; what is done is kept: `{again}` goes on", *end.args) from None
         if execution.emit is None:
             sink.show(result, _render_run)
         else:
@@ -186,8 +186,6 @@ def _parse(words: Sequence[str]) -> None:
     """Check that words are a command of this program, with options that it has."""
     from ofqctl.cli.app import parsed
 
-    if words[0] == "python":
-        return
     try:
         parsed(words)
     except Exception as error:
@@ -197,7 +195,7 @@ def _parse(words: Sequence[str]) -> None:
 
 def _script(result: "StudyRunResult", kind: Literal["slurm", "sh"]) -> str:
     """A script that runs each row that is not done by itself."""
-    commands = [row.command for row in result.rows if row.state != "done"]
+    commands = [row.command for row in result.rows if row.state not in ("done", "failed")]
     if kind == "sh":
         return "\n".join(["#!/bin/sh", *commands])
     lines = [f"  {number}) {line} ;;" for number, line in enumerate(commands, 1)]
@@ -225,7 +223,7 @@ def _render_run(result: "StudyRunResult") -> Iterator[Table | str]:
     yield _states(result.rows)
     yield from _failures(result.rows)
     if result.dry:
-        left = [row.estimate for row in result.rows if row.state not in ("done", "left out")]
+        left = [row.estimate for row in result.rows if row.state not in ("done", "failed", "left out")]
         known = [one for one in left if one is not None]
         takes = f", about {duration(sum(known))}" if known and len(known) == len(left) else ""
         yield f"\nto run    {len(left)} of {len(result.rows)} rows{takes}"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ofqctl.documents import checked, parse_json, read_text
@@ -24,15 +24,15 @@ from ofqctl.studies.content import Digests
 from ofqctl.studies.definition import MOST_ROWS, Study
 from ofqctl.studies.estimates import Estimates
 from ofqctl.studies.ledger import Ledger, Rules
+from ofqctl.studies.places import places_of, with_models
 from ofqctl.studies.records import Folder, Opened
-from ofqctl.studies.reporting import report
+from ofqctl.studies.reporting import check, report
 from ofqctl.studies.rows import Row, rows_of
 from ofqctl.studies.scheduling import Scheduler
 from ofqctl.studies.states import Looked, with_outcome
-from ofqctl.studies.steps import Data, Identities, Step
+from ofqctl.studies.steps import PYTHON, Data, Identities, Step
 
 RUNS = Path("runs") / "studies"
-ELSEWHERE = ("digits", "hfds/")  # data that is no path
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RunStudyRequest(StudyRequest):
         dry: Whether nothing is run.
         most_rows: Largest number of rows.
         seconds: Time after which no row begins; None for no limit.
-        check: Called with the words of each command that will run; raises an error if it is none.
+        check: Called with the words of each command of the program that will run; raises an error if it is none.
     """
 
     jobs: int = 1
@@ -129,17 +129,16 @@ def run_study(request: RunStudyRequest, progress: Progress = silent) -> StudyRun
 
     Raises:
         StudyError: The study is invalid, its data has changed, it has too many rows, or the folder is another study's.
-        KeyboardInterrupt: The user ended it; what has ended is kept.
+        KeyboardInterrupt: The user ended it, or SIGTERM, whose number it has; what has ended is kept.
     """
     began = time.monotonic()
     work = _open(request, shard=request.shard)
-    estimates = Estimates(work.ledger, work.every)
-    _check_count(work, estimates, request.most_rows)
     _check_commands(work, request.check)
     _check_places(work)
-    work.folder.check(work.study)
-    work.ledger.check_data(work.rows)
-    looked = Looked(work.ledger, estimates, request.study, _given(request))
+    estimates = Estimates(work.ledger, work.every)
+    _check_count(work, estimates, request.most_rows)
+    work.ledger.check_data(work.every)
+    looked = Looked(work.ledger, estimates, request.study, given(request))
     if request.dry:
         states = [looked.at(row) for row in work.rows]
     else:
@@ -173,10 +172,9 @@ def study_status(request: StudyRequest) -> StudyStatus:
         StudyError: The study is invalid, or the folder is another study's.
     """
     work = _open(request, lenient=True)
-    work.folder.check(work.study)
-    looked = Looked(work.ledger, Estimates(work.ledger, work.every), request.study, _given(request))
+    looked = Looked(work.ledger, Estimates(work.ledger, work.every), request.study, given(request))
     states = tuple(looked.at(row) for row in work.rows)
-    left = [state.estimate for state in states if state.state not in ("done", "left out")]
+    left = [state.estimate for state in states if state.state not in ("done", "failed", "left out")]
     known = [one for one in left if one is not None]
     return StudyStatus(
         study=work.study.name,
@@ -200,7 +198,6 @@ def study_report(request: ReportRequest) -> StudyReport:
             work = _open(request, lenient=True)
             if not work.folder.is_there():
                 raise StudyError(f"{work.folder.path}: no study was run there", hint="`ofqctl study run` runs one")
-            work.folder.check(work.study)
             made = report(work.study, work.rows, work.ledger)
         if request.html is not None:
             from ofqctl.reports.study import study_page
@@ -217,17 +214,14 @@ def study_report(request: ReportRequest) -> StudyReport:
 
 def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bool = False) -> _Work:
     found = catalogue.find(request.study)
-    study = _with_models(found.study, request.models)
-    folder = Folder(request.folder or found.folder or RUNS / study.name)
-    if unknown := set(request.data) - set(study.data):
-        known = ", ".join(study.data) or "none"
-        raise StudyError(f"--data {min(unknown)}: the study has no data of this name; it has {known}")
-    before = found.places if found.places is not None else (folder.opened().places if folder.is_there() else {})
-    said = {name: place for name, place in study.data.items() if place is not None}
-    places = {name: _place(place, found.cwd) for name, place in (said | before).items() if name in study.data}
-    places |= {name: _place(place, Path.cwd()) for name, place in request.data.items()}
+    study = with_models(found.study, request.models)
     every = rows_of(study)
-    rows = [row for row in every if request.only in (None, row.name) or fnmatch(row.name, str(request.only))]
+    check(study, every)
+    folder = Folder(request.folder or found.folder or RUNS / study.name)
+    folder.check(study)
+    before = folder.opened() if folder.is_there() else None
+    places = places_of(study, found.cwd, before, request.data)
+    rows = every if request.only is None else _called(request.only, every)
     if not rows:
         hint = f"such as '{every[0].name}', or '*{every[0].name.split()[-1]}*'"
         raise StudyError(f"--only {request.only}: no row is called so", hint=hint)
@@ -237,20 +231,9 @@ def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bo
     return _Work(study, folder, places, found.cwd, every, rows[number - 1 :: count], digests, ledger)
 
 
-def _with_models(study: Study, models: Mapping[str, str]) -> Study:
-    for name in models:
-        if not isinstance(study.models.get(name), str):
-            known = ", ".join(own for own, model in study.models.items() if isinstance(model, str)) or "none"
-            raise StudyError(
-                f"--model {name}: the study has no model of this name that it does not make; it has {known}"
-            )
-    return study.model_copy(update={"models": {**study.models, **models}})
-
-
-def _place(place: str, folder: Path) -> str:
-    """Where data lies, as a path from the root; or its name elsewhere."""
-    elsewhere = place == ELSEWHERE[0] or place.startswith(ELSEWHERE[1])
-    return place if elsewhere else str((folder / Path(place).expanduser()).absolute())
+def _called(pattern: str, rows: list[Row]) -> list[Row]:
+    """The row of this very name, or else those whose names fit."""
+    return [row for row in rows if row.name == pattern] or [row for row in rows if fnmatchcase(row.name, pattern)]
 
 
 def _check_count(work: _Work, estimates: Estimates, most: int) -> None:
@@ -265,10 +248,16 @@ def _check_count(work: _Work, estimates: Estimates, most: int) -> None:
 
 
 def _check_commands(work: _Work, check: Callable[[Sequence[str]], None] | None) -> None:
-    if check is None:
-        return
     for step in dict.fromkeys(step for row in work.rows for step in row.steps):
-        check([_shown_word(piece) for piece in step.all_words])
+        if step.command == PYTHON:
+            _check_script(step.option(PYTHON), work.cwd)
+        elif check is not None:
+            check([_shown_word(piece) for piece in step.all_words])
+
+
+def _check_script(script: str, cwd: Path) -> None:
+    if not (script.startswith("-") or (cwd / script).is_file()):
+        raise StudyError(f"`python {script}`: no file '{script}' in {cwd}", hint="`python FILE ...` runs a script")
 
 
 def _shown_word(word: tuple[object, ...]) -> str:
@@ -287,9 +276,12 @@ def _data_of(step: Step) -> Iterator[str]:
     return (piece.name for word in step.words for piece in word if isinstance(piece, Data))
 
 
-def _given(request: StudyRequest) -> list[str]:
-    """Options of a command that runs a row of the same study alone."""
+def given(request: StudyRequest) -> list[str]:
+    """Options of a command that runs rows of the same study in the same way."""
     words = [] if request.folder is None else ["--output", str(request.folder)]
+    rules = request.rules
+    flags = {"--mix-data": rules.mix_data, "--mix-code": rules.mix_code, "--retry": rules.retry}
+    words += [flag for flag, is_set in flags.items() if is_set]
     for option, values in (("--data", request.data), ("--model", request.models)):
         words += [word for name, value in values.items() for word in (option, f"{name}={value}")]
     return words
@@ -299,8 +291,8 @@ def _given(request: StudyRequest) -> list[str]:
 def _terminated_as_interrupted() -> Iterator[None]:
     """Treat SIGTERM as Ctrl-C, so that running steps are ended as well."""
 
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -19,10 +19,9 @@ def averaged(values: Sequence[float], table: Table | None = None) -> Averaged:
         table: Its value for each seed and image, where it is a mean over images.
     """
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    if table is not None:
-        error: float | None = crossed_error(table)
-    else:
-        error = None if spread is None else spread / len(values) ** 0.5
+    error = None if spread is None else spread / len(values) ** 0.5
+    if table is not None and table.shape[1] > 1:
+        error = crossed_error(table)
     return Averaged(mean=float(np.mean(values)), spread=spread, error=error, values=tuple(map(float, values)))
 
 
@@ -30,14 +29,13 @@ def crossed_error(table: Table) -> float:
     """Standard error of the mean of a table of seeds and images, both of which are samples.
 
     With one seed that over images. With several, from the mean squares of the analysis of variance of two crossed
-    random factors without replication: the variance of the mean is (MS_seeds + MS_images - MS_rest) / (seeds * images).
+    random factors without replication: the variance of the mean is (MS_seeds + MS_images - MS_rest) / (seeds * images),
+    and never less than MS_rest / (seeds * images), which is what it is if seeds and images do not matter.
 
     Args:
         table: Values, (seeds, images), with two images or more.
     """
     seeds, images = table.shape
-    if images < 2:
-        return 0.0
     mean = table.mean()
     by_image = seeds * float(((table.mean(axis=0) - mean) ** 2).sum()) / (images - 1)
     if seeds == 1:
@@ -45,7 +43,7 @@ def crossed_error(table: Table) -> float:
     by_seed = images * float(((table.mean(axis=1) - mean) ** 2).sum()) / (seeds - 1)
     fitted = table.mean(axis=0, keepdims=True) + table.mean(axis=1, keepdims=True) - mean
     rest = float(((table - fitted) ** 2).sum()) / ((seeds - 1) * (images - 1))
-    return float((max(by_seed + by_image - rest, 0.0) / (seeds * images)) ** 0.5)
+    return float((max(by_seed + by_image - rest, rest) / (seeds * images)) ** 0.5)
 
 
 def front(points: Sequence[tuple[float, float]], *, x_higher: bool, y_higher: bool) -> list[bool]:

@@ -13,8 +13,9 @@ from ofqctl.recipe import catalogue
 from ofqctl.registry import ENTRY_POINTS
 
 _PACKAGE = Path(ofqctl.__file__).parent
-# They read requests, write files and show results; no figure comes from them.
+# They read requests, write files, run studies and show results; no figure comes from them.
 _AROUND = {
+    "jobs/study.py",
     *("api", "cli", "files", "hub", "reports", "results", "studies"),
     *("errors.py", "machine.py", "packages.py", "progress.py"),
 }
@@ -76,7 +77,7 @@ def of_code() -> str:
     summed = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         inside = path.relative_to(_PACKAGE)
-        if inside.parts[0] not in _AROUND:
+        if _AROUND.isdisjoint((inside.parts[0], inside.as_posix())):
             summed.update(f"{inside.as_posix()}\0".encode())
             summed.update(path.read_bytes())
     for entry in sorted(entry_points(group=ENTRY_POINTS)):

@@ -1,7 +1,7 @@
 """What a study says: its data, models and rows, what is measured of them, and what is made of the figures."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -194,21 +194,22 @@ class Study(Frozen):
         """The axes that a row's command and what is measured of it name."""
         texts = [row.command, *(options or "" for options in self.measured(row).values())]
         matrix = self.matrix | row.matrix
-        named = set(self._named(texts, matrix))
+        named = self._named(texts, matrix)
         return {axis: values for axis, values in matrix.items() if axis in named}
 
     def measured(self, row: RowDefinition) -> Measured:
         """What is measured of a row."""
         return self.measure if row.measure is None else row.measure
 
-    def _named(self, texts: Iterable[str], matrix: Matrix) -> Iterator[str]:
+    def _named(self, texts: Iterable[str], matrix: Matrix) -> set[str]:
         """Names in these texts, and in those that they stand for."""
-        for text in texts:
-            for name in PLACEHOLDER.findall(text):
-                yield name
+        found, waiting = set[str](), list(texts)
+        while waiting:
+            for name in set(PLACEHOLDER.findall(waiting.pop())) - found:
+                found.add(name)
                 model = self.models.get(name, "")
-                yield from self._named([model.make if isinstance(model, Made) else model], matrix)
-                yield from self._named(matrix.get(name, {}).values(), {})
+                waiting += [model.make if isinstance(model, Made) else model, *matrix.get(name, {}).values()]
+        return found
 
     @property
     def axes(self) -> dict[str, set[str]]:
@@ -235,6 +236,10 @@ class Study(Frozen):
                 _check_placeholders(f"matrix.{name}", text, [*self.data, *self.models])
         known = [*self.data, *self.models, *axes, *OWN_FILES]
         for name, row in self.rows.items():
+            matrix = self.matrix | row.matrix
+            for axis, values in matrix.items():
+                if axis in self._named(values.values(), matrix):
+                    raise ValueError(f"matrix.{axis}: its texts name a model that is made with '{axis}' itself")
             for measure, options in {"command": row.command, **self.measured(row)}.items():
                 _check_placeholders(f"rows.{name}.{measure}", options or "", known)
         return self
@@ -244,7 +249,10 @@ class Study(Frozen):
         axes = set(self.matrix).union(*(row.matrix for row in self.rows.values()))
         ahead = [*self.data, *axes]
         for name, model in self.models.items():
-            _check_placeholders(f"models.{name}", model.make if isinstance(model, Made) else model, ahead)
+            if isinstance(model, Made):
+                _check_placeholders(f"models.{name}", model.make, [*ahead, *OWN_FILES])
+            else:
+                _check_placeholders(f"models.{name}", model, ahead)
             ahead.append(name)
 
     @model_validator(mode="after")

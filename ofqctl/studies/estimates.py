@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 
+from ofqctl.studies.definition import ROW
 from ofqctl.studies.ledger import Ledger
 from ofqctl.studies.rows import Row
 from ofqctl.studies.steps import Step
@@ -35,8 +36,8 @@ class Estimates:
             alike = self._alike(role, row.labels)
             if alike is not None:
                 total, known = total + alike, True
-            elif step == row.step and row.minutes is not None:
-                return 60.0 * row.minutes
+            elif step == row.step:
+                return None if row.minutes is None else 60.0 * row.minutes
         return total if known else None
 
     def _alike(self, role: str, labels: Mapping[str, str]) -> float | None:
@@ -53,4 +54,4 @@ def _roles(row: Row) -> Iterator[tuple[str, Step]]:
     """What each step is for."""
     named: dict[Step, str] = {step: measure for measure, step in row.measured.items() if step != row.step}
     for step in row.steps:
-        yield "own" if step == row.step else named.get(step, step.title), step
+        yield row.labels[ROW] if step == row.step else named.get(step, step.title), step

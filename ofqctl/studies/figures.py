@@ -12,7 +12,7 @@ from ofqctl.studies.definition import ROW, SEED, Study
 from ofqctl.studies.ledger import Ledger
 from ofqctl.studies.measures import ACCURACY, MEASURES, OVER_IMAGES, PAIRED, own_figures
 from ofqctl.studies.predictions import Predictions, read_predictions
-from ofqctl.studies.records import Record
+from ofqctl.studies.records import DOCUMENT, Record
 from ofqctl.studies.rows import Row, named, without_seed
 from ofqctl.studies.steps import PREDICTIONS
 
@@ -45,7 +45,10 @@ def measured_row(study: Study, row: Row, ledger: Ledger) -> MeasuredRow | None:
         return None
     there = {step: one for step, one in kept.items() if one is not None}
     own = there[row.step]
-    figures = own_figures(own.document(), study.figures)
+    try:
+        figures = own_figures(own.document(), study.figures)
+    except StudyError as error:
+        raise StudyError(f"{own.folder / DOCUMENT}: {error.message}") from error
     for name, step in row.measured.items():
         try:
             figures = MEASURES[name].read(there[step].document(), own.record) | figures
@@ -76,17 +79,16 @@ class SeededRow:
         return named(self.labels)
 
     def table(self, figure: str, seeds: Iterable[str] | None = None) -> Table | None:
-        """Values of a figure for each seed and image; None if they are not known for all."""
+        """Values of a figure for each seed and image; None if they are not known for all, or the images differ."""
         chosen = [self.seeds[seed].predictions for seed in (self.seeds if seeds is None else seeds)]
         known = [one for one in chosen if one is not None and figure in one.values]
-        if len(known) < len(chosen) or not known or len({one.images for one in known}) > 1:
+        if len(known) < len(chosen) or len({one.images for one in known}) != 1:
             return None
         return np.stack([one.values[figure] for one in known])
 
-    def images(self) -> tuple[str, ...] | None:
-        """The images that it was measured on."""
-        first = next(iter(self.seeds.values())).predictions
-        return None if first is None else first.images
+    def images(self) -> set[tuple[str, ...]]:
+        """The images that it was measured on; several if not all seeds were measured on the same."""
+        return {one.predictions.images for one in self.seeds.values() if one.predictions is not None}
 
 
 def seeded(rows: Sequence[Row], measured: Iterable[MeasuredRow | None]) -> list[SeededRow]:
@@ -104,17 +106,22 @@ def seeded(rows: Sequence[Row], measured: Iterable[MeasuredRow | None]) -> list[
 def difference(row: SeededRow, other: SeededRow, figure: str) -> Averaged | None:
     """By how much a figure of one row is above that of another, image by image and seed by seed.
 
-    Rows that have the same seeds are compared seed by seed; with one that has no or other seeds, its mean is compared.
-    None if what is known of them is not of the same images.
+    Seeds that both have are compared with each other. If there is none, or just one of several, the mean of the row
+    with fewer seeds is compared with every seed of the other one; if both have as many, these are taken in order. So
+    the other way round, all of it is the same with the other sign. None if what is known is not of the same images.
     """
-    if not row.seeds or not other.seeds or row.images() != other.images():
+    if len(row.images() | other.images()) != 1:
         return None
     common = [seed for seed in row.seeds if seed in other.seeds]
-    paired = bool(common) and (len(common) > 1 or len(row.seeds) == 1)
-    mine, theirs = (one.table(figure, common if paired else None) for one in (row, other))
+    seeds = common if len(common) > 1 else None
+    mine, theirs = row.table(figure, seeds), other.table(figure, seeds)
     if mine is None or theirs is None:
         return None
-    table = mine - (theirs if paired else theirs.mean(axis=0, keepdims=True))
+    if len(mine) < len(theirs):
+        mine = mine.mean(axis=0, keepdims=True)
+    elif len(mine) > len(theirs):
+        theirs = theirs.mean(axis=0, keepdims=True)
+    table = mine - theirs
     return averaged(table.mean(axis=1).tolist(), table)
 
 
@@ -127,8 +134,7 @@ def figures_of(study: Study, row: SeededRow, every: Sequence[SeededRow]) -> dict
         found[name] = averaged(values, row.table(name) if name in OVER_IMAGES else None)
     for reference in references(study, row.labels[ROW]):
         axis, _, label = reference.partition("=")
-        labels = row.labels | {axis: label}
-        other = _reference(every, labels if axis != ROW else {ROW: label} | row.labels | {ROW: label})
+        other = _reference(every, row.labels | {axis: label})
         for name in OVER_IMAGES:
             apart = None if other is None or other is row else difference(row, other, name)
             if apart is not None:

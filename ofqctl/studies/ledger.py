@@ -1,6 +1,7 @@
 """What was run in a study's folder, and what of it counts now."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Ledger:
         self._before: dict[str, list[Kept]] = {}
         for kept in folder.kept():
             self._before.setdefault(kept.record.loose, []).append(kept)
+        self._failed = [kept for same in self._before.values() for kept in same if kept.record.state == "failed"]
 
     def place(self, step: Step) -> Path:
         """The folder of a step that is run now."""
@@ -74,26 +76,24 @@ class Ledger:
 
     def newest(self, step: Step) -> Kept | None:
         """The step as it would be run now, or else as it was run last, whatever data and code were."""
-        exact = self.exact(step)
-        if exact is not None and exact.record.state == "done":
-            return exact
-        return next(reversed(self.others(step)), exact)
+        return self.exact(step) or next(reversed(self.others(step)), None)
+
+    def failed_before(self, kept: Kept) -> bool:
+        """Whether a step had failed when this ledger was opened, and was not run since."""
+        return kept in self._failed
 
     def check_data(self, rows: Iterable[Row]) -> None:
         """Check that rows that were measured before were measured on the data that there is now.
+
+        Args:
+            rows: All rows of the study, since a report has all of them.
 
         Raises:
             StudyError: They were not, and that is not allowed.
         """
         if self.rules.mix_data:
             return
-        changed: dict[tuple[str, str, str], int] = {}
-        for row in rows:
-            if self.exact(row.step) is not None:
-                continue
-            now_data = self.identities.of(row.step).data
-            for name, digest in _differing(self.others(row.step)[-1:], now_data):
-                changed[name, digest, now_data[name]] = changed.get((name, digest, now_data[name]), 0) + 1
+        changed = Counter(change for row in rows for change in self._changes(row))
         for (name, before, there), count in changed.items():
             rows_were = "1 row was" if count == 1 else f"{count} rows were"
             raise StudyError(
@@ -101,9 +101,13 @@ class Ledger:
                 hint="--mix-data keeps those rows as they are and goes on; --output names a folder for a new start",
             )
 
-
-def _differing(kept: Iterable[Kept], data: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for one in kept:
-        for name, digest in one.record.data.items():
-            if name in data and data[name] != digest:
-                yield name, digest
+    def _changes(self, row: Row) -> set[tuple[str, str, str]]:
+        """Data that a row was measured on: name, digest then, and the digest now, which differs."""
+        changed = set()
+        for step in {row.step, *row.measured.values()}:
+            data = self.identities.of(step).data
+            kept = self.newest(step)
+            for name, digest in () if kept is None else kept.record.data.items():
+                if data.get(name, digest) != digest:
+                    changed.add((name, digest, data[name]))
+        return changed

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ofqctl.documents import short
 from ofqctl.errors import StudyError, did_you_mean
 from ofqctl.results.study import FigureKind
 from ofqctl.studies.definition import FigureDefinition
@@ -35,6 +36,9 @@ _BY_BATCH = {
     "speed": FigureKind(title="speed, {}", unit="x", better="higher"),
     "ms": FigureKind(title="a pass of {}", unit="ms", digits=1, better="lower"),
 }
+
+
+FIGURES = (*_KINDS, *(f"{name}_N" for name in _BY_BATCH))  # their names, N for a number of images
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,32 @@ def own_figures(document: Document, figures: Mapping[str, FigureDefinition]) -> 
     Raises:
         StudyError: What a path leads to is no number.
     """
-    found = dict(document.get("figures") or {})
+    found: dict[str, float | None] = {**printed_figures(document)}
     for name, figure in figures.items():
         value = _at(document, figure.path)
-        if value is not None and not isinstance(value, int | float):
-            raise StudyError(f"figures.{name}: {figure.path} is no number")
+        if value is not None and not _is_number(value):
+            raise StudyError(f"figures.{name}: {figure.path} is no number, seen {short(value)}")
         found[name] = value
     return _there(found)
+
+
+def printed_figures(document: Document) -> Figures:
+    """Figures that a script prints; those that are null, or not finite, are left out.
+
+    Raises:
+        StudyError: They are no numbers by name.
+    """
+    values = document.get("figures") or {}
+    if not isinstance(values, dict):
+        raise StudyError(f"figures: numbers by name are expected, seen {short(values)}")
+    for name, value in values.items():
+        if value is not None and not _is_number(value):
+            raise StudyError(f"figures.{name}: a number is expected, seen {short(value)}")
+    return _there(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _at(document: Any, path: str) -> Any:

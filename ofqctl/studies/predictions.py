@@ -14,7 +14,7 @@ _COLUMNS = {"top1": ("right", 100.0), "loss": ("loss", 1.0)}  # of a figure, and
 
 @dataclass(frozen=True)
 class Predictions:
-    """Images, and for each figure that is a mean over them its value for each, (images,)."""
+    """Images, and for each figure that is a mean over them its value for each, (images,), if all are finite."""
 
     images: tuple[str, ...]
     values: dict[str, NDArray[np.float64]]
@@ -36,6 +36,7 @@ def read_predictions(path: Path) -> Predictions | None:
             for figure, (column, factor) in _COLUMNS.items()
             if rows and column in rows[0]
         }
-        return Predictions(tuple(row["image"] for row in rows), values)
+        finite = {figure: column for figure, column in values.items() if np.isfinite(column).all()}
+        return Predictions(tuple(row["image"] for row in rows), finite)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error

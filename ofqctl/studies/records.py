@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from ofqctl.documents import checked, parse_json, read_text
-from ofqctl.errors import OfqctlError, StudyError
+from ofqctl.documents import checked, parse_json, read_text, short
+from ofqctl.errors import ArtifactError, OfqctlError, StudyError
 from ofqctl.files import is_empty, only_one, replaced_file
 from ofqctl.registry import Frozen
 from ofqctl.results.failure import Failure
@@ -81,10 +81,17 @@ class Kept:
     folder: Path
     record: Record
 
-    def document(self) -> Any:
-        """What its command printed."""
+    def document(self) -> dict[str, Any]:
+        """What its command printed.
+
+        Raises:
+            ArtifactError: It is damaged.
+        """
         path = self.folder / DOCUMENT
-        return parse_json(read_text(path), str(path))
+        values = parse_json(read_text(path), str(path))
+        if not isinstance(values, dict):
+            raise ArtifactError(f"{path}: is no object of JSON, seen {short(values)}")
+        return values
 
 
 class Opened(_Kept):

@@ -1,18 +1,19 @@
 """The report of a study, from what was run of it."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from ofqctl.errors import StudyError, did_you_mean
 from ofqctl.packages import version_of
 from ofqctl.results.study import FailedRow, FigureKind, Provenance, StudyReport
 from ofqctl.studies.comparing import checked_claim
 from ofqctl.studies.definition import Study
-from ofqctl.studies.figures import as_result, figures_of, measured_row, seeded
+from ofqctl.studies.figures import as_result, figures_of, measured_row, references, seeded
 from ofqctl.studies.ledger import Ledger
-from ofqctl.studies.measures import kind_of
+from ofqctl.studies.measures import FIGURES, PAIRED, kind_of
 from ofqctl.studies.records import Record
 from ofqctl.studies.rows import Row
-from ofqctl.studies.tables import plot_of, table_of
+from ofqctl.studies.tables import placed_rows, plot_of, table_of
 
 
 def report(study: Study, rows: Sequence[Row], ledger: Ledger) -> StudyReport:
@@ -26,14 +27,7 @@ def report(study: Study, rows: Sequence[Row], ledger: Ledger) -> StudyReport:
     figures = {group.name: figures_of(study, group, groups) for group in groups}
     known = {name for every in figures.values() for name in every}
     kinds = {name: found for name in sorted(known) if (found := kind_of(name, study.figures)) is not None}
-
-    def kind(name: str) -> FigureKind:
-        found = kinds.get(name) or kind_of(name, study.figures)
-        if found is None:
-            hint = did_you_mean(name, kinds) or f"there are {', '.join(kinds)}"
-            raise StudyError(f"study '{study.name}': no figure is called '{name}'", hint=hint)
-        return found
-
+    kind = partial(_kind, study)
     tables = tuple(table_of(table, groups, figures, kind) for table in study.tables)
     plots = tuple(plot_of(plot, groups, figures, kind) for plot in study.plots)
     records = [record for one in measured if one is not None for record in one.records]
@@ -50,6 +44,35 @@ def report(study: Study, rows: Sequence[Row], ledger: Ledger) -> StudyReport:
         provenance=_provenance(records),
         notes=tuple(_notes(records)),
     )
+
+
+def check(study: Study, rows: Sequence[Row]) -> None:
+    """Check what can be known of a report before anything runs: the figures that it names, and the cells of its tables.
+
+    Raises:
+        StudyError: There is no such figure or reference, or several rows fall on one cell.
+    """
+    compared = {text.partition("=")[2] for name in study.rows for text in references(study, name)}
+    named = [figure for table in study.tables for figure in table.figures]
+    named += [figure for plot in study.plots for figure in (plot.x, plot.y)]
+    for name in (*named, *(claim.figure for claim in study.claims)):
+        _kind(study, name)
+        other = name.partition(" vs ")[2]
+        if other and name not in study.figures and other not in compared:
+            hint = f"`measure.{PAIRED}` names what is compared: {', '.join(sorted(compared)) or 'nothing yet'}"
+            raise StudyError(f"study '{study.name}': figure '{name}': nothing is compared with '{other}'", hint=hint)
+    groups = seeded(rows, [None] * len(rows))
+    for table in study.tables:
+        placed_rows(table, groups)
+
+
+def _kind(study: Study, name: str) -> FigureKind:
+    found = kind_of(name, study.figures)
+    if found is None:
+        known = (*FIGURES, *study.figures)
+        hint = did_you_mean(name, known) or f"there are {', '.join(known)}, and those that `figures:` says"
+        raise StudyError(f"study '{study.name}': no figure is called '{name}'", hint=hint)
+    return found
 
 
 def _absent(row: Row, ledger: Ledger) -> FailedRow:

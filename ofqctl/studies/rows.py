@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from ofqctl.errors import StudyError
 from ofqctl.studies.definition import ROW, SEED, RowDefinition, Study, Where
 from ofqctl.studies.measures import PAIRED, measuring
 from ofqctl.studies.steps import Reader, Step
+
+_MOST_POINTS = 100_000  # of its matrix, ahead of what is excluded
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,12 @@ def rows_of(study: Study) -> list[Row]:
     """All rows of a study, in order.
 
     Raises:
-        StudyError: There are none, or a text of the study is no command.
+        StudyError: There are none, too many to list, or a text of the study is no command.
     """
+    points = sum(prod(map(len, study.axes_of(defined).values())) for defined in study.rows.values())
+    if points > _MOST_POINTS:
+        hint = "fewer labels, or a study for each part"
+        raise StudyError(f"study '{study.name}': {points} points; a study has at most {_MOST_POINTS}", hint=hint)
     rows = [row for name, defined in study.rows.items() for row in _expanded(study, name, defined)]
     if not rows:
         raise StudyError(

@@ -9,18 +9,22 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ofqctl.documents import parse_json, read_text
-from ofqctl.errors import OfqctlError
+from ofqctl.errors import OfqctlError, StudyError
 from ofqctl.files import live_file, replaced_file
 from ofqctl.results.failure import Failure
 from ofqctl.studies import provenance
+from ofqctl.studies.measures import printed_figures
 from ofqctl.studies.records import DOCUMENT, LOG, Record, write_record
 from ofqctl.studies.steps import PYTHON, Identity
 
 _CUT_OFF = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 _TOLD = 300  # characters of a log's last line
+_TAIL = 2**16  # bytes at the end of a log in which that is looked for
+_NOT_STARTED = 127  # exit code of what could not be started, as a shell has it
 
 
 class CutOffError(Exception):
@@ -31,7 +35,7 @@ def argv_of(words: list[str], launcher: str = "") -> list[str]:
     """The arguments of the process that runs a command with these words."""
     if words[0] == PYTHON:
         return [sys.executable, *words[1:]]
-    started = [sys.executable] if not launcher else shlex.split(launcher)
+    started = [sys.executable, "-P"] if not launcher else shlex.split(launcher)  # what lies beside a study is no module
     if started[0] == "torchrun":
         started = [sys.executable, "-m", "torch.distributed.run", *started[1:]]
     return [*started, "-m", "ofqctl", *words]
@@ -43,6 +47,7 @@ class Processes:
     def __init__(self) -> None:
         self._running: set[int] = set()
         self._ended = False
+        self._lock = Lock()
 
     def run(self, argv: list[str], *, folder: Path, cwd: Path, threads: int | None, lock: int) -> "_Ended":
         """Run a process to its end; stdout becomes the document in ``folder``, and stderr the log.
@@ -62,30 +67,39 @@ class Processes:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         began = time.monotonic()
         with replaced_file(folder / DOCUMENT) as fresh, live_file(folder / LOG) as log, fresh.open("wb") as out:
-            if self._ended:
-                raise CutOffError("was not begun")
-            process = subprocess.Popen(
-                argv, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log, pass_fds=(lock,)
-            )
-            self._running.add(process.pid)
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-            finally:
+            with self._lock:
+                if self._ended:
+                    raise CutOffError("was not begun")
+                try:
+                    process = subprocess.Popen(
+                        argv,
+                        cwd=cwd,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=log,
+                        pass_fds=(lock,),
+                    )
+                except OSError as error:
+                    log.write(f"{argv[0]}: cannot be started: {error.strerror}\n".encode())
+                    return _Ended(_NOT_STARTED, 0.0, 0.0, 0)
+                self._running.add(process.pid)
+            _, status, usage = os.wait4(process.pid, 0)
+            with self._lock:
                 self._running.discard(process.pid)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        code = process.returncode
-        if -code in _CUT_OFF or code - 128 in _CUT_OFF:
-            number = -code if code < 0 else code - 128
-            raise CutOffError(f"ended by {signal.Signals(number).name}")
+            code = process.returncode = os.waitstatus_to_exitcode(status)
+        if -code in _CUT_OFF or code - 128 in _CUT_OFF or (code and self._ended):
+            raise CutOffError(_ending(code))
         unit = 1 if sys.platform == "darwin" else 1024
         return _Ended(code, time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
-    def end(self) -> None:
-        """Ask all of them to end; none begins any more."""
-        self._ended = True
-        for pid in list(self._running):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send all of them a signal; none begins any more."""
+        with self._lock:
+            self._ended = True
+            for pid in self._running:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
 
 class _Ended:
@@ -108,7 +122,7 @@ def recorded(folder: Path, identity: Identity, ended: "_Ended", started: datetim
         seconds=round(ended.seconds, 3),
         cpu_seconds=round(ended.cpu_seconds, 3),
         peak_bytes=ended.peak_bytes,
-        started=started.isoformat(timespec="seconds"),
+        started=started.isoformat(timespec="milliseconds"),
         commit=provenance.commit(),
         machine=provenance.machine(),
         versions=provenance.versions(),
@@ -127,13 +141,23 @@ def _failure(folder: Path, code: int) -> Failure | None:
     """Why a command failed; None if it did not."""
     document = _document(folder)
     if code == 0 and isinstance(document, dict):
+        try:
+            printed_figures(document)
+        except StudyError as error:
+            return Failure(kind="output", message=error.message)
         return None
     said = document.get("error") if isinstance(document, dict) else None
     if isinstance(said, dict):
         return Failure(kind=str(said.get("kind")), message=str(said.get("message")), hint=said.get("hint"))
     if code == 0:
         return Failure(kind="output", message="it printed no JSON document")
-    return Failure(kind="process", message=f"ended with exit code {code}: {_last_line(folder / LOG)}")
+    return Failure(kind="process", message=f"{_ending(code)}: {_last_line(folder / LOG)}")
+
+
+def _ending(code: int) -> str:
+    number = -code if code < 0 else code - 128
+    names = {one.value: one.name for one in signal.Signals}
+    return f"ended by {names[number]}" if number in names else f"ended with exit code {code}"
 
 
 def _document(folder: Path) -> Any:
@@ -143,5 +167,8 @@ def _document(folder: Path) -> Any:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        text = file.read().decode(errors="replace")
+    lines = text.strip().splitlines() or ["it printed nothing"]
     return lines[-1][:_TOLD]

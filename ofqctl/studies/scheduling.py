@@ -1,11 +1,12 @@
 """Which steps of a study run, in which order, and which have been run before."""
 
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock
 
@@ -55,27 +56,36 @@ class Outcome:
     reason: str | None = None
 
 
-@dataclass
+@dataclass(eq=False)
+class Turn:
+    """The turn of a step: whether it must be ``alone``, and how many others ran ``beside`` it at most."""
+
+    alone: bool
+    beside: int = 0
+
+
 class Turns:
     """Steps beside each other, but for those that must be alone."""
 
-    running: int = 0
-    alone: bool = False
-    changed: Condition = field(default_factory=Condition)
+    def __init__(self) -> None:
+        self._running: list[Turn] = []
+        self._changed = Condition()
 
     @contextmanager
-    def taken(self, *, alone: bool) -> Iterator[int]:
-        """Wait for one's turn, and give the number of others that run."""
-        with self.changed:
-            self.changed.wait_for(lambda: not self.alone and (not alone or self.running == 0))
-            self.alone, self.running = alone, self.running + 1
-            beside = self.running - 1
+    def taken(self, *, alone: bool) -> Iterator[Turn]:
+        """Wait for one's turn."""
+        turn = Turn(alone)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running or not (alone or self._running[0].alone))
+            self._running.append(turn)
+            for one in self._running:
+                one.beside = max(one.beside, len(self._running) - 1)
         try:
-            yield beside
+            yield turn
         finally:
-            with self.changed:
-                self.alone, self.running = False, self.running - 1
-                self.changed.notify_all()
+            with self._changed:
+                self._running.remove(turn)
+                self._changed.notify_all()
 
 
 class Scheduler:
@@ -106,7 +116,6 @@ class Scheduler:
         self._until = None if seconds is None else time.monotonic() + seconds
         self._progress, self._processes, self._turns, self._lock = progress, Processes(), Turns(), Lock()
         self._estimates = estimates
-        self._tried: set[Path] = set()
         self._threads = max(1, (cores() or jobs) // jobs) if jobs > 1 else None
         self.outcomes: dict[str, Outcome] = {}
         self._done = 0
@@ -127,6 +136,10 @@ class Scheduler:
             except BaseException:
                 waiting.clear()
                 self._processes.end()
+                try:
+                    wait(workers)
+                finally:  # asked for a second time, or all of them have ended
+                    self._processes.end(signal.SIGKILL)
                 raise
         for worker in workers:
             worker.result()
@@ -169,22 +182,22 @@ class Scheduler:
         """Run a step unless it was run; what is kept of it."""
         place = self._ledger.place(step)
         while True:
-            kept = self._ended(step, place)
+            kept = self._ended(step)
             if kept is not None:
                 return self._checked(row, step, kept)
             self._check_time(row)
             with only_one(place) as lock:
                 if lock is not None:  # another process may just have run it
-                    return self._checked(row, step, self._ended(step, place) or self._run(row, step, place, lock))
+                    return self._checked(row, step, self._ended(step) or self._run(row, step, place, lock))
             if not wait:
                 raise _BusyError
             time.sleep(_POLL)
 
-    def _ended(self, step: Step, place: Path) -> Kept | None:
+    def _ended(self, step: Step) -> Kept | None:
         """What is kept of a step that needs no run: it is done, or has failed and is not to be retried."""
         kept = self._ledger.found(step)
-        again = self._ledger.rules.retry and place not in self._tried
-        return None if kept is None or (kept.record.state == "failed" and again) else kept
+        again = self._ledger.rules.retry and kept is not None and self._ledger.failed_before(kept)
+        return None if again else kept
 
     def _checked(self, row: Row, step: Step, kept: Kept) -> Kept:
         if kept.record.failure is not None:
@@ -192,14 +205,13 @@ class Scheduler:
         return kept
 
     def _run(self, row: Row, step: Step, place: Path, lock: int) -> Kept:
-        self._tried.add(place)
         with self._lock:
             self._progress(f"{row.name}: {step.command}", 0, None)
-        with self._turns.taken(alone=step.alone) as beside:
+        with self._turns.taken(alone=step.alone) as turn:
             started = now()
             argv = argv_of(self._words(step, place), step.launcher)
             ended = self._processes.run(argv, folder=place, cwd=self._cwd, threads=self._threads, lock=lock)
-        return Kept(place, recorded(place, self._ledger.identities.of(step), ended, started, beside))
+        return Kept(place, recorded(place, self._ledger.identities.of(step), ended, started, turn.beside))
 
     def _check_time(self, row: Row) -> None:
         if self._until is None:

@@ -34,8 +34,8 @@ class Looked:
         state: RowState = next((one for one in _WORST if one in states), "done")
         if missing and state == "missing":
             state = "left out"
-        kept = [one for step in row.steps if (one := self._ledger.newest(step)) is not None]
-        failures = [one.record.failure for one in kept if one.record.failure is not None]
+        found = [one for step in row.steps if (one := self._ledger.found(step)) is not None]
+        failures = [one.record.failure for one in found if one.record.failure is not None]
         own = {row.step, *row.measured.values()}
         spent = [one.record.seconds for step in own if (one := self._ledger.newest(step)) is not None]
         place = self._ledger.newest(row.step)
@@ -45,15 +45,17 @@ class Looked:
             failure=failures[0] if failures and state == "failed" else None,
             reason=f"{', '.join(missing)}: not installed" if missing and state == "left out" else None,
             seconds=round(sum(spent), 3) if spent else None,
-            estimate=None if state == "done" else self._estimates.of(row),
+            estimate=None if state in ("done", "failed", "left out") else self._estimates.of(row),
             command=shlex.join([*self._words, "--only", row.name]),
             folder=None if place is None else str(place.folder),
         )
 
     def _state(self, step: Step) -> RowState:
         found = self._ledger.found(step)
-        if found is not None:
-            return "done" if found.record.state == "done" else "failed"
+        if found is not None and found.record.state == "done":
+            return "done"
+        if found is not None and not self._ledger.rules.retry:
+            return "failed"
         place = self._ledger.place(step)
         if place.is_dir():
             with only_one(place) as lock:

@@ -13,6 +13,7 @@ from ofqctl.studies.content import Digests, of_code, of_file, of_recipe
 from ofqctl.studies.definition import OWN_FILES, PLACEHOLDER, Made, Study
 
 PYTHON = "python"
+LOCAL = "local-dir:"  # ahead of a model that is a folder
 RUN, GRAPH, PREDICTIONS = "run", OWN_FILES["output"], OWN_FILES["predictions"]
 _MAKES = {"quantize": RUN, "train": RUN, "import": RUN, "export": GRAPH}
 _SET_HERE = ("--output", "--overwrite", "--resume", "--json", "--quiet", "-q", "--verbose", "-v", "--save-predictions")
@@ -99,6 +100,14 @@ class Step:
         said = (piece.command if isinstance(piece, Step) else _name(piece) for word in self.words for piece in word)
         return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(said)).strip("-.")[:_LONGEST]
 
+    def option(self, name: str) -> str:
+        """The value of an option in its words; empty if it has none."""
+        words = [word[0] if len(word) == 1 and isinstance(word[0], str) else "" for word in self.words]
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word.partition("=")[0] == name:
+                return word.partition("=")[2] or following
+        return ""
+
     def closure(self) -> Iterator["Step"]:
         """The steps that it needs, in order, and itself."""
         for parent in self.parents:
@@ -134,13 +143,13 @@ class Reader:
             needs: Packages that it needs.
             ahead: Words ahead of those of the text.
         """
-        words = self._words(text)
-        for piece in (word[0] for word in words):
-            if isinstance(piece, str) and piece.partition("=")[0] in _SET_HERE:
-                raise StudyError(f"{text}: {piece} is what a study sets itself")
-        made = Step((*ahead, *words), launcher, needs)
+        made = Step((*ahead, *self._words(text)), launcher, needs)
         if not made.words or not isinstance(made.words[0][0], str):
-            raise StudyError(f"{text}: there is no command; such as `evaluate {{float}} --data {{val}}`")
+            hint = "such as `evaluate MODEL --data {val}`, or `python FILE`"
+            raise StudyError(f"command '{text}': begins with no command", hint=hint)
+        for piece in (word[0] for word in made.words if made.command != PYTHON):
+            if isinstance(piece, str) and piece.partition("=")[0] in _SET_HERE:
+                raise StudyError(f"command '{text}': {piece} is what a study sets itself")
         every = tuple(dict.fromkeys((*needs, *(need for parent in made.parents for need in parent.needs))))
         return replace(made, needs=every)
 
@@ -149,16 +158,14 @@ class Reader:
         try:
             words = shlex.split(filled)
         except ValueError as error:
-            raise StudyError(f"{text}: not a command line: {error}") from error
+            raise StudyError(f"command '{text}': no command line: {error}") from error
         return tuple(tuple(self._pieces(word)) or ("",) for word in words)
 
     def _filled(self, found: re.Match[str]) -> str:
         """The text of an axis, or of a model that is not made; other names stay."""
         name = found[1]
-        model = self._study.models.get(name)
-        if isinstance(model, str):
-            return PLACEHOLDER.sub(self._filled, model)
-        return self._texts.get(name, found[0])
+        text = self._texts.get(name, self._study.models.get(name))
+        return PLACEHOLDER.sub(self._filled, text) if isinstance(text, str) else found[0]
 
     def _pieces(self, word: str) -> Iterator[Piece]:
         at = 0
@@ -175,7 +182,10 @@ class Reader:
     def _piece(self, name: str) -> Piece | None:
         model = self._study.models.get(name)
         if isinstance(model, Made):
-            return self.step(model.make)
+            made = self.step(model.make)
+            if made.makes is None:
+                raise StudyError(f"models.{name}: `{made.command}` makes no model")
+            return made
         if name in self._study.data:
             return Data(name)
         return Output(OWN_FILES[name]) if name in OWN_FILES else None
@@ -235,24 +245,27 @@ class Identities:
         return self._digests.of(Path(place))[:_KEY] if Path(place).is_absolute() else place
 
     def _values(self, step: Step, *, loose: bool) -> dict[str, Any]:
-        words = [[self._piece(piece, loose=loose) for piece in word] for word in step.words]
+        script = step.option(PYTHON)
+        words = [[self._piece(piece, script=script, loose=loose) for piece in word] for word in step.words]
         values: dict[str, Any] = {"words": words}
+        if step.launcher:
+            values["launcher"] = step.launcher
         if not loose:
             values["code"] = of_code()
-        for option, word in zip(step.words, step.words[1:], strict=False):
-            if option == ("--recipe",) and len(word) == 1 and isinstance(word[0], str):
-                values["recipe"] = of_recipe(word[0], self._folder)
+        if recipe := step.option("--recipe"):
+            values["recipe"] = of_recipe(recipe, self._folder)
         return values
 
-    def _piece(self, piece: Piece, *, loose: bool) -> Any:
+    def _piece(self, piece: Piece, *, script: str, loose: bool) -> Any:
         if isinstance(piece, Step):
             return {"step": self._values(piece, loose=loose)}
         if isinstance(piece, Data):
             return {"data": piece.name if loose else self.of_data(piece.name)}
         if isinstance(piece, Output):
             return {"output": piece.name}
-        path = self._folder / piece.removeprefix("local-dir:")
-        if not piece.startswith("-") and ("/" in piece or path.suffix):
+        path = self._folder / piece.removeprefix(LOCAL)
+        named = piece.startswith(LOCAL) or piece == script or "/" in piece or path.suffix
+        if named and not piece.startswith("-"):
             if path.is_file():
                 return {"content": of_file(path)}
             if path.is_dir():

@@ -1,6 +1,6 @@
 """Tables and plots of a study's figures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ofqctl.errors import StudyError
 from ofqctl.results.study import Cell, Column, FigureKind, Line, Point, StudyPlot, StudyTable
@@ -25,26 +25,15 @@ def table_of(table: Table, rows: Sequence[SeededRow], figures: Figures, kind_of:
     Raises:
         StudyError: Several rows fall on one cell.
     """
-    chosen = [row for row in rows if is_at(row.labels, table.where)]
-    axis = table.columns
-    across = [""] if axis is None else list(dict.fromkeys(row.labels[axis] for row in chosen if axis in row.labels))
+    placed = placed_rows(table, rows)
+    across = dict.fromkeys(label for _, label in _chosen(table, rows))
     spots = [(label, figure) for figure in table.figures for label in across]
     several = len(table.figures) > 1
-    lines: dict[tuple[str, ...], dict[tuple[str, str], SeededRow]] = {}
-    for row in chosen:
-        if axis is not None and axis not in row.labels:
-            continue
-        down = tuple(row.labels.get(own, "") for own in table.rows)
-        line = lines.setdefault(down, {})
-        for figure in table.figures:
-            spot = ("" if axis is None else row.labels[axis], figure)
-            if spot in line:
-                raise StudyError(
-                    f"table '{table.title}': '{line[spot].name}' and '{row.name}' fall on one cell",
-                    hint="another axis in `rows` or `columns`, or `where`",
-                )
-            line[spot] = row
-    best = _best(lines, spots, figures, kind_of, down=axis is None)
+    lines = {
+        labels: {(label, figure): row for label, row in line.items() for figure in table.figures}
+        for labels, line in placed.items()
+    }
+    best = _best(lines, spots, figures, kind_of, down=table.columns is None)
     titles = [
         Column(
             title=" ".join(filter(None, (label, kind_of(figure).title if several or not label else ""))), figure=figure
@@ -64,6 +53,32 @@ def table_of(table: Table, rows: Sequence[SeededRow], figures: Figures, kind_of:
             for labels, line in lines.items()
         ),
     )
+
+
+def placed_rows(table: Table, rows: Sequence[SeededRow]) -> dict[tuple[str, ...], dict[str, SeededRow]]:
+    """Where the rows of a table are: by the labels of their line, and by that of their column, empty if it has none.
+
+    Raises:
+        StudyError: Several are at one place.
+    """
+    lines: dict[tuple[str, ...], dict[str, SeededRow]] = {}
+    for row, column in _chosen(table, rows):
+        line = lines.setdefault(tuple(row.labels.get(axis, "") for axis in table.rows), {})
+        first = line.setdefault(column, row)
+        if first is not row:
+            raise StudyError(
+                f"table '{table.title}': '{first.name}' and '{row.name}' fall on one cell",
+                hint="another axis in `rows` or `columns`, or `where`",
+            )
+    return lines
+
+
+def _chosen(table: Table, rows: Sequence[SeededRow]) -> Iterator[tuple[SeededRow, str]]:
+    """The rows of a table, and the labels of their columns."""
+    for row in rows:
+        column = "" if table.columns is None else row.labels.get(table.columns)
+        if column is not None and is_at(row.labels, table.where):
+            yield row, column
 
 
 def _cell(row: SeededRow | None, spot: tuple[str, str], figures: Figures, best: bool) -> Cell:
@@ -103,19 +118,16 @@ def _best(
 
 
 def plot_of(plot: Plot, rows: Sequence[SeededRow], figures: Figures, kind_of: KindOf) -> StudyPlot:
-    """A plot, with the front of the points that no other beats in both figures."""
+    """A plot, with the front of the points that no other beats in both figures, if both have a better and a worse."""
+    better = [kind_of(figure).better for figure in (plot.x, plot.y)]
     chosen = [
         (row, figures[row.name][plot.x].mean, figures[row.name][plot.y].mean)
         for row in rows
         if is_at(row.labels, plot.where) and {plot.x, plot.y} <= figures[row.name].keys()
     ]
-    on_front = front(
-        [(x, y) for _, x, y in chosen],
-        x_higher=kind_of(plot.x).better == "higher",
-        y_higher=kind_of(plot.y).better == "higher",
-    )
+    on_front = front([(x, y) for _, x, y in chosen], x_higher=better[0] == "higher", y_higher=better[1] == "higher")
     points = (
-        Point(row=row.name, by=row.labels.get(plot.by, ""), x=x, y=y, front=is_first)
+        Point(row=row.name, by=row.labels.get(plot.by, ""), x=x, y=y, front=is_first and "neither" not in better)
         for (row, x, y), is_first in zip(chosen, on_front, strict=True)
     )
     return StudyPlot(title=plot.title, note=plot.note, x=plot.x, y=plot.y, points=tuple(points))
