@@ -60,8 +60,8 @@ class RowDefinition(Frozen):
     """Rows of one kind: a command for each point of the matrix.
 
     Attributes:
-        command: The command after ``ofqctl``, or ``python FILE ...``; ``{NAME}`` stands for data, a model, or the text
-            of an axis.
+        command: The command after ``ofqctl``, or ``python FILE ...``, which ends with 77 where it cannot run;
+            ``{NAME}`` stands for data, a model, or the text of an axis.
         matrix: Axes of these rows, in place of the study's of the same name.
         measure: What is measured of them; None for what the study says.
         needs: Packages without which these rows are left out.

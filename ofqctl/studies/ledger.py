@@ -41,7 +41,7 @@ class Ledger:
         self._before: dict[str, list[Kept]] = {}
         for kept in folder.kept():
             self._before.setdefault(kept.record.loose, []).append(kept)
-        self._failed = [kept for same in self._before.values() for kept in same if kept.record.state == "failed"]
+        self._failed = [kept for same in self._before.values() for kept in same if kept.record.state != "done"]
 
     def place(self, step: Step) -> Path:
         """The folder of a step that is run now."""
@@ -78,9 +78,9 @@ class Ledger:
         """The step as it would be run now, or else as it was run last, whatever data and code were."""
         return self.exact(step) or next(reversed(self.others(step)), None)
 
-    def failed_before(self, kept: Kept) -> bool:
-        """Whether a step had failed when this ledger was opened, and was not run since."""
-        return kept in self._failed
+    def runs_again(self, kept: Kept) -> bool:
+        """Whether a step that had failed or was left out when this ledger was opened, and was not run since, is run."""
+        return kept in self._failed and (self.rules.retry or kept.record.state == "left out")
 
     def check_data(self, rows: Iterable[Row]) -> None:
         """Check that rows that were measured before were measured on the data that there is now.

@@ -47,7 +47,7 @@ class Record(_Kept):
         data: Digest of each of the data.
         code: Digest of the code.
         state: How it ended.
-        failure: Why it failed.
+        failure: Why it failed, or was left out.
         seconds: Its time.
         cpu_seconds: Its time on the CPU.
         peak_bytes: Largest memory of its process.
@@ -62,7 +62,7 @@ class Record(_Kept):
     loose: str
     data: dict[str, str]
     code: str
-    state: Literal["done", "failed"]
+    state: Literal["done", "failed", "left out"]
     failure: Failure | None = None
     seconds: float
     cpu_seconds: float

@@ -80,6 +80,8 @@ def _absent(row: Row, ledger: Ledger) -> FailedRow:
         kept = ledger.newest(step)
         if kept is not None and kept.record.failure is not None:
             failure = kept.record.failure
+            if kept.record.state == "left out":
+                return FailedRow(row=row.name, failure=None, reason=f"left out: {failure.message}")
             return FailedRow(row=row.name, failure=failure, reason=f"{step.command}: {failure.message}")
     missing = [need for need in row.step.needs if version_of(need) is None]
     reason = f"left out: {', '.join(missing)} not installed" if missing else "not run yet"

@@ -21,6 +21,7 @@ from ofqctl.studies.measures import printed_figures
 from ofqctl.studies.records import DOCUMENT, LOG, Record, write_record
 from ofqctl.studies.steps import PYTHON, Identity
 
+LEFT_OUT = 77  # exit code of a script that cannot run here, as test programs of other projects have it
 _CUT_OFF = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 _TOLD = 300  # characters of a log's last line
 _TAIL = 2**16  # bytes at the end of a log in which that is looked for
@@ -117,7 +118,7 @@ def recorded(folder: Path, identity: Identity, ended: "_Ended", started: datetim
         loose=identity.loose,
         data=dict(identity.data),
         code=identity.code,
-        state="done" if failure is None else "failed",
+        state="done" if failure is None else "left out" if ended.code == LEFT_OUT else "failed",
         failure=failure,
         seconds=round(ended.seconds, 3),
         cpu_seconds=round(ended.cpu_seconds, 3),
@@ -151,6 +152,8 @@ def _failure(folder: Path, code: int) -> Failure | None:
         return Failure(kind=str(said.get("kind")), message=str(said.get("message")), hint=said.get("hint"))
     if code == 0:
         return Failure(kind="output", message="it printed no JSON document")
+    if code == LEFT_OUT:
+        return Failure(kind="process", message=_last_line(folder / LOG))
     return Failure(kind="process", message=f"{_ending(code)}: {_last_line(folder / LOG)}")
 
 

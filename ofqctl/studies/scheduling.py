@@ -44,7 +44,7 @@ class _BusyError(Exception):
 
 
 class _LeftOutError(Exception):
-    """There is no time for a row."""
+    """There is no time for a row, or it cannot run here."""
 
 
 @dataclass
@@ -196,10 +196,11 @@ class Scheduler:
     def _ended(self, step: Step) -> Kept | None:
         """What is kept of a step that needs no run: it is done, or has failed and is not to be retried."""
         kept = self._ledger.found(step)
-        again = self._ledger.rules.retry and kept is not None and self._ledger.failed_before(kept)
-        return None if again else kept
+        return None if kept is None or self._ledger.runs_again(kept) else kept
 
     def _checked(self, row: Row, step: Step, kept: Kept) -> Kept:
+        if kept.record.failure is not None and kept.record.state == "left out":
+            raise _LeftOutError(kept.record.failure.message)
         if kept.record.failure is not None:
             raise RowFailedError(kept.record.failure, "" if step == row.step else step.command)
         return kept

@@ -36,6 +36,7 @@ class Looked:
             state = "left out"
         found = [one for step in row.steps if (one := self._ledger.found(step)) is not None]
         failures = [one.record.failure for one in found if one.record.failure is not None]
+        reasons = [f"{', '.join(missing)}: not installed"] if missing else [failure.message for failure in failures]
         own = {row.step, *row.measured.values()}
         spent = [one.record.seconds for step in own if (one := self._ledger.newest(step)) is not None]
         place = self._ledger.newest(row.step)
@@ -43,7 +44,7 @@ class Looked:
             row=row.name,
             state=state,
             failure=failures[0] if failures and state == "failed" else None,
-            reason=f"{', '.join(missing)}: not installed" if missing and state == "left out" else None,
+            reason=next(iter(reasons), None) if state == "left out" else None,
             seconds=round(sum(spent), 3) if spent else None,
             estimate=None if state in ("done", "failed", "left out") else self._estimates.of(row),
             command=shlex.join([*self._words, "--only", row.name]),
@@ -52,10 +53,8 @@ class Looked:
 
     def _state(self, step: Step) -> RowState:
         found = self._ledger.found(step)
-        if found is not None and found.record.state == "done":
-            return "done"
-        if found is not None and not self._ledger.rules.retry:
-            return "failed"
+        if found is not None and not (found.record.state == "failed" and self._ledger.rules.retry):
+            return found.record.state
         place = self._ledger.place(step)
         if place.is_dir():
             with only_one(place) as lock:
@@ -67,7 +66,7 @@ class Looked:
         return "other data" if others[-1].record.data != dict(self._ledger.identities.of(step).data) else "other code"
 
 
-_WORST: tuple[RowState, ...] = ("failed", "running", "missing", "other data", "other code")
+_WORST: tuple[RowState, ...] = ("failed", "left out", "running", "missing", "other data", "other code")
 
 
 def with_outcome(status: RowStatus, outcome: Outcome) -> RowStatus:

@@ -26,6 +26,9 @@ elif how == "fail":
 elif how == "fail-late":
     time.sleep(float(more[0]))
     sys.exit("it was too much")
+elif how == "cannot":
+    sys.stderr.write("there is no such device\\n")
+    sys.exit(77)
 elif how == "fails-unless" and not os.path.exists(more[0]):
     sys.exit(f"there is no {more[0]}")
 elif how == "print":

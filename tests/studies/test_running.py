@@ -133,6 +133,20 @@ def test_a_missing_package_leaves_a_row_out(bench):
     assert bench.ran == {"b": 1}
 
 
+def test_a_script_that_cannot_run_here_leaves_its_row_out_and_is_asked_again(bench):
+    bench.write(rows={"a": "python work.py a cannot", "b": "python work.py b score"})
+    for _ in range(2):
+        ended = bench.do("run", "--json")
+        assert ended.code == 0
+        assert [(row["state"], row["reason"]) for row in ended.json["rows"]] == [
+            ("left out", "there is no such device"),
+            ("done", None),
+        ]
+    assert bench.ran == {"a": 2, "b": 1}
+    assert bench.states() == {"a": "left out", "b": "done"}
+    assert bench.do("report", "--json").json["failures"][0]["reason"] == "left out: there is no such device"
+
+
 def test_what_cannot_be_started_is_a_failure_of_its_row(bench):
     bench.write(rows={"a": {"command": "doctor", "launcher": "no-such-program --fast"}, "b": "python work.py b score"})
     ended = bench.do("run", "--json")
