@@ -1,6 +1,7 @@
 """What a model said of each image, as `ofqctl evaluate --save-predictions` wrote it."""
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ class Predictions:
     values: dict[str, NDArray[np.float64]]
 
 
+def _within(names: list[str]) -> tuple[str, ...]:
+    """Names of images without the folder that all of them lie in, so that a copy elsewhere has the same images."""
+    ahead = os.path.commonprefix(names)
+    return tuple(name[ahead.rfind("/") + 1 :] for name in names)
+
+
 def read_predictions(path: Path) -> Predictions | None:
     """Read such a file; None if there is none.
 
@@ -37,6 +44,6 @@ def read_predictions(path: Path) -> Predictions | None:
             if rows and column in rows[0]
         }
         finite = {figure: column for figure, column in values.items() if np.isfinite(column).all()}
-        return Predictions(tuple(row["image"] for row in rows), finite)
+        return Predictions(_within([row["image"] for row in rows]), finite)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
