@@ -23,8 +23,8 @@ class Predictions:
 
 def _within(names: list[str]) -> tuple[str, ...]:
     """Names of images without the folder that all of them lie in, so that a copy elsewhere has the same images."""
-    ahead = os.path.commonprefix(names)
-    return tuple(name[ahead.rfind("/") + 1 :] for name in names)
+    ahead = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
+    return tuple(name[len(ahead) :].lstrip("/") for name in names)
 
 
 def read_predictions(path: Path) -> Predictions | None:

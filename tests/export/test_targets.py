@@ -9,7 +9,7 @@ import torch
 from ofqctl.artifact import load_run
 from ofqctl.errors import ArtifactError, PackageError
 from ofqctl.evaluation import of_run
-from ofqctl.export import look_into, write_graph
+from ofqctl.export import OnnxModel, look_into, write_graph
 from ofqctl.export import openvino as in_openvino
 from ofqctl.export.runtime import open_session
 from ofqctl.jobs.export import ExportRequest, describe, export_onnx
@@ -58,6 +58,12 @@ def test_a_file_for_openvino_may_be_its_ir(run, tmp_path):
         expected = load_run(directory).model(images)
     logits = torch.from_numpy(in_openvino.core().compile_model(tmp_path / "x.xml", "CPU")([images.numpy()])[0])
     assert torch.allclose(logits, expected, atol=2e-2 * float(expected.abs().max()))
+
+
+def test_an_ir_that_repeats_the_digest_of_an_onnx_file_is_read(run, tmp_path):
+    exported(run(*ONE_STEP), tmp_path / "x.onnx", "portable")
+    in_openvino.write_ir((tmp_path / "x.onnx").read_bytes(), tmp_path / "x.xml")
+    assert OnnxModel(tmp_path / "x.xml", runtime="openvino").width == OnnxModel(tmp_path / "x.onnx").width
 
 
 @pytest.mark.parametrize("vnni", [False, True])
