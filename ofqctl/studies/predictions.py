@@ -3,7 +3,7 @@
 import csv
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,9 @@ class Predictions:
 
 def _within(names: list[str]) -> tuple[str, ...]:
     """Names of images without the folder that all of them lie in, so that a copy elsewhere has the same images."""
-    ahead = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
-    return tuple(name[len(ahead) :].lstrip("/") for name in names)
+    folders = [str(PurePosixPath(name).parent) for name in names]
+    ahead = os.path.commonpath(folders) if folders else ""
+    return tuple(name.removeprefix(ahead).lstrip("/") for name in names)
 
 
 def read_predictions(path: Path) -> Predictions | None:

@@ -215,7 +215,6 @@ def test_losses_that_are_no_numbers_are_no_figures(done):
     (path,) = done.output.glob("steps/*/predictions.csv")
     path.write_text("image,right,loss\na,1,nan\nb,0,inf\n")
     assert read_predictions(path).values.keys() == {"top1"}
-
     assert done.do("report", "--json").json["rows"][0]["figures"]["top1"]["mean"] == 50.0
 
 
@@ -229,8 +228,5 @@ def test_images_of_a_copy_elsewhere_are_the_same(tmp_path):
     for name in ("here", "there"):
         rows = "".join(f"/data/{name}/{image},1,0.5\n" for image in ("a/1.png", "b/1.png"))
         (tmp_path / name).write_text(f"image,right,loss\n{rows}")
-    assert (
-        read_predictions(tmp_path / "here").images
-        == read_predictions(tmp_path / "there").images
-        == ("a/1.png", "b/1.png")
-    )
+    here, there = (read_predictions(tmp_path / name) for name in ("here", "there"))
+    assert here.images == there.images == ("a/1.png", "b/1.png")
