@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-gpu test-runtimes fuzz lint docs format clean
+DATA ?= ../shared/data
+HOURS ?= 2
+
+.PHONY: demo test test-slow test-gpu test-runtimes fuzz lint docs results format clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +28,8 @@ demo: $(INSTALLED)
 		--output runs/demo/vit-tiny-w8a8 --overwrite
 	$(BIN)/ofqctl export runs/demo/vit-tiny-w8a8 --onnx --verify-images 8 --overwrite
 	$(BIN)/ofqctl bench infer runs/demo/vit-tiny-w8a8/model.onnx --against float --batch-size 1,8 --runs 10
+	$(BIN)/ofqctl study run smoke --output runs/demo/smoke
+	$(BIN)/ofqctl study report runs/demo/smoke --html runs/demo/smoke.html
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -49,12 +54,17 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_cli.py --check
 	$(BIN)/python docs/generate_schemas.py --check
+	$(BIN)/python docs/generate_results.py --check
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_schemas.py
+	$(BIN)/python docs/generate_results.py
+
+results: $(INSTALLED)
+	$(BIN)/python docs/measure_results.py --data $(DATA) --hours $(HOURS)
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --quiet

@@ -1,4 +1,4 @@
-"""The device to compute on, how many threads compute, what the CPU can do, how it treats numbers and memory."""
+"""The device to compute on, how many threads compute, how the CPU treats numbers and memory."""
 
 import ctypes
 import os
@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -30,17 +29,6 @@ def pick_device(name: DeviceName) -> torch.device:
         there = ", ".join(device for device, is_there in present.items() if is_there)
         raise DeviceError(f"--device {name}: not present on this machine; present: {there}", hint="--device auto")
     return torch.device(name)
-
-
-_VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
-_CPU = Path("/proc/cpuinfo")
-
-
-def has_vnni() -> bool:
-    """Whether this CPU multiplies bytes without saturating; no for an x86 CPU that Linux does not describe."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    return _CPU.is_file() and not _VNNI.isdisjoint(_CPU.read_text(errors="replace").split())
 
 
 _WORTH_THREADS = 500_000  # values of a model; below, threads wait for each other longer than they compute

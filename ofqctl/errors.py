@@ -28,6 +28,10 @@ class RecipeError(OfqctlError):
     """A recipe, or an option that changes one, asks for something that cannot be done."""
 
 
+class StudyError(OfqctlError):
+    """A study asks for something that cannot be done, or its folder holds something else."""
+
+
 class DataError(OfqctlError):
     """Images or labels are missing, unreadable or do not fit the model."""
 

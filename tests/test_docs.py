@@ -7,10 +7,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from typer.main import get_command
 
-from ofqctl.cli.app import app
-from ofqctl.cli.arguments import spread
+from ofqctl.cli.app import parsed
 from ofqctl.recipe.catalogue import names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,23 +25,12 @@ def commands_of(text):
             yield re.split(r"\s[|>#&;]|; ", found[1])[0]
 
 
-def understood(words):
-    """Parse the words after the program's name as the program does; nothing is run."""
-    command, left = get_command(app), spread(words)
-    context = None
-    while True:
-        context = command.make_context(command.name, list(left), parent=context)
-        if not hasattr(command, "commands"):
-            return context
-        _, command, left = command.resolve_command(context, context._protected_args + context.args)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_of_a_page_parses(page):
     for line in commands_of(page.read_text()):
         words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)[1:]]
         try:
-            context = understood(words)
+            context = parsed(words)
         except Exception as error:
             raise AssertionError(f"{page.name}: {line}: {error}") from error
         recipe = context.params.get("recipe")
@@ -59,7 +46,7 @@ def test_commands_are_found_in_the_pages():
 
 def test_a_command_that_the_program_lacks_is_told():
     with pytest.raises(Exception, match="No such option"):
-        understood(["quantize", "deit_small", "--bits", "4"])
+        parsed(["quantize", "deit_small", "--bits", "4"])
 
 
 def test_the_plot_of_the_readme_shows_the_figures_of_the_documentation():

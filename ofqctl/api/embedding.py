@@ -7,7 +7,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ofqctl.api.images import batches_and_labels
+from ofqctl.api.images import batches_and_labels, check_have_names
 from ofqctl.api.module import subject_of
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
@@ -34,6 +34,7 @@ def evaluate_embeddings(
     device: DeviceName = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    save_predictions: str | Path | None = None,
     progress: Progress = silent,
 ) -> EvaluateEmbeddingsResult: ...
 
@@ -62,6 +63,7 @@ def evaluate_embeddings(
     device: DeviceName = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    save_predictions: str | Path | None = None,
     progress: Progress = silent,
 ) -> EmbeddingFigures:
     """Measure a model without a classifier; a model in memory is copied.
@@ -78,6 +80,8 @@ def evaluate_embeddings(
         device: Device to compute on.
         batch_size: Number of images of a path in one forward pass.
         workers: Number of processes that decode the images of a path.
+        save_predictions: Path of a ``.csv`` or ``.parquet`` file for a row for each image of a path, in the order in
+            which they are read; replaced if it exists.
         progress: Called to report progress.
 
     Returns:
@@ -96,10 +100,12 @@ def evaluate_embeddings(
     if isinstance(data, str | Path):
         among = None if index is None else DataSpec(str(_as_path(index)))
         asked: dict[str, Any] = {"index": among, "against": reference, "tokens": tokens}
+        asked["save_predictions"] = None if save_predictions is None else Path(save_predictions)
         request = EvaluateRequest(subject, DataSpec(str(data)), limit, device, batch_size, workers, **asked)
         result = run(request, progress)
         assert isinstance(result, EvaluateEmbeddingsResult)
         return result
+    check_have_names(save_predictions)
     place = pick_device(device)
     models = {} if reference is None else {"float": reference.model.to(place)}
     models["model"] = subject.model.to(place)

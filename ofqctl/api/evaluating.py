@@ -7,7 +7,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ofqctl.api.images import labelled_batches
+from ofqctl.api.images import check_have_names, labelled_batches
 from ofqctl.api.module import in_evaluation_mode, subject_of
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
@@ -34,6 +34,7 @@ def evaluate(
     device: DeviceName = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    save_predictions: str | Path | None = None,
     progress: Progress = silent,
 ) -> EvaluateResult: ...
 
@@ -53,6 +54,7 @@ def evaluate(
     device: DeviceName = "auto",
     batch_size: int = 64,
     workers: int = 0,
+    save_predictions: str | Path | None = None,
     progress: Progress = silent,
 ) -> Accuracy:
     """Measure top-1, top-5, loss and speed of a model; a model in memory is left as it is.
@@ -67,6 +69,8 @@ def evaluate(
         device: Device to compute on; with pairs, a model in memory stays where it is.
         batch_size: Number of images of a path in one forward pass.
         workers: Number of processes that decode the images of a path.
+        save_predictions: Path of a ``.csv`` or ``.parquet`` file for a row for each image of a path, in the order in
+            which they are read; replaced if it exists.
         progress: Called to report progress.
 
     Returns:
@@ -77,11 +81,18 @@ def evaluate(
     """
     if isinstance(data, str | Path):
         request = EvaluateRequest(
-            _classifier(model, input_size), DataSpec(str(data)), limit, device, batch_size, workers
+            _classifier(model, input_size),
+            DataSpec(str(data)),
+            limit,
+            device,
+            batch_size,
+            workers,
+            save_predictions=None if save_predictions is None else Path(save_predictions),
         )
         result = run(request, progress)
         assert isinstance(result, EvaluateResult)
         return result
+    check_have_names(save_predictions)
     pairs = labelled_batches(data, "data")
     if isinstance(model, nn.Module):
         _check_classes(embeds(model))

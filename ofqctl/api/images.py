@@ -1,6 +1,7 @@
 """Images that a caller gives as tensors."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,18 @@ def batches_and_labels(given: Iterable[Any], what: str) -> Iterator[tuple[Tensor
             yield _pair(element, where)
         else:
             yield _checked(element, element, where, _ONE, None), None
+
+
+def check_have_names(save_predictions: str | Path | None) -> None:
+    """Check that no rows are asked for of images that are given as tensors.
+
+    Raises:
+        DataError: They are.
+    """
+    if save_predictions is not None:
+        raise DataError(
+            f"save_predictions {save_predictions}: images of batches have no names; allowed: with data that is a path"
+        )
 
 
 def _pair(element: Any, where: str) -> tuple[Tensor, Tensor]:

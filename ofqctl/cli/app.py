@@ -28,6 +28,7 @@ from ofqctl.cli import (
     quantize,
     recipe,
     sensitivity,
+    study,
     train,
 )
 from ofqctl.cli.arguments import spread
@@ -72,6 +73,7 @@ command(app, "compare", *compare.EXAMPLES)(compare.compare)
 command(app, "doctor", *doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bench.app, name="bench")
+app.add_typer(study.app, name="study")
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,6 +90,22 @@ def _program(
     ] = False,
 ) -> None:
     pass
+
+
+def parsed(arguments: Sequence[str]) -> Any:
+    """Parse the words after the program's name as the program does, and run nothing; gives typer's context.
+
+    Raises:
+        Exception: They are no command, or not such options; as typer has it.
+    """
+    command: Any = get_command(app)
+    left = spread(arguments)
+    context: Any = None
+    while True:
+        context = command.make_context(command.name, list(left), parent=context)
+        if not hasattr(command, "commands"):
+            return context
+        _, command, left = command.resolve_command(context, context._protected_args + context.args)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

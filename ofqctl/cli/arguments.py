@@ -8,8 +8,9 @@ from typing import Any
 from ofqctl.errors import ArtifactError, ModelError, RecipeError
 
 SEVERAL_VALUES = ("--set", "--model-kwargs")
+OF_STUDIES = ("--data", "--model")  # several values with `ofqctl study`, one elsewhere
 
-_PAIR = re.compile(r"[A-Za-z_][\w.]*=")
+_PAIR = re.compile(r"[A-Za-z_][\w.-]*=")
 _BETWEEN_PAIRS = re.compile(r"(?:\s*,\s*|\s+)(?=[A-Za-z_]\w*=)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb|kib|mib|gib)?", re.IGNORECASE)
 _SIDES = re.compile(r"(-?\d+)(?:x(-?\d+))?")
@@ -21,13 +22,15 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 def spread(arguments: Sequence[str]) -> list[str]:
     """Repeat the flag for each of several ``k=v`` values after it, as the parser expects.
 
-    ``--set a.b=1 c=2`` becomes ``--set a.b=1 --set c=2``; so does ``--model-kwargs``. The values end at the first
-    argument that is not of the form ``k=v``; a file with such a name must be placed before the flag.
+    ``--set a.b=1 c=2`` becomes ``--set a.b=1 --set c=2``; so do ``--model-kwargs``, and ``--data`` and ``--model`` of a
+    study. The values end at the first argument that is not of the form ``k=v``; a file with such a name must be placed
+    before the flag.
 
     Args:
         arguments: Arguments of the command line.
     """
     result: list[str] = []
+    several = SEVERAL_VALUES + (OF_STUDIES if arguments[:1] == ["study"] else ())
     flag, first = None, False
     for position, argument in enumerate(arguments):
         if argument == "--":
@@ -38,7 +41,7 @@ def spread(arguments: Sequence[str]) -> list[str]:
             result.append(flag)
         else:
             name, attached, _ = argument.partition("=")
-            flag = name if name in SEVERAL_VALUES else None
+            flag = name if name in several else None
             first = flag is not None and not attached
         result.append(argument)
     return result

@@ -1,6 +1,7 @@
 """``ofqctl evaluate``."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
@@ -17,6 +18,7 @@ EXAMPLES = (
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4/model.onnx --data imagenet/val",
     "ofqctl evaluate deit_small --data imagenet/val --limit 1000 --workers 4",
     "ofqctl evaluate runs/dinov2-w4a8 --data imagenet/val --index-data imagenet/train --tokens",
+    "ofqctl evaluate runs/deit_small_patch16_224-w4a4 --data imagenet/val --save-predictions w4a4.csv",
     "ofqctl evaluate runs/vit-w4a4/model.safetensors --data hfds/uoft-cs/cifar10 --split test --json",
 )
 
@@ -35,10 +37,20 @@ class _Data:
     )
 
 
+@group("Output")
+class _Output:
+    save_predictions: Path | None = option(
+        "FILE",
+        "Write a row for each image to this .csv or .parquet file: its name, label, what was predicted, "
+        "whether that is right, and the loss or, of embeddings, the cosine with the float model.",
+    )
+
+
 def evaluate(
     model: options.AnyModel,
     *,
     images: _Data,
+    output: _Output,
     embeddings: options.EmbeddingOptions,
     reading: options.StreamedDataOptions,
     subject: options.SubjectOptions,
@@ -63,6 +75,7 @@ def evaluate(
         index=embeddings.index(reading),
         against=images.against,
         tokens=embeddings.tokens,
+        save_predictions=output.save_predictions,
     )
     with printing.sink() as sink:
         sink.show(run(request, sink.progress), _render)
@@ -83,6 +96,8 @@ def _render(result: "EvaluateResult | EvaluateEmbeddingsResult") -> Iterator[Tab
         yield f"turned         {result.turned} images, upright as their EXIF orientation says"
     for skipped in result.skipped:
         yield f"skipped        {skipped.image}: {skipped.reason}"
+    if result.saved_predictions:
+        yield f"predictions    written to {result.saved_predictions}"
 
 
 def _classes(result: "EvaluateResult", title: str) -> Table:

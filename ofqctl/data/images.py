@@ -109,9 +109,7 @@ class ImageData:
         return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if not isinstance(self._records, Sequence):
-            raise TypeError(f"{self.name} is streamed: it has no index")
-        return self.load(self._records[index])
+        return self.load(self.record(index))
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         return map(self.load, self._records)
@@ -131,6 +129,12 @@ class ImageData:
             names = (f"{record.name.removeprefix(self.name)}\0{record.class_name}\n" for record in records)
             digest = blake2b("".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return {"images": self.image_count, "classes": self.labels, "digest": digest}
+
+    def record(self, index: int) -> Record:
+        """One undecoded image."""
+        if not isinstance(self._records, Sequence):
+            raise TypeError(f"{self.name} is streamed: it has no index")
+        return self._records[index]
 
     def stream(self, seed: int | None = None, rank: int = 0, world: int = 1) -> Iterator[Record]:
         """The undecoded images of streamed data, shuffled if there is a ``seed``; only the part of one process."""

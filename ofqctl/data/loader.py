@@ -96,15 +96,20 @@ class ImageLoader:
         return math.ceil(self.image_count / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for _, batch in self.numbered():
+            yield batch.images, batch.labels
+
+    def numbered(self) -> Iterator[tuple[int, LoadedBatch]]:
+        """The batches with the names of their images, and the number of each among those of all processes."""
         decoded = self.turned = 0
-        for batch in self._batches():
+        for number, batch in enumerate(self._batches()):
             if batch.fault is not None:
                 raise batch.fault
             self._skipped.update(batch.skipped)
             self.turned += batch.turned
             decoded += len(batch.labels)
             if len(batch.labels):
-                yield batch.images, batch.labels
+                yield number * self.world + self.rank, batch
         if not decoded and self.world == 1:
             raise none_usable(self.data, self.skipped)
 

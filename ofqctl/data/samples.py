@@ -24,10 +24,11 @@ class Skipped(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A preprocessed image (C, H, W), its label, and whether it was turned as its EXIF orientation says."""
+    """A preprocessed image (C, H, W), its label and name, and whether it was turned as its EXIF orientation says."""
 
     image: Tensor
     label: int
+    name: str
     turned: bool
 
 
@@ -36,10 +37,11 @@ Item = Sample | Skipped | DataError
 
 
 class LoadedBatch(NamedTuple):
-    """One loaded batch: images (B, C, H, W) and labels (B,), without the images that were skipped."""
+    """One loaded batch: images (B, C, H, W), labels (B,) and B names, without the images that were skipped."""
 
     images: Tensor
     labels: Tensor
+    names: list[str]
     skipped: list[Skipped]
     turned: int
     fault: DataError | None
@@ -53,12 +55,9 @@ class Samples(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         try:
-            image, label = self.data[index]
-        except UnusableImageError as error:
-            return Skipped(error.name, error.reason)
+            return _loaded(self.data, self.data.record(index), self.transform)
         except DataError as error:
             return error
-        return Sample(self.transform(image), label, was_turned(image))
 
 
 class StreamedSamples(IterableDataset[Item]):
@@ -91,16 +90,17 @@ class StreamedSamples(IterableDataset[Item]):
         try:
             for number, record in enumerate(records):
                 if number // self.batch_size % (count * self.world) == mine * self.world + self.rank:
-                    yield self._item(record)
+                    yield _loaded(self.data, record, self.transform)
         except DataError as error:
             yield error
 
-    def _item(self, record: Record) -> Item:
-        try:
-            image, label = self.data.load(record)
-        except UnusableImageError as error:
-            return Skipped(error.name, error.reason)
-        return Sample(self.transform(image), label, was_turned(image))
+
+def _loaded(data: ImageData, record: Record, transform: Transform) -> Sample | Skipped:
+    try:
+        image, label = data.load(record)
+    except UnusableImageError as error:
+        return Skipped(error.name, error.reason)
+    return Sample(transform(image), label, record.name, was_turned(image))
 
 
 def forget_inherited_locks() -> None:
@@ -115,7 +115,8 @@ def collate(items: Sequence[Item]) -> LoadedBatch:
     samples = [item for item in items if isinstance(item, Sample)]
     images = torch.stack([sample.image for sample in samples]) if samples else torch.empty(0)
     labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+    names = [sample.name for sample in samples]
     faults = [item for item in items if isinstance(item, DataError)]
     skipped = [item for item in items if isinstance(item, Skipped)]
     turned = sum(sample.turned for sample in samples)
-    return LoadedBatch(images, labels, skipped, turned, next(iter(faults), None))
+    return LoadedBatch(images, labels, names, skipped, turned, next(iter(faults), None))

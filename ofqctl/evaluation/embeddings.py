@@ -88,7 +88,7 @@ def embed(
                 own = found[name]
                 own.timings[0].append((seconds, len(images)))
                 own.rows.append(rows.cpu())
-                own.labels.append(labels)
+                own.labels.append(labels.clone())  # those of a loader process hold a file open
                 if dense is not None:
                     reference = dense if reference is None else reference
                     own.tokens.append(likeness(dense, reference).cpu())
@@ -140,11 +140,14 @@ class Comparison:
 
     Attributes:
         models: Figures by the model's name.
+        rows: What is known of each image by the last model, (images,) each: ``label``, ``predicted`` by the vote of its
+            neighbours and ``right`` (0 or 1), if there are labels; ``cosine`` with the first model, if there are two.
         paired: What lies between the first and the last model; None without labels, or for one model.
         neighbours: How images were found; None without labels, or with less than two images.
     """
 
     models: dict[str, EmbeddingFigures]
+    rows: dict[str, Tensor]
     paired: PairedEmbeddings | None = None
     neighbours: Neighbours | None = None
 
@@ -165,22 +168,25 @@ def compare_embeddings(
         index_name: What these images are called.
     """
     names = list(found)
-    first, hits = found[names[0]], dict[str, Hits]()
+    first, last, hits = found[names[0]], found[names[-1]], dict[str, Hits]()
     if labelled and (index is not None or len(first) > 1):
         for name, own in found.items():
             among = (None, None) if index is None else (index[name].vectors, index[name].answers)
             hits[name] = look_up(own.vectors, own.answers, *among)
-    models = {
-        name: _figures(own, hits.get(name), None if name == names[0] else likeness(own.vectors, first.vectors))
-        for name, own in found.items()
-    }
+    alike = {name: likeness(own.vectors, first.vectors) for name, own in found.items() if name != names[0]}
+    models = {name: _figures(own, hits.get(name), alike.get(name)) for name, own in found.items()}
+    rows = {"label": last.answers} if labelled else {}
+    if hits:
+        rows |= {"predicted": hits[names[-1]].voted, "right": hits[names[-1]].knn.to(torch.int8)}
+    if alike:
+        rows["cosine"] = alike[names[-1]][:, 0]
     if not hits:
-        return Comparison(models)
+        return Comparison(models, rows)
     before, after = hits[names[0]], hits[names[-1]]
     both = PairedEmbeddings(knn=paired(before.knn, after.knn), recall1=paired(before.nearest, after.nearest))
     among_images = len(first) - 1 if index is None else len(index[names[0]])
     neighbours = Neighbours(k=before.neighbours, vote=VOTE, index=index_name, index_images=among_images)
-    return Comparison(models, both if len(names) > 1 else None, neighbours)
+    return Comparison(models, rows, both if len(names) > 1 else None, neighbours)
 
 
 def _figures(own: Embeddings, hits: Hits | None, alike: Tensor | None) -> EmbeddingFigures:

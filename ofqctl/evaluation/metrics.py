@@ -18,33 +18,35 @@ from ofqctl.results.accuracy import Accuracy, Paired
 
 @dataclass
 class Metrics:
-    """Results of one model on labelled images.
+    """Results of one model on labelled images; tensors are of each batch, (B,), on the CPU.
 
     Attributes:
-        images: Number of images.
-        correct1: Number of images whose label was predicted first.
         correct5: Number of images whose label was among the first five predictions.
-        losses: Sum of the cross-entropies of each batch, in nats.
+        labels: Labels of the images, int64.
+        predicted: What was predicted first, int64.
+        losses: Cross-entropy of each image, float32, in nats.
         timings: For each process, seconds and images of each forward pass.
-        hits: For each batch, which images were classified correctly (top-1); bool, (B,), on the CPU.
     """
 
-    images: int = 0
-    correct1: int = 0
     correct5: int = 0
-    losses: list[float] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    predicted: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
     timings: list[list[tuple[float, int]]] = field(default_factory=lambda: [[]])
-    hits: list[Tensor] = field(default_factory=list)
 
     def add(self, logits: Tensor, labels: Tensor, seconds: float) -> None:
         """Add one batch: logits (B, classes), labels (B,)."""
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
-        self.images += len(labels)
-        self.correct1 += int(ranked[:, 0].sum())
-        self.correct5 += int(ranked.any(dim=1).sum())
-        self.losses.append(float(F.cross_entropy(logits.float(), labels, reduction="sum")))
-        self.hits.append(ranked[:, 0].cpu())
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        self.correct5 += int((ranked == labels.unsqueeze(1)).sum())
+        self.labels.append(labels.clone().cpu())  # those of a loader process hold a file open
+        self.predicted.append(ranked[:, 0].clone().cpu())
+        self.losses.append(F.cross_entropy(logits.float(), labels, reduction="none").cpu())
         self.timings[0].append((seconds, len(labels)))
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return sum(map(len, self.labels))
 
     @property
     def images_per_second(self) -> float:
@@ -54,15 +56,25 @@ class Metrics:
     @property
     def right(self) -> Tensor:
         """Which images were classified correctly (top-1), (images,), bool."""
-        return torch.cat(self.hits)
+        return torch.cat(self.predicted) == torch.cat(self.labels)
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """What is known of each image, (images,) each: ``label``, ``predicted``, ``right`` (0 or 1) and ``loss``."""
+        return {
+            "label": torch.cat(self.labels),
+            "predicted": torch.cat(self.predicted),
+            "right": self.right.to(torch.int8),
+            "loss": torch.cat(self.losses),
+        }
 
     @property
     def accuracy(self) -> Accuracy:
         """The figures for a result."""
         return Accuracy(
-            top1=round(100.0 * self.correct1 / self.images, 4),
+            top1=round(100.0 * int(self.right.sum()) / self.images, 4),
             top5=round(100.0 * self.correct5 / self.images, 4),
-            loss=math.fsum(self.losses) / self.images,
+            loss=math.fsum(torch.cat(self.losses).tolist()) / self.images,
             images=self.images,
             images_per_second=round(self.images_per_second, 2),
         )
@@ -81,18 +93,17 @@ def speed(timings: Sequence[Sequence[tuple[float, int]]]) -> float:
 
 
 def merged(shares: Sequence[Metrics]) -> Metrics:
-    """Merge the results of one model on images that several processes shared.
+    """Merge the results of one model on images that several processes shared, in the order of ranks.
 
     Every figure except speed equals that of one process that takes the same batches: counts are integers, and losses
     are added exactly, whatever the order.
     """
     return Metrics(
-        images=sum(share.images for share in shares),
-        correct1=sum(share.correct1 for share in shares),
         correct5=sum(share.correct5 for share in shares),
-        losses=[loss for share in shares for loss in share.losses],
+        labels=[labels for share in shares for labels in share.labels],
+        predicted=[predicted for share in shares for predicted in share.predicted],
+        losses=[losses for share in shares for losses in share.losses],
         timings=[passes for share in shares for passes in share.timings],
-        hits=[hit for share in shares for hit in share.hits],
     )
 
 

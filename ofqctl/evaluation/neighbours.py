@@ -18,14 +18,16 @@ _ROWS = 1024  # queries that are compared with the index at once
 
 @dataclass(frozen=True)
 class Hits:
-    """Which queries were right; bool, (queries,) each.
+    """Which queries were right; bool, (queries,) each, but for ``voted``.
 
     Attributes:
+        voted: Class that the vote of the nearest images was for, int64.
         knn: Whether the vote of the nearest images was for the query's class.
         nearest: Whether the nearest image is of the query's class.
         neighbours: Number of images that voted.
     """
 
+    voted: Tensor
     knn: Tensor
     nearest: Tensor
     neighbours: int
@@ -45,7 +47,7 @@ def look_up(queries: Tensor, labels: Tensor, index: Tensor | None = None, known:
     neighbours = min(NEIGHBOURS, len(among) - alone)
     candidates, unit = F.normalize(among, dim=1), F.normalize(queries, dim=1)
     classes = int(max(labels.max(), answers.max())) + 1
-    knn, nearest = [], []
+    voted, nearest = [], []
     for start in range(0, len(queries), _ROWS):
         part = unit[start : start + _ROWS]
         cosines = part @ candidates.T
@@ -56,7 +58,7 @@ def look_up(queries: Tensor, labels: Tensor, index: Tensor | None = None, known:
         votes = torch.zeros(len(part), classes).scatter_add_(
             1, answers[best.indices], (best.values / TEMPERATURE).exp()
         )
-        wanted = labels[start : start + _ROWS]
-        knn.append(votes.argmax(dim=1) == wanted)
-        nearest.append(answers[best.indices[:, 0]] == wanted)
-    return Hits(torch.cat(knn), torch.cat(nearest), neighbours)
+        voted.append(votes.argmax(dim=1))
+        nearest.append(answers[best.indices[:, 0]])
+    found = torch.cat(voted)
+    return Hits(found, found == labels, torch.cat(nearest) == labels, neighbours)

@@ -1,8 +1,9 @@
 """What people would use instead: the same float model, quantized by other programs."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ def build_peer(name: str, source: Path, folder: Path, images: list[Tensor]) -> t
     return path, seconds
 
 
-def _ort_dynamic(source: Path, target: Path, images: list[Tensor]) -> Path:  # noqa: ARG001
+def ort_dynamic(source: Path, target: Path, images: list[Tensor]) -> Path:  # noqa: ARG001
+    """ONNX Runtime's ``quantize_dynamic``: int8 rows of weights, activations of 8 bits by their range in each pass."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = target.with_suffix(".onnx")
@@ -51,19 +53,31 @@ def _ort_dynamic(source: Path, target: Path, images: list[Tensor]) -> Path:  # n
     return path
 
 
-def _ort_static(source: Path, target: Path, images: list[Tensor]) -> Path:
+def ort_static(source: Path, target: Path, images: list[Tensor], method: str = "Percentile") -> Path:
+    """ONNX Runtime's ``quantize_static``: int8 rows of weights, uint8 activations by ranges of the images.
+
+    Args:
+        source: The float file.
+        target: Path of the result, without a suffix.
+        images: Calibration images, (B, 3, H, W) each.
+        method: Name in ONNX Runtime's ``CalibrationMethod``.
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     path = target.with_suffix(".onnx")
+    prepared = target.with_suffix(".prepared.onnx")
+    quant_pre_process(str(source), str(prepared))
     quantize_static(
-        source,
+        prepared,
         path,
         _Reader(images),
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.Percentile,
+        calibrate_method=CalibrationMethod[method],
         op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        extra_options={"CalibStridedMinMax": 1},  # for any method: otherwise activations of all images are held at once
     )
     return path
 
@@ -71,30 +85,55 @@ def _ort_static(source: Path, target: Path, images: list[Tensor]) -> Path:
 class _Reader:
     """Calibration images, one at a time, as ONNX Runtime's quantizer reads them."""
 
-    def __init__(self, images: Iterable[Tensor]) -> None:
-        self._images: Iterator[Tensor] = (image for batch in images for image in torch.split(batch, 1))
+    def __init__(self, images: list[Tensor]) -> None:
+        self._images = _each(images)
+        self.set_range(0, len(self))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """The images that are read next."""
+        self._left = iter(self._images[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """The next input, or None after the last."""
-        image = next(self._images, None)
-        return None if image is None else {INPUT: image.numpy()}
+        image = next(self._left, None)
+        return None if image is None else {INPUT: image}
 
 
-def _nncf(source: Path, target: Path, images: list[Tensor]) -> Path:
+def nncf(source: Path, target: Path, images: list[Tensor], **settings: Any) -> Path:
+    """NNCF's ``quantize`` for OpenVINO, with what it does for transformers (SmoothQuant among it).
+
+    Args:
+        source: The float file.
+        target: Path of the result, without a suffix.
+        images: Calibration images, (B, 3, H, W) each.
+        **settings: Further arguments of ``nncf.quantize``.
+
+    Raises:
+        PackageError: It is not installed.
+    """
     try:
         import nncf  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise missing("nncf", "--against nncf") from error
-    each = [image.numpy() for batch in images for image in torch.split(batch, 1)]
+    each = _each(images)
     model = nncf.quantize(
         openvino.core().read_model(source),
         nncf.Dataset(each),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(each),
+        **settings,
     )
     path = target.with_suffix(".xml")
     openvino.package().save_model(model, path, compress_to_fp16=False)
     return path
 
 
-PEERS: dict[str, Build] = {"ort-dynamic": _ort_dynamic, "ort-static": _ort_static, "nncf": _nncf}
+def _each(images: list[Tensor]) -> list[NDArray[np.float32]]:
+    """Batches of one image."""
+    return [image.numpy() for batch in images for image in torch.split(batch, 1)]
+
+
+PEERS: dict[str, Build] = {"ort-dynamic": ort_dynamic, "ort-static": ort_static, "nncf": nncf}

@@ -7,13 +7,15 @@ from ofqctl.files.output import (
     TRAINING_STATE,
     WEIGHTS,
     Kind,
+    is_empty,
     is_ours,
+    live_file,
     output_directory,
     output_file,
     replaced_file,
     replaced_files,
 )
-from ofqctl.files.staging import located, sweep
+from ofqctl.files.staging import located, only_one, sweep
 
 __all__ = [
     "NEXT_STATE",
@@ -22,8 +24,11 @@ __all__ = [
     "TRAINING_STATE",
     "WEIGHTS",
     "Kind",
+    "is_empty",
     "is_ours",
+    "live_file",
     "located",
+    "only_one",
     "output_directory",
     "output_file",
     "replaced_file",

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 from zipfile import BadZipFile, ZipFile
 
 from ofqctl.errors import ArtifactError, OfqctlError, write_fault
@@ -46,6 +47,11 @@ def is_ours(directory: Path) -> bool:
         pickled = state.read(next(name for name in state.namelist() if name.endswith("/data.pkl")))
         return all(key in pickled for key in _TRAINED)
     return False
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether nothing of anybody's is in ``directory``; this program's locks, and a new disk's, count for nothing."""
+    return all(path.name in _BESIDES or path.name.startswith(PREFIX) for path in directory.iterdir())
 
 
 @dataclass(frozen=True)
@@ -183,14 +189,24 @@ def replaced_file(path: Path) -> Iterator[Path]:
             _seen[place] = _identity(place)
 
 
+@contextmanager
+def live_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file of this program's own that is read while it is written, such as a log; an earlier one is replaced.
+
+    Raises:
+        ArtifactError: It cannot be written.
+    """
+    with _told(path, path.parent), path.open("wb") as file:
+        yield file
+
+
 def _check_directory(directory: Path, kind: Kind, *, overwrite: bool) -> None:
     """Check that there is no directory, an empty one, or one of this kind that may be replaced."""
     if not os.path.lexists(directory) or not directory.exists():
         return
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: is not a folder", hint=f"{kind.option} names another")
-    names = (path.name for path in directory.iterdir())
-    if all(name in _BESIDES or name.startswith(PREFIX) for name in names) and not is_ours(directory):
+    if is_empty(directory) and not is_ours(directory):
         return
     if not overwrite:
         hint = f"--overwrite replaces it; {kind.option} names another"

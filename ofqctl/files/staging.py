@@ -147,6 +147,25 @@ class Stage:
         shutil.rmtree(self._fresh, ignore_errors=True)
 
 
+@contextmanager
+def only_one(folder: Path) -> Iterator[int | None]:
+    """Lock a folder within the block, and give the handle of the lock; None if another process has it.
+
+    A process that inherits the handle has the lock as long as it lives, whatever becomes of this one. The folder is
+    made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        handle, _ = _locked(folder / f"{PREFIX}one")
+    except BlockingIOError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def sweep(folder: Path) -> None:
     """Complete or remove what killed processes left in ``folder``; what live ones write is left alone."""
     for path in folder.glob(f"{PREFIX}*"):

@@ -290,4 +290,4 @@ def _accuracy(
     for model in subjects.values():
         model.data_config = model.data_config or like.data_config
     loader = open_labelled(request.data, like, batch_size=64, workers=0)
-    return {name: found.top1 for name, found in measure(subjects, loader, alone, progress).items()}
+    return {name: found.accuracy.top1 for name, found in measure(subjects, loader, alone, progress).items()}

@@ -5,14 +5,13 @@ import platform
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import torch
 
 from ofqctl import __version__
 from ofqctl.data.workers import MORE_SHARED_MEMORY, free_shared_memory
-from ofqctl.devices import has_vnni
 from ofqctl.errors import PackageError
+from ofqctl.machine import cores, cpu, has_vnni
 from ofqctl.packages import OPTIONAL, version_of
 from ofqctl.registry import ENTRY_POINTS, load_plugins
 from ofqctl.results.doctor import DoctorResult, Machine, Missing
@@ -32,9 +31,9 @@ def examine() -> DoctorResult:
         },
         machine=Machine(
             system=platform.platform(terse=True),
-            cpu=_cpu(),
+            cpu=cpu(),
             vnni=has_vnni(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            cores=cores(),
             threads=torch.get_num_threads(),
             memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             shared_memory=free_shared_memory(),
@@ -67,13 +66,6 @@ def _findings() -> Iterator[tuple[str, str, str | None]]:
     if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
         means = "OMP_WAIT_POLICY=ACTIVE: training is many times slower beside another process"
         yield "threads that sleep while they wait", means, "unset OMP_WAIT_POLICY"
-
-
-def _cpu() -> str:
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text(errors="replace").splitlines() if about.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _devices() -> list[str]:

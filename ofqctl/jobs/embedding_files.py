@@ -8,8 +8,8 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ofqctl.errors import DataError
 from ofqctl.files import replaced_file
+from ofqctl.jobs.image_rows import check_kind, write_parquet
 
 _KINDS = (".npy", ".safetensors", ".parquet")
 
@@ -22,8 +22,7 @@ def embedding_files(path: Path | None) -> list[Path]:
     """
     if path is None:
         return []
-    if path.suffix not in _KINDS:
-        raise DataError(f"--save-embeddings {path}: unknown kind '{path.suffix}'; allowed: {', '.join(_KINDS)}")
+    check_kind("--save-embeddings", path, _KINDS)
     return [path, path.with_suffix(".json")] if path.suffix == ".npy" else [path]
 
 
@@ -50,13 +49,4 @@ def write_embeddings(path: Path, rows: Tensor, names: Sequence[str]) -> None:
         elif path.suffix == ".safetensors":
             save_file({"embeddings": rows.contiguous()}, fresh, {"images": json.dumps(list(names))})
         else:
-            _write_parquet(fresh, rows, names)
-
-
-def _write_parquet(path: Path, rows: Tensor, names: Sequence[str]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    values = pyarrow.array(rows.numpy().ravel())
-    embeddings = pyarrow.FixedSizeListArray.from_arrays(values, rows.shape[1])
-    parquet.write_table(pyarrow.table({"image": list(names), "embedding": embeddings}), path)
+            write_parquet(fresh, names, {"embedding": rows})

@@ -1,14 +1,18 @@
 """Measure a float model, a run directory or an ONNX file: a classifier on labelled images, embeddings on any."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
 from ofqctl.errors import DataError, ModelError
 from ofqctl.evaluation import Normalization, Subject, float_model_of, open_subject
+from ofqctl.files import output_file
 from ofqctl.jobs.embedding import check_embeds, measure_embeddings, open_embedding_data
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
+from ofqctl.jobs.prediction_files import SavedPredictions, check_predictions
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
 from ofqctl.results.data import MeasuredOn
@@ -32,6 +36,8 @@ class EvaluateRequest:
         index: Images that embeddings are looked up among; None takes the others of ``data``.
         against: The float model that embeddings are compared with, see `float_model_of`; None takes that of the run.
         tokens: Whether patch tokens are compared as well as embeddings.
+        save_predictions: Path of a ``.csv`` or ``.parquet`` file for a row for each image that was measured, in the
+            order in which they are read, or None; replaced if it exists.
     """
 
     model: ModelRequest | Subject
@@ -44,6 +50,7 @@ class EvaluateRequest:
     index: DataSpec | None = None
     against: str | Subject | None = None
     tokens: bool = False
+    save_predictions: Path | None = None
 
 
 def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateResult | EvaluateEmbeddingsResult:
@@ -57,8 +64,23 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateR
     Raises:
         OfqctlError: The model or the data cannot be used, or they do not match.
     """
-    with joined(pick_device(request.device)) as processes:
+    check_predictions(request.save_predictions)
+    with joined(pick_device(request.device)) as processes, _claimed(request, processes):
         return _evaluate(request, processes, progress)
+
+
+def _claimed(request: EvaluateRequest, processes: Processes) -> AbstractContextManager[None]:
+    """Keep others from writing the predictions, in the process that writes them."""
+    output = request.save_predictions
+    if output is None or not processes.first:
+        return nullcontext()
+    read = request.model.paths if isinstance(request.model, ModelRequest) else []
+    read += [Path(request.against)] if isinstance(request.against, str) else []
+    for spec in (request.data, *([request.index] if request.index else [])):
+        read += [Path(spec.path), *([spec.class_map] if spec.class_map else [])]
+        if output.suffix == ".parquet" and output.resolve().is_relative_to(Path(spec.path).resolve()):
+            read.append(output)
+    return output_file(output, sources=read)
 
 
 def _evaluate(
@@ -87,6 +109,7 @@ def _measured(
         "device": str(processes.device),
         "processes": processes.world,
         "batch_size": request.batch_size,
+        "saved_predictions": None if request.save_predictions is None else str(request.save_predictions),
     }
 
 
@@ -105,8 +128,13 @@ def _classes(request: EvaluateRequest, subject: Subject, processes: Processes, p
     """Figures of a classifier."""
     check_embeds(subject, {"--index-data": request.index, "--against": request.against, "--tokens": request.tokens})
     loader = open_labelled(request.data, subject, **_reading(request, processes))
-    figures = measure({"model": subject.model.to(processes.device)}, loader, processes, progress)["model"]
-    return EvaluateResult(**dict(figures), **_measured(request, subject, processes, about_data(loader, subject), []))
+    saved = SavedPredictions(request.save_predictions, loader)
+    models = {"model": subject.model.to(processes.device)}
+    found = measure(models, loader, processes, progress, batches=saved)["model"]
+    saved.write(found.rows, processes)
+    return EvaluateResult(
+        **dict(found.accuracy), **_measured(request, subject, processes, about_data(loader, subject), [])
+    )
 
 
 def _named(reference: Subject) -> str:
@@ -129,7 +157,9 @@ def _embeddings(
         raise ModelError("--tokens: there is no float model to compare patch tokens with", hint="--against MODEL")
     models = {} if reference is None else {"float": reference.model.to(processes.device)}
     models["model"] = subject.model.to(processes.device)
-    found = measure_embeddings(models, data, processes, progress, tokens=request.tokens)
+    saved = SavedPredictions(request.save_predictions, data.queries)
+    found = measure_embeddings(models, data, processes, progress, tokens=request.tokens, queries=saved)
+    saved.write(found.rows, processes)
     return EvaluateEmbeddingsResult(
         **dict(found.models["model"]),
         **_measured(request, subject, processes, data.about(subject), notes),

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ofqctl.data import DataSpec, image_loader, open_data, synthetic_images
-from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError
 from ofqctl.evaluation import Subject, open_subject
 from ofqctl.export import (
@@ -35,6 +34,7 @@ from ofqctl.export import (
 )
 from ofqctl.files import output_file, replaced_file
 from ofqctl.jobs.embedding import check_embeds
+from ofqctl.machine import has_vnni
 from ofqctl.models import ModelRequest
 from ofqctl.models.outputs import giving_tokens
 from ofqctl.progress import Progress, silent

@@ -1,14 +1,13 @@
 """Open labelled images and measure models on them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from ofqctl.data import DataSpec, ImageLoader, image_loader, none_usable, open_data
 from ofqctl.errors import DataError
-from ofqctl.evaluation import Subject, evaluate, merged
+from ofqctl.evaluation import Metrics, Subject, evaluate, merged
 from ofqctl.progress import Progress
-from ofqctl.results.accuracy import Accuracy
 from ofqctl.results.data import Classes, MeasuredOn, Prepared, SkippedImage
 from ofqctl.training import Processes
 
@@ -40,25 +39,37 @@ def open_labelled(
 
 
 def measure(
-    models: Mapping[str, nn.Module], loader: ImageLoader, processes: Processes, progress: Progress
-) -> dict[str, Accuracy]:
+    models: Mapping[str, nn.Module],
+    loader: ImageLoader,
+    processes: Processes,
+    progress: Progress,
+    *,
+    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, Metrics]:
     """Measure models on the same images; every process reads its share.
 
     Args:
         models: Models by name, on the device of ``processes``, in evaluation mode.
         loader: Loader of this process's share.
-        processes: All processes; each calls this and gets the figures of all images.
+        processes: All processes; each calls this and gets the results on all images.
         progress: Called to report the progress of this process's share.
+        batches: The batches of ``loader``, if they are watched as they are read.
 
     Raises:
         DataError: No image can be used.
     """
-    measured = evaluate(models, loader, device=processes.device, total=loader.image_count, progress=progress)
+    measured = evaluate(
+        models,
+        loader if batches is None else batches,
+        device=processes.device,
+        total=loader.image_count,
+        progress=progress,
+    )
     shares = processes.gather((measured, loader.skipped))
     together = {name: merged([metrics[name] for metrics, _ in shares]) for name in models}
     if not all(metrics.images for metrics in together.values()):
         raise none_usable(loader.data, [image for _, skipped in shares for image in skipped])
-    return {name: metrics.accuracy for name, metrics in together.items()}
+    return together
 
 
 def about_data(loader: ImageLoader, subject: Subject) -> MeasuredOn:

@@ -123,7 +123,7 @@ class TrainedRun:
         return row
 
     def _classes(self, model: nn.Module, loader: ImageLoader) -> Row:
-        figures = measure({"model": model}, loader, self.processes, self.progress)["model"]
+        figures = measure({"model": model}, loader, self.processes, self.progress)["model"].accuracy
         return {"val_top1": figures.top1, "val_loss": figures.loss}
 
     def _embeddings(self, model: nn.Module, loader: ImageLoader) -> Row:

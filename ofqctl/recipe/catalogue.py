@@ -8,6 +8,8 @@ from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.recipe.reading import Values, build, change, read_file
 from ofqctl.recipe.schema import Recipe
 
+STUDIES = "studies"  # folder among those of the recipes
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -20,7 +22,8 @@ def folder() -> Path:
 def names() -> list[str]:
     """Names of the shipped recipes, such as ``ptq/mse``."""
     root = folder()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    every = (path.relative_to(root) for path in root.rglob("*.yaml"))
+    return sorted(path.with_suffix("").as_posix() for path in every if path.parts[0] != STUDIES)
 
 
 def overview() -> list[dict[str, Any]]:

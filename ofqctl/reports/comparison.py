@@ -2,16 +2,14 @@
 
 from html import escape
 from pathlib import PurePath
-from typing import NamedTuple
 
 from ofqctl.diagnosis.findings import percent
 from ofqctl.reports import page
+from ofqctl.reports.looks import look_of
 from ofqctl.reports.plots import Dot, Line, curves, dots
 from ofqctl.results.analyze_oscillation import Epoch
 from ofqctl.results.compare import ComparedRun, Comparison
 
-_COLOURS = 8
-_MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
 _CURVES = (
     ("Oscillating weights", "% of the weights", "oscillating", 100.0),
     ("Codes that change", "% of the codes in a step", "flips_per_step", 100.0),
@@ -21,7 +19,7 @@ _CURVES = (
 
 def comparison_page(comparison: Comparison) -> str:
     """The HTML document."""
-    notes = "<br>".join(escape(f"{note[:1].upper()}{note[1:]}.") for note in comparison.notes)
+    notes = "<br>".join(escape(page.sentence(note)) for note in comparison.notes)
     names = _short_names(comparison)
     return page.page("Runs compared", notes, [_table(comparison, names), _plots(comparison, names)])
 
@@ -37,18 +35,8 @@ def _short_names(comparison: Comparison) -> list[str]:
 
 
 def _table(comparison: Comparison, names: list[str]) -> str:
-    columns = [
-        "<run",
-        "bits",
-        "size",
-        "top-1",
-        "oscillating",
-        "changed a step",
-        "training",
-        "seed",
-        "<model",
-        "<recipe",
-    ]
+    columns = ["<run", ">bits", ">size", ">top-1", ">oscillating", ">changed a step", ">training", ">seed"]
+    columns += ["<model", "<recipe"]
     rows = [[name, *_cells(run)] for name, run in zip(names, comparison.runs, strict=True)]
     return page.section("All figures", "Figures from the files of the runs.", page.table(columns, rows))
 
@@ -71,7 +59,7 @@ def _cells(run: ComparedRun) -> list[str]:
 
 def _plots(comparison: Comparison, names: list[str]) -> str:
     """Top-1 against cost, and training over epochs, with a colour for each run."""
-    runs = list(zip(comparison.runs, names, map(_look, range(len(names))), strict=True))
+    runs = list(zip(comparison.runs, names, map(look_of, range(len(names))), strict=True))
     measured = [(run, name, look) for run, name, look in runs if run.top1 is not None]
     sizes = [Dot(run.bytes / 1e6, run.top1 or 0.0, look.colour, look.marker, name) for run, name, look in measured]
     still = [
@@ -98,22 +86,8 @@ def _plots(comparison: Comparison, names: list[str]) -> str:
             plots.append((title, svg, ""))
     if not plots:
         return ""
-    key = page.legend((f"{look.sign} {name}", look.colour, look.dashed) for _, name, look in runs)
+    key = page.legend(page.Key(name, look.colour, look.dashed, look.sign) for _, name, look in runs)
     return page.section("Side by side", "Accuracy against cost, and the course of training.", key, page.cards(plots))
-
-
-class _Look(NamedTuple):
-    """How a run is drawn: no two of the first 40 alike, and of few no two alike to those who see few colours."""
-
-    colour: str
-    dashed: bool
-    marker: str
-    sign: str
-
-
-def _look(number: int) -> _Look:
-    marker, sign = _MARKERS[number % len(_MARKERS)]
-    return _Look(f"c{number % _COLOURS + 1}", number >= _COLOURS, marker, sign)
 
 
 def _padded(rows: tuple[Epoch, ...], key: str, factor: float, length: int) -> list[float]:

@@ -14,7 +14,6 @@ from ofqctl.results.analyze_oscillation import Analysis, Finding, Report
 from ofqctl.results.layers import AnalyzedLayer, Histogram
 
 _TOP = 12  # number of rows of a table
-_QUOTED = re.compile(r"`([^`]+)`")
 _BLOCK = re.compile(r"^(.*?\d+)\.(?!.*\.\d+\.)")  # up to the last number in a name
 
 
@@ -43,13 +42,9 @@ def _lead(analysis: Analysis) -> str:
     lines = [f"<code>{escape(report.path)}</code><br>{escape(', '.join(part for part in about if part))}"]
     if len(analysis.checkpoints) > 1:
         lines.append(f"The last of {len(analysis.checkpoints)} checkpoints.")
-    lines += [f"Unknown: {escape(what)}. {escape(_sentence(why))}" for what, why in report.missing.items()]
-    lines += [escape(_sentence(note)) for note in analysis.notes]
+    lines += [f"Unknown: {escape(what)}. {escape(page.sentence(why))}" for what, why in report.missing.items()]
+    lines += [escape(page.sentence(note)) for note in analysis.notes]
     return "<br>".join(lines)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _tiles(report: Report) -> str:
@@ -67,12 +62,8 @@ def _tiles(report: Report) -> str:
 
 
 def _findings(findings: Iterable[Finding]) -> str:
-    items = []
-    for finding in findings:
-        option = f" <code>{escape(finding.option)}</code>" if finding.option else ""
-        advice = _QUOTED.sub(r"<code>\1</code>", escape(finding.advice))
-        items.append(f"<li><p>{escape(finding.text)}</p><p>{advice}{option}</p></li>")
-    body = f'<ul class="findings">{"".join(items)}</ul>'
+    items = [(one.text, one.advice + (f" `{one.option}`" if one.option else "")) for one in findings]
+    body = page.findings(items)
     return page.section("Findings", "With the recipe options that address them.", body)
 
 
@@ -122,7 +113,7 @@ def _positions(report: Report) -> str:
         near = report.roles[role].within or {}
         caption = f"{percent(near.get('0.005', 0.0))} within 0.005 steps of a threshold."
         svg = histogram(edges, shares, thresholds, x_label="position in grid steps; codes at integers")
-        plots.append((_sentence(ROLE_WORDS[role]).rstrip("."), svg, caption))
+        plots.append((page.sentence(ROLE_WORDS[role]).rstrip("."), svg, caption))
     lead = "Latent weights of all layers of a role, in grid steps; codes change at the dashed lines."
     return page.section("Latent weights and thresholds", lead, page.cards(plots)) if plots else ""
 
@@ -155,8 +146,8 @@ def _worst(report: Report) -> str:
             channels,
         ]
         rows.append([layer.title, *cells])
-    columns = ["<layer", "oscillating", "changed a step", "within 0.005", "clipped", "dead codes", "bits used"]
-    columns += ["grid steps: min – median – max", "worst channels"]
+    columns = ["<layer", ">oscillating", ">changed a step", ">within 0.005", ">clipped", ">dead codes", ">bits used"]
+    columns += [">grid steps: min – median – max", ">worst channels"]
     kept = [0, *(n for n in range(1, len(columns)) if any(row[n] for row in rows))]
     body = page.table([columns[n] for n in kept], [[row[n] for n in kept] for row in rows])
     lead = (

@@ -44,7 +44,7 @@ def training_section(report: Report) -> str:
     lead = "Records of the tracker over the whole training, by role."
     if len(low) < len(history.roles):
         lead += f" Layers of more than {DRAWN_BITS} bits are omitted."
-    key = page.legend((ROLE_WORDS[role], *COLOURS[role]) for role in roles)
+    key = page.legend(page.Key(ROLE_WORDS[role], *COLOURS[role]) for role in roles)
     return page.section("Over training", lead, key, page.cards(plots))
 
 
@@ -55,7 +55,7 @@ def paths_section(report: Report) -> str:
         steps = range(one.first_step, one.first_step + len(one.code))
         title = f"{one.name}, weight {one.index}"
         plots.append((title, path(steps, one.position, one.code, one.thresholds), ""))
-    key = page.legend((("latent weight", "c1", False), ("code", "muted", False), ("threshold", "c2", True)))
+    key = page.legend((page.Key("latent weight", "c1"), page.Key("code", "muted"), page.Key("threshold", "c2", True)))
     lead = "The recorded weights that flipped most: float values and codes."
     return page.section("Single weights", lead, key, page.cards(plots)) if plots else ""
 
@@ -73,7 +73,7 @@ def changes_section(changes: Sequence[Change], report: Report) -> str:
         rows[pair] = {name: (share / (scale or 1.0), percent(share)) for name, share in shares.items()}
     last = sorted(changes[-1].layers, key=lambda layer: -layer.codes_changed)[:_TOP]
     detail = page.table(
-        ["<layer", "codes changed", "mean distance", "step drift: 10 %", "median", "90 %"],
+        ["<layer", ">codes changed", ">mean distance", ">step drift: 10 %", ">median", ">90 %"],
         [
             [la.title, percent(la.codes_changed), f"{la.distance:.2f}"]
             + [f"{100 * value:+.2f} %" for value in la.step_drift.values()]
@@ -120,7 +120,7 @@ def live_section(live: Live | None) -> str:
     ]
     layers = sorted(live.layers, key=lambda layer: -layer.flips_per_step)[:_TOP]
     weights = page.table(
-        ["<layer", "flips a step", "of them back", "gradients keep sign"],
+        ["<layer", ">flips a step", ">of them back", ">gradients keep sign"],
         [
             [
                 la.title,
@@ -133,7 +133,7 @@ def live_section(live: Live | None) -> str:
     )
     activations = sorted(live.activations, key=lambda one: -one.changed)[:_TOP]
     operands = page.table(
-        ["<activation", "bits", "changed a step"],
+        ["<activation", ">bits", ">changed a step"],
         [[f"{one.name}, {one.operand}", str(one.bits), percent(one.changed)] for one in activations],
     )
     lead = f"{len(live.steps)} training steps at learning rate {live.lr:.2g}, batches of {live.batch_size}, phase "

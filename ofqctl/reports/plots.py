@@ -6,8 +6,11 @@ in the page's font.
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ofqctl.reports.placing import places, shortened
+
 WIDTH, HEIGHT = 370, 235  # size of a plot, where text has size 12
-_LONGEST = 22  # characters of a name beside a point
+_WIDE = 440, 310  # that of a wide one
+_LETTER = 5.8  # about the width of a letter beside a point
+_DOT = "dot-"  # ahead of the number of a point in the SVG
 PALETTE = Path(__file__).with_name("palette.css").read_text(encoding="utf-8")
 _NAMES = ("ink", "muted", "line", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 PLACEHOLDERS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_NAMES, 16)}
@@ -30,6 +37,7 @@ def style(colours: Mapping[str, str]) -> dict[str, Any]:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "ofqctl",
+        "text.parse_math": False,
         "font.size": 12,
         "font.family": "sans-serif",
         "axes.labelsize": 12,
@@ -163,7 +171,7 @@ def path(steps: Sequence[int], positions: Sequence[float], codes: Sequence[int],
 def pairs(names: Sequence[str], before: Sequence[float], after: Sequence[float], *, x_label: str) -> str:
     """Two bars for each name; the first one is paler."""
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
-        figure, axes = _new(height=max(HEIGHT, 60 + 30 * len(names)))
+        figure, axes = _new(WIDTH, max(HEIGHT, 60 + 30 * len(names)))
         rows = range(len(names))
         axes.barh([row - 0.19 for row in rows], before, height=0.34, color=PLACEHOLDERS["c1"], alpha=0.45)
         axes.barh([row + 0.19 for row in rows], after, height=0.34, color=PLACEHOLDERS["c1"])
@@ -183,6 +191,7 @@ class Dot:
         colour: Name of a colour of the page.
         marker: Matplotlib's name of the marker.
         name: What stands beside it.
+        title: What a pointer on it shows; its name if that is empty.
     """
 
     x: float
@@ -190,47 +199,53 @@ class Dot:
     colour: str
     marker: str
     name: str
+    title: str = ""
 
 
-def dots(points: Sequence[Dot], *, x_label: str, y_label: str) -> str:
-    """A scatter plot, with a name beside each point."""
+def dots(
+    points: Sequence[Dot], *, x_label: str, y_label: str, line: Sequence[tuple[float, float]] = (), wide: bool = False
+) -> str:
+    """A scatter plot, with a name beside each point that has one.
+
+    Args:
+        points: The points.
+        x_label: Label of the positions.
+        y_label: Label of the values.
+        line: Corners of a line behind the points.
+        wide: Whether the plot is for a wide card.
+    """
     with mpl.rc_context(_STYLE):
-        figure, axes = _new()
-        for dot in points:
-            axes.plot([dot.x], [dot.y], dot.marker, color=PLACEHOLDERS[dot.colour], markersize=8)
+        figure, axes = _new(*_WIDE if wide else (WIDTH, HEIGHT))
+        axes.plot(*zip(*line, strict=True), color=PLACEHOLDERS["muted"], linewidth=1)
+        for number, dot in enumerate(points):
+            colour = PLACEHOLDERS[dot.colour]
+            axes.plot([dot.x], [dot.y], dot.marker, color=colour, markersize=8, gid=f"{_DOT}{number}")
         axes.margins(0.1, 0.15)
         _label(axes, x_label, y_label)
-        _name(figure, axes, points)
-        return _svg(figure)
+        _name(figure, axes, points, line)
+        return _svg(figure, [dot.title or dot.name for dot in points])
 
 
-def _name(figure: Figure, axes: Axes, points: Sequence[Dot]) -> None:
-    """Write the names of points beside them, on the side with room, and below each other where points are close."""
-    figure.draw_without_rendering()
-    at = {dot: axes.transData.transform((dot.x, dot.y)) for dot in points}
-    middle = (axes.bbox.x0 + axes.bbox.x1) / 2
-    taken: list[tuple[bool, float, float]] = []
-    for dot in sorted(points, key=lambda dot: -at[dot][1]):
-        x, y = at[dot]
-        left = bool(x > middle)
-        height = y
-        for side, other_x, other_y in taken:
-            if side == left and abs(other_x - x) < 110 and 0 <= other_y - height < 14:
-                height = other_y - 14
-        taken.append((left, x, height))
-        axes.annotate(
-            _shortened(dot.name),
-            (dot.x, dot.y),
-            xytext=(-8 if left else 8, height - y),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=10.5,
-        )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+def _name(figure: Figure, axes: Axes, points: Sequence[Dot], line: Sequence[tuple[float, float]]) -> None:
+    """Write the names of points beside them."""
+    with _any_letters():
+        figure.draw_without_rendering()
+    names = [shortened(dot.name) for dot in points]
+    on_page = axes.transData.transform
+    at, corners = [tuple(on_page((dot.x, dot.y))) for dot in points], [tuple(on_page(corner)) for corner in line]
+    found = places(at, [_LETTER * len(name) for name in names], corners, axes.bbox)
+    for dot, name, (right, up) in zip(points, names, found, strict=True):
+        if name:
+            axes.annotate(
+                name,
+                (dot.x, dot.y),
+                xytext=(right, up),
+                textcoords="offset points",
+                ha="left" if right > 0 else "right",
+                va="center",
+                fontsize=10.5,
+                arrowprops={"arrowstyle": "-", "color": PLACEHOLDERS["muted"], "linewidth": 0.5} if up else None,
+            )
 
 
 def in_both_styles(svg: str) -> str:
@@ -240,8 +255,8 @@ def in_both_styles(svg: str) -> str:
     return _coloured(text)
 
 
-def _new(height: int = HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+def _new(width: int = WIDTH, height: int = HEIGHT) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
 
@@ -252,18 +267,28 @@ def _label(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_title(y_label, loc="left", fontsize=12, color=PLACEHOLDERS["muted"])
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG element in the colours and the font of the page."""
+def _svg(figure: Figure, titles: Sequence[str] = ()) -> str:
+    """The figure as an SVG element in the colours and the font of the page; its dots have these titles."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with _any_letters():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    text = re.sub(f'<g id="{_DOT}(\\d+)">', lambda at: f"<g><title>{escape(titles[int(at[1])])}</title>", text)
     text = re.sub(r"<g id=\"[^\"]*\">", "<g>", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)  # as written by Matplotlib up to 3.10
     text = re.sub(r"font-family: [^;\"]*;?", "", text)
     return _coloured(text)
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """Letters that Matplotlib's font lacks are no matter: the page's fonts show them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph ", UserWarning)
+        yield
 
 
 def _coloured(text: str) -> str:

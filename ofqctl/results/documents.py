@@ -22,6 +22,7 @@ from ofqctl.results.push import PushResult
 from ofqctl.results.quantize import QuantizeResult
 from ofqctl.results.recipes import RecipeCheckResult, RecipeCopyResult, RecipeListResult, RecipeShowResult
 from ofqctl.results.sensitivity import SensitivityResult
+from ofqctl.results.study import StudyListResult, StudyReport, StudyRunResult, StudyStatus
 from ofqctl.results.train import TrainResult
 
 FAILURE = "failure"
@@ -45,6 +46,10 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], ...]] = {
     "recipe ls": (RecipeListResult,),
     "recipe show": (RecipeShowResult,),
     "sensitivity": (SensitivityResult,),
+    "study ls": (StudyListResult,),
+    "study report": (StudyReport,),
+    "study run": (StudyRunResult,),
+    "study status": (StudyStatus,),
     "train": (TrainResult,),
     FAILURE: (FailureDocument,),
 }

@@ -20,6 +20,7 @@ class Evaluated(MeasuredOn, Document):
         device: Device that it was computed on.
         processes: Number of processes that shared the images.
         batch_size: Number of images in one forward pass.
+        saved_predictions: Path of the file with a row for each image, if it was asked for.
     """
 
     command: Literal["evaluate"] = "evaluate"
@@ -29,6 +30,7 @@ class Evaluated(MeasuredOn, Document):
     device: str
     processes: int
     batch_size: int
+    saved_predictions: str | None
 
 
 class EvaluateResult(Accuracy, Evaluated):

@@ -9,8 +9,8 @@ class Failure(Part):
     """Why a command failed.
 
     Attributes:
-        kind: What is at fault: ``recipe``, ``data``, ``model``, ``artifact``, ``device``, ``process``, ``package`` or
-            ``output``; ``usage`` of the program; a ``bug`` of it; or ``interruption``.
+        kind: What is at fault: ``recipe``, ``study``, ``data``, ``model``, ``artifact``, ``device``, ``process``,
+            ``package`` or ``output``; ``usage`` of the program; a ``bug`` of it; or ``interruption``.
         message: Where it happened, what is wrong, the value found and what is allowed.
         hint: The command or option that fixes it, if there is one.
     """

@@ -200,6 +200,18 @@ def test_a_float_model_of_ones_own_is_exported_and_measured_at_its_size(tmp_path
     assert ofqctl.evaluate(Own(), "digits", input_size=size, limit=8).images == 8
 
 
+def test_rows_of_images_are_saved_for_a_path_and_refused_for_batches(backbone, batches, tmp_path):
+    classes, embeddings = tmp_path / "classes.csv", str(tmp_path / "embeddings.parquet")
+    found = ofqctl.evaluate(Own(), "digits", input_size=(3, 32, 32), limit=8, save_predictions=classes)
+    assert found.saved_predictions == str(classes) and len(classes.read_text().splitlines()) == 9
+    found = ofqctl.evaluate_embeddings(backbone, "digits", limit=8, save_predictions=embeddings)
+    assert found.saved_predictions == embeddings and Path(embeddings).is_file()
+    labelled = [(batches[0], torch.zeros(4, dtype=torch.int64))]
+    for measure, model in ((ofqctl.evaluate, Own()), (ofqctl.evaluate_embeddings, backbone)):
+        with pytest.raises(DataError, match="images of batches have no names"):
+            measure(model, labelled, save_predictions=classes)
+
+
 def test_what_a_model_gives_decides_how_it_is_measured(backbone, batches):
     labelled = [(batches[0], torch.zeros(4, dtype=torch.int64))]
     with pytest.raises(ModelError, match="this model gives embeddings"):

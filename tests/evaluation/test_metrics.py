@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ofqctl.evaluation import Metrics, evaluate, merged, paired
+from ofqctl.evaluation import Metrics, embed, evaluate, merged, paired
 from ofqctl.results.accuracy import Paired
 
 
@@ -29,6 +29,13 @@ def test_a_model_differs_from_itself_by_nothing():
     model = measured([True, False, True, True])
     none = Paired(difference=0.0, standard_error=0.0, gained=0, lost=0)
     assert paired(model.right, model.right) == none
+
+
+@pytest.mark.parametrize("measure", [evaluate, embed])
+def test_what_is_kept_of_a_batch_holds_no_memory_of_loader_processes(tiny_vit, measure):
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4).share_memory_()
+    found = measure({"model": tiny_vit}, [(images, labels)], device=torch.device("cpu"))
+    assert not found["model"].labels[0].is_shared()
 
 
 @pytest.mark.parametrize("processes", [2, 3, 9])

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ofqctl.artifact import load_run
-from ofqctl.devices import has_vnni
 from ofqctl.errors import ArtifactError, PackageError
 from ofqctl.evaluation import of_run
-from ofqctl.export import look_into, write_graph
+from ofqctl.export import OnnxModel, look_into, write_graph
 from ofqctl.export import openvino as in_openvino
 from ofqctl.export.runtime import open_session
 from ofqctl.jobs.export import ExportRequest, describe, export_onnx
+from ofqctl.machine import has_vnni
 from ofqctl.models import ModelRequest
 
 from .conftest import images_of
@@ -60,6 +60,12 @@ def test_a_file_for_openvino_may_be_its_ir(run, tmp_path):
     assert torch.allclose(logits, expected, atol=2e-2 * float(expected.abs().max()))
 
 
+def test_an_ir_that_repeats_the_digest_of_an_onnx_file_is_read(run, tmp_path):
+    exported(run(*ONE_STEP), tmp_path / "x.onnx", "portable")
+    in_openvino.write_ir((tmp_path / "x.onnx").read_bytes(), tmp_path / "x.xml")
+    assert OnnxModel(tmp_path / "x.xml", runtime="openvino").width == OnnxModel(tmp_path / "x.onnx").width
+
+
 @pytest.mark.parametrize("vnni", [False, True])
 def test_what_saturates_on_a_cpu_without_vnni_is_told(run, tmp_path, vnni, monkeypatch):
     monkeypatch.setattr("ofqctl.jobs.export.has_vnni", lambda: vnni)
@@ -75,7 +81,7 @@ def test_what_saturates_on_a_cpu_without_vnni_is_told(run, tmp_path, vnni, monke
 def test_products_are_slowed_down_where_they_may_saturate_alone(run, tmp_path, monkeypatch, flags, exact):
     exported(run(*ONE_STEP), tmp_path / "x.onnx", "onnxruntime")
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    monkeypatch.setattr("ofqctl.devices._CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("ofqctl.machine._CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     options = open_session(tmp_path / "x.onnx", 1).get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == exact
