@@ -10,9 +10,10 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -26,6 +27,7 @@ MODEL += ["img_size=16", "patch_size=8", "embed_dim=16", "depth=1", "num_heads=1
 BITS = ["--recipe", "ptq/minmax", "--set", "calibration.images=2", "weights.bits={}"]
 TRAIN = ["--recipe", "statsq", "--data", "F/images", "--set", "training.batch_size=4", "training.phases.0.epochs=2"]
 TRAIN += ["calibration.images=4", "--checkpoint-every", "2"]
+Results = Mapping[str, Counter[str]]  # how often each result came, by command
 OTHERS = "thesis.txt"  # somebody else's file, which every command leaves alone
 
 
@@ -132,21 +134,28 @@ def asked_for(description: str | None, *, moments: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--moments", type=int, default=moments)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="the moments of one command")
+    parser.add_argument("--only", default="", choices=[command.name for command in COMMANDS], help="one command")
     return parser.parse_args()
 
 
-def faulty(results: Mapping[str, Iterable[str]]) -> bool:
+def faulty(results: Results) -> bool:
     """Whether a result of some command is a fault."""
     return any(key.startswith("FAULT") for counts in results.values() for key in counts)
 
 
-def divided(moments: int, commands: list[Command]) -> list[range]:
-    """The numbers of the moments of each command."""
-    ends = [0]
-    for command in commands:
-        ends.append(ends[-1] + command.share)
-    return [range(moments * low // ends[-1], moments * high // ends[-1]) for low, high in pairwise(ends)]
+def told(results: Results) -> bool:
+    """Print the results of each command; gives whether one is a fault."""
+    for name, counts in results.items():
+        print(f"{name}: {sum(counts.values())} moments, {dict(counts)}")
+    return faulty(results)
+
+
+def divided(moments: int, commands: Sequence[Command], only: str = "") -> Iterator[tuple[Command, range]]:
+    """Commands, or only the one of a name, with the numbers of the moments of each."""
+    chosen = [command for command in commands if only in ("", command.name)]
+    ends = list(accumulate((command.share for command in chosen), initial=0))
+    for command, (low, high) in zip(chosen, pairwise(ends), strict=True):
+        yield command, range(moments * low // ends[-1], moments * high // ends[-1])
 
 
 def names(folder: Path) -> list[str]:

@@ -7,15 +7,17 @@ lie on it as well.
 """
 
 import ctypes
+import json
 import os
 import random
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from pathlib import Path
 
-from .commands import COMMANDS, Command, asked_for, copied, divided, ended, faulty, names, prepare, started
+from .commands import COMMANDS, Command, Results, asked_for, copied, divided, ended, names, prepare, started, told
 
 _SIZE = 16 << 20  # bytes of the disk
 _PAGE = 4096
@@ -76,16 +78,14 @@ def _logged(path: Path) -> None:
     os.dup2(log, 2)
 
 
-def fill(moments: int, seed: int, folder: Path, only: str) -> dict[str, Counter[str]] | None:
+def fill(moments: int, seed: int, folder: Path, only: str) -> Results | None:
     """Fill the disk at so many moments in all; gives the results by command, or None if no disk can be mounted."""
     disk = folder / "disk"
     disk.mkdir(parents=True)
     if not mounted(disk):
         return None
     chosen, found = random.Random(seed), {}
-    for command, numbers in zip(COMMANDS, divided(moments, COMMANDS), strict=True):
-        if only not in ("", command.name):
-            continue
+    for command, numbers in divided(moments, COMMANDS, only):
         own = folder / command.name.replace(" ", "-")
         prepare(command, own)
         found[command.name] = Counter()
@@ -95,18 +95,23 @@ def fill(moments: int, seed: int, folder: Path, only: str) -> dict[str, Counter[
     return found
 
 
-def apart(moments: int, seed: int, folder: Path, only: str = "") -> int:
-    """:func:`fill` in a process of its own, whose mounts nobody else sees; prints its results and gives 0, 1, or 77."""
+def apart(moments: int, seed: int, folder: Path, only: str = "") -> Results | None:
+    """:func:`fill` in a process of its own, whose mounts nobody else sees."""
+    kept = folder / "results.json"
     sys.stdout.flush()
     child = os.fork()
     if child:
-        return ended(child)
+        code = ended(child)
+        if code:
+            raise RuntimeError(f"the process with the full disk ended with {code}")
+        results = json.loads(kept.read_text())
+        return results and {name: Counter(counts) for name, counts in results.items()}
     code = 70
     try:
-        results = fill(moments, seed, folder, only)
-        for name, counts in (results or {}).items():
-            print(f"{name}: {sum(counts.values())} moments, {dict(counts)}", flush=True)
-        code = 77 if results is None else faulty(results)
+        kept.write_text(json.dumps(fill(moments, seed, folder, only)))
+        code = 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -114,7 +119,8 @@ def apart(moments: int, seed: int, folder: Path, only: str = "") -> int:
 if __name__ == "__main__":
     asked = asked_for(__doc__, moments=30)
     with tempfile.TemporaryDirectory() as there:
-        ended_with = apart(asked.moments, asked.seed, Path(there), asked.only)
-    if ended_with == 77:
+        found_there = apart(asked.moments, asked.seed, Path(there), asked.only)
+    if found_there is None:
         print("skipped: a disk can be mounted by root only")
-    sys.exit(ended_with)
+        sys.exit(77)
+    sys.exit(told(found_there))

@@ -16,7 +16,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .commands import COMMANDS, OTHERS, Command, asked_for, copied, divided, ended, faulty, names, prepare, started
+from . import commands
+from .commands import COMMANDS, OTHERS, Command, Results, copied, divided, ended, names, prepare, started
 
 _NEAR = 0.004  # seconds
 
@@ -89,13 +90,10 @@ def kill_once(command: Command, known: Known, folder: Path, moment: float) -> st
         return {0: "old", 1: "new"}.get(known.states.index(state) if state in known.states else 2, "between")
 
 
-def kill(moments: int, seed: int, folder: Path, only: str = "") -> dict[str, Counter[str]]:
-    """Kill quantize, export and train at so many moments in all; gives the results by command."""
+def kill(moments: int, seed: int, folder: Path, only: str = "") -> Results:
+    """Kill quantize, export and train, or only one of them, at so many moments in all; gives the results by command."""
     chosen, found = random.Random(seed), {}
-    commands = [command for command in COMMANDS if command.name != "html"]
-    for command, numbers in zip(commands, divided(moments, commands), strict=True):
-        if only not in ("", command.name):
-            continue
+    for command, numbers in divided(moments, [command for command in COMMANDS if command.name != "html"], only):
         own = folder / command.name.replace(" ", "-")
         known = know(command, own)
         found[command.name] = Counter()
@@ -103,12 +101,11 @@ def kill(moments: int, seed: int, folder: Path, only: str = "") -> dict[str, Cou
             near = chosen.choice(known.flushes) + chosen.uniform(-_NEAR, _NEAR)
             moment = near if number % 2 else chosen.uniform(0, known.seconds)
             found[command.name][kill_once(command, known, own, moment)] += 1
-        print(f"{command.name}: {len(numbers)} moments, {dict(found[command.name])}", flush=True)
     return found
 
 
 if __name__ == "__main__":
-    asked = asked_for(__doc__, moments=100)
+    asked = commands.asked_for(__doc__, moments=100)
     with tempfile.TemporaryDirectory() as place:
         results = kill(asked.moments, asked.seed, Path(place), asked.only)
-    sys.exit(faulty(results))
+    sys.exit(commands.told(results))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .subjects import Ended, Subjects, Try, cleared, copied, figures_of, run
+from .subjects import KINDS, Ended, Subjects, Try, cleared, copied, figures_of, run
 
 LIMIT_SECONDS = 30
 LIMIT_BYTES = 6 * 2**30  # beside what is taken at the start
@@ -44,23 +44,29 @@ class Report:
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def total(self) -> Counter[str]:
+        """How many, by outcome."""
+        return sum(self.outcomes.values(), Counter())
+
     def __str__(self) -> str:
         columns = ("refused", "same", "told", "other", "fault")
         lines = [f"{'damage':<44}" + "".join(f"{column:>9}" for column in columns)]
-        total: Counter[str] = Counter()
+        total = self.total
         for what, found in sorted(self.outcomes.items()):
-            total += found
             lines.append(f"{what:<44}" + "".join(f"{found[column]:>9}" for column in columns))
         lines.append(f"{'all':<44}" + "".join(f"{total[column]:>9}" for column in columns))
         return "\n".join([*lines, f"{sum(total.values())} damages in {self.seconds:.0f} s", *self.faults])
 
 
-def fuzz(count: int, seed: int, *, progress: Callable[[int, Report], None] = lambda _done, _report: None) -> Report:
-    """Draw ``count`` damages and send each through one command."""
+def fuzz(
+    count: int, seed: int, kind: str = "", *, progress: Callable[[int, Report], None] = lambda _done, _report: None
+) -> Report:
+    """Draw ``count`` damages, of all kinds or of one, and send each through one command."""
     report, started = Report(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder, _limited():
         subjects = Subjects(Path(folder) / "subjects")
-        tries, draw = subjects.tries(), random.Random(seed)
+        tries, draw = [one for one in subjects.tries() if kind in ("", one.kind)], random.Random(seed)
         for done in range(count):
             chosen = draw.choice(tries)
             outcome, told = _one(subjects, chosen, random.Random(f"{seed} {done}"), Path(folder) / "damaged")
@@ -150,6 +156,7 @@ def _main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", choices=KINDS, help="damages of one kind")
     asked = parser.parse_args()
 
     told_of = [0]
@@ -165,7 +172,7 @@ def _main() -> int:
                 flush=True,
             )
 
-    report = fuzz(asked.count, asked.seed, progress=progress)
+    report = fuzz(asked.count, asked.seed, asked.only, progress=progress)
     print(report)
     return 1 if report.faults else 0
 

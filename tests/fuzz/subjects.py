@@ -64,6 +64,21 @@ class Try:
     commands: Sequence[Command]
     signed: bool = True
 
+    @property
+    def kind(self) -> str:
+        """Which of the `KINDS` it is of."""
+        name = self.file or self.source.name
+        if self.source.name == "recipe.yaml":
+            return "recipes"
+        if name == "results.json":
+            return "results"
+        if name in ("recipe.yaml", "summary.csv", "oscillation.safetensors"):
+            return "beside"
+        return "sealed" if self.signed else "re-signed"
+
+
+KINDS = ("sealed", "re-signed", "results", "beside", "recipes")
+
 
 class Subjects:
     """Small undamaged files of every kind, and what each command gives for them.
