@@ -4,7 +4,7 @@ Settings: the configurations' defaults, compiled by ``torch.compile`` (docs.pyto
 docstrings of the configurations):
 
 * ``int8-dynamic``: a step for each token, found in the pass, and for each row of weights. ``reduce_range`` as the docs
-  say: on CPUs without VNNI.
+  say: on CPUs without VNNI, where torch has no fast kernel for this product (some 20 times as slow as float).
 * ``int8-weights``: weights alone, a step for each row.
 * ``int4-weights``: weights alone, a step for each 32. ``Int4WeightOnlyConfig`` needs a GPU; what runs on CPUs is
   ``IntxWeightOnlyConfig``, which keeps a byte for each weight.
@@ -33,7 +33,7 @@ _REDUCED = should_reduce_range(torch.device("cpu"))
 
 def _quantized(config: Any, task: Task) -> Made:
     ao.quantize_(task.model, config)
-    return _compiled(task.model, task)
+    return _compiled(task.model, task.model.state_dict(), task)
 
 
 def _exported(task: Task, *, dynamic: bool) -> Made:
@@ -44,17 +44,19 @@ def _exported(task: Task, *, dynamic: bool) -> Made:
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=_REDUCED))
     prepared = prepare_pt2e(graph, quantizer)
     with torch.no_grad():
-        for images in task.images:
+        for images in task.images[:1] if dynamic else task.images:
             prepared(images)
     converted = move_exported_model_to_eval(convert_pt2e(prepared))
     inductor.freezing = True
-    return _compiled(converted, task)
+    used = {node.target for node in converted.graph.nodes}  # the float weights are still there, beside the graph
+    weights = {name: weight for name, weight in converted.state_dict().items() if name in used}
+    return _compiled(converted, weights, task)
 
 
-def _compiled(model: torch.nn.Module, task: Task) -> Made:
+def _compiled(model: torch.nn.Module, weights: dict[str, Any], task: Task) -> Made:
     """The model, compiled for each size of a batch in its first pass, and its weights as torch saves them."""
     file = task.folder / "peer.pt"
-    torch.save(model.state_dict(), file)
+    torch.save(weights, file)
     return Made(in_torch(torch.compile(model, dynamic=False)), [file])
 
 
