@@ -139,7 +139,7 @@ def _claim(report: StudyReport, claim: CheckedClaim) -> str:
     columns = ["<better, by the claim", "<than", f">difference in {kind_of(report, claim.figure).title}", "<verdict"]
     rows = [[pair.first, pair.second, apart(report, claim, pair), pair.verdict] for pair in claim.pairs]
     body = page.table(columns, rows) if rows else "<p>No two rows of it are done.</p>"
-    return page.section(claim.says, f"{claim.paper} Here: {claim.verdict}.", body)
+    return page.section(claim.says, f"{claim.paper.rstrip('.')}. Here: {claim.verdict}.", body)
 
 
 def _absent(report: StudyReport) -> Iterator[str]:

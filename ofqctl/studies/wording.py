@@ -70,8 +70,10 @@ def front(report: StudyReport, plot: StudyPlot) -> str:
 def apart(report: StudyReport, claim: CheckedClaim, pair: ComparedPair) -> str:
     """By how much the first row of a pair is above the second, with the standard error."""
     kind = kind_of(report, claim.figure)
-    difference = number(pair.difference, kind.model_copy(update={"signed": True}))
-    return difference if pair.error is None else f"{difference} ± {number(pair.error, kind, bare=True)}"
+    unit = "points" if kind.unit == "%" else kind.unit
+    difference = f"{pair.difference * kind.scale:+.{kind.digits}f}"
+    error = "" if pair.error is None else f" ± {number(pair.error, kind, bare=True)}"
+    return " ".join(filter(None, (difference + error, unit)))
 
 
 def together(rows: Iterable[FailedRow]) -> Iterator[tuple[FailedRow, str]]:
