@@ -230,7 +230,7 @@ def test_claims_stand_on_the_page_with_their_verdicts(report):
     assert page.texts["h2"].count("a is best") == 2 and "No two rows of it are done." in page.texts["p"]
     assert "Paper. Here: holds." in page.texts["p"] and "a <b>" in page.texts["th"]
     assert "+0.50 ± 0.12 points" in page.texts["td"]
-    assert "| a &lt;b> | b | +0.50 % ± 0.12 | holds |" in claim_markdown(report, claim)
+    assert "| a &lt;b> | b | +0.50 ± 0.12 points | holds |" in claim_markdown(report, claim)
 
 
 def test_a_line_has_a_cell_for_each_column():
