@@ -16,6 +16,7 @@ from ofqctl.files import NEXT_STATE, TRAINING_STATE, located, replaced_file
 from ofqctl.models import read_torch_file
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.former import plan_from_format_1, recipe_from_format_1, with_current_keys
+from ofqctl.results.train import TrainedEpoch
 
 FILE = TRAINING_STATE
 VERSION = 2
@@ -171,6 +172,7 @@ def _typed(values: dict[str, Any], path: Path) -> Checkpoint:
         TypeAdapter(Checkpoint).validate_python(values)
         position = TypeAdapter(Position).validate_python(values["position"])
         meter = TypeAdapter(Meter).validate_python(values["meter"])
+        TypeAdapter(dict[str, list[TrainedEpoch]]).validate_python({"history": values["history"]})
     except (ValidationError, LookupError) as fault:
         raise ArtifactError(f"{path}: {field_fault(fault)}") from fault
     if values["position"].keys() != asdict(Position()).keys():

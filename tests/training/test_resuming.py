@@ -100,6 +100,15 @@ def test_a_count_that_no_training_reaches_is_refused(request_for, part, number):
         train(recorded_request(request.output))
 
 
+@pytest.mark.parametrize(("key", "value"), [("phase", [[]]), ("step", 0.5), ("loss", "low"), ("seconds", [1])])
+def test_a_row_of_the_history_that_no_result_holds_is_refused(request_for, key, value):
+    request = request_for(checkpoint_every=1)
+    with changed_state(request, step=9) as state:
+        state["history"][0][key] = value
+    with pytest.raises(ArtifactError, match=rf"last\.pt: history\.0\.{key}: "):
+        train(recorded_request(request.output))
+
+
 def test_a_name_that_is_not_unicode_ends_no_training(request_for):
     request = request_for(checkpoint_every=1)
     with changed_state(request, step=9) as state:
