@@ -217,7 +217,7 @@ def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bo
     study = with_models(found.study, request.models)
     every = rows_of(study)
     check(study, every)
-    folder = Folder(request.folder or found.folder or RUNS / study.name)
+    folder = Folder((request.folder or found.folder or RUNS / study.name).absolute())  # commands run elsewhere
     folder.check(study)
     before = folder.opened() if folder.is_there() else None
     places = places_of(study, found.cwd, before, request.data)

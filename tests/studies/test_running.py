@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -291,6 +292,19 @@ def test_a_study_moves_with_its_folder_and_may_lie_at_a_path_with_blanks(bench):
     assert bench.ofqctl("study", "status", bench.output, "--json").json["rows"][0]["state"] == "done"
     assert bench.ofqctl("study", "run", bench.output).code == 0
     assert (there / "ran.txt").read_text() == "a\n"
+
+
+@pytest.mark.parametrize("named", [(), ("--output", "out")])
+def test_commands_write_into_the_folder_wherever_they_run(bench, tmp_path, monkeypatch, named):
+    bench.write(rows={"a": "python write.py {predictions}"}, figures=FIGURES)
+    (bench.folder / "write.py").write_text(
+        "import json, sys; open(sys.argv[1], 'w').write('image'); print(json.dumps({'figures': {'score': 1.0}}))"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert bench.ofqctl("study", "run", "../own.yaml", *named).code == 0
+    written = Path(*named[1:] or ("runs", "studies", "own")).glob("steps/*/predictions.csv")
+    assert [path.read_text() for path in written] == ["image"]
 
 
 def test_a_model_at_a_path_with_blanks_is_one_word_and_is_seen_from_the_current_folder(bench, monkeypatch):
