@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ofqctl.reports.markdown import block, plain, row
+from ofqctl.reports.markdown import block, plain, prose, row
 from ofqctl.results.study import StudyReport, StudyTable
 from ofqctl.studies.wording import front, heading, meaning, origin, texts, together
 
@@ -14,11 +14,11 @@ def study_markdown(report: StudyReport) -> str:
 
 def _blocks(report: StudyReport) -> Iterator[str]:
     yield f"# {block(report.study)}"
-    yield block(report.description)
+    yield prose(report.description)
     for table in report.tables:
         yield f"## {block(table.title)}"
         yield "\n".join(_table(report, table))
-        yield block(table.note)
+        yield prose(table.note)
     for plot in report.plots:
         yield plain(front(report, plot))
     yield plain(" ".join(meaning(report, report.tables)))

@@ -278,7 +278,8 @@ def test_odd_names_stand_in_markdown_as_they_are(odd):
     markdown = pytest.importorskip("markdown", reason="the renderer of the documentation is not installed")
     failures = (FailedRow(row=odd, failure=None, reason=odd),)
     rows = [row(odd, 80.0, 5e6, odd), row("W4", 79.0, 3e6, odd), row("W9", 70.0, 6e6, odd)]
-    text = study_markdown(made(*rows, axis=odd, failures=failures, title=odd, note=odd, description=odd))
+    prose = odd.replace("`", "'")  # between backticks it is code
+    text = study_markdown(made(*rows, axis=odd, failures=failures, title=odd, note=prose, description=prose))
     extensions = ["admonition", "attr_list", "tables"]
     html = Html(markdown.markdown(text, extensions=extensions))
     plain = " ".join(odd.split())
@@ -286,7 +287,7 @@ def test_odd_names_stand_in_markdown_as_they_are(odd):
     assert html.texts["th"] == [plain, "top-1, %", "size, MB", "top-1 against float, points"]
     assert html.texts["td"][:2] == [plain, "80.00 ± 0.25"] and len(html.texts["td"]) == 12
     assert html.texts["strong"] == ["80.00 ± 0.25"]
-    assert html.texts["p"][:2] == [plain, plain]
+    assert html.texts["p"][:2] == [" ".join(prose.split())] * 2
     assert html.texts["li"][-1] == f"{plain}: {plain}"
     assert {*html.tags} == {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "strong", "ul", "li"}
 
@@ -305,3 +306,10 @@ def test_letters_that_the_font_of_plots_lacks_stay(name):
 def test_dollars_in_a_plot_are_no_formula():
     svg = dots([Dot(0.0, 0.0, "c1", "o", r"$\frac$")], x_label="$x^$", y_label="$")
     assert r"$\frac$" in svg and "$x^$" in svg
+
+
+def test_what_stands_between_backticks_in_a_note_is_code():
+    text = study_markdown(
+        made(row("W4", 80.0, 5e6), note="With `--jobs 1` alone, 2 * 3 and a single ` there.", description="d")
+    )
+    assert "With `--jobs 1` alone, 2 \\* 3 and a single \\` there." in text
