@@ -62,9 +62,9 @@ def pages() -> dict[Path, str]:
 
 
 def readme(kept: dict[str, StudyReport]) -> str:
-    """The text of README.md, with its table of figures from the study `ptq`."""
+    """The text of README.md, with its table of figures from the study `ptq`, once all rows of that are there."""
     text = README.read_text(encoding="utf-8")
-    if OF_README not in kept:
+    if OF_README not in kept or kept[OF_README].failures:
         return text
     before, _, rest = text.partition(BEGIN)
     return "".join([before, BEGIN, "\n\n", *_figures(kept[OF_README]), "\n", END, rest.partition(END)[2]])
@@ -72,16 +72,16 @@ def readme(kept: dict[str, StudyReport]) -> str:
 
 def _figures(report: StudyReport) -> Iterator[str]:
     """The most accurate recipe at each width, and the fastest file."""
-    yield "| bits | recipe | top-1 | against float, points | time to make | size |\n"
+    yield "| bits | recipe | top-1 | against float, points | CPU time to make | size |\n"
     yield "| --- | --- | ---: | ---: | ---: | ---: |\n"
-    rows = [row for row in report.rows if {"top1", "top1 vs float", "seconds", "bytes"} <= row.figures.keys()]
+    rows = [row for row in report.rows if {"top1", "top1 vs float", "cpu_seconds", "bytes"} <= row.figures.keys()]
     groups: dict[str, list[StudyRow]] = defaultdict(list)
     for row in rows:
         groups[row.labels["bits"]].append(row)
     best = [max(group, key=lambda row: row.figures["top1"].mean) for group in groups.values()]
-    for row in [row for row in rows if row in best or row.labels["row"] == "deploy"]:
+    for row in (row for group in groups.values() for row in group if row in best or row.labels["row"] == "deploy"):
         recipe = re.findall(r"--recipe (\S+)", report.commands[row.labels["row"]])[0]
-        top1, seconds, size = (_shown(report, row, name) for name in ("top1", "seconds", "bytes"))
+        top1, seconds, size = (_shown(report, row, name) for name in ("top1", "cpu_seconds", "bytes"))
         apart = row.figures["top1 vs float"]
         gained = f"{apart.mean:+.2f} ± {apart.error:.2f}"
         yield f"| {row.labels['bits']} | `{recipe}` | {top1} | {gained} | {seconds} | {size} |\n"
