@@ -24,7 +24,7 @@ from ofqctl.studies.content import Digests
 from ofqctl.studies.definition import MOST_ROWS, Study
 from ofqctl.studies.estimates import Estimates
 from ofqctl.studies.ledger import Ledger, Rules
-from ofqctl.studies.places import places_of, with_models
+from ofqctl.studies.places import models_of, places_of
 from ofqctl.studies.records import Folder, Opened
 from ofqctl.studies.reporting import check, report
 from ofqctl.studies.rows import Row, rows_of
@@ -97,6 +97,7 @@ class _Work:
     study: Study
     folder: Folder
     places: dict[str, str]
+    models: dict[str, str]
     cwd: Path
     every: list[Row]
     rows: list[Row]
@@ -142,7 +143,7 @@ def run_study(request: RunStudyRequest, progress: Progress = silent) -> StudyRun
     if request.dry:
         states = [looked.at(row) for row in work.rows]
     else:
-        opened = Opened(study=work.study, places=work.places, cwd=str(work.cwd))
+        opened = Opened(study=work.study, places=work.places, models=work.models, cwd=str(work.cwd))
         work.folder.begin(opened, work.digests.known)
         scheduler = Scheduler(
             work.ledger,
@@ -214,12 +215,13 @@ def study_report(request: ReportRequest) -> StudyReport:
 
 def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bool = False) -> _Work:
     found = catalogue.find(request.study)
-    study = with_models(found.study, request.models)
+    folder = Folder((request.folder or found.folder or RUNS / found.study.name).absolute())  # commands run elsewhere
+    folder.check(found.study)
+    before = folder.opened() if folder.is_there() else None
+    models = models_of(found.study, before, request.models)
+    study = found.study.model_copy(update={"models": found.study.models | models})
     every = rows_of(study)
     check(study, every)
-    folder = Folder((request.folder or found.folder or RUNS / study.name).absolute())  # commands run elsewhere
-    folder.check(study)
-    before = folder.opened() if folder.is_there() else None
     places = places_of(study, found.cwd, before, request.data)
     rows = every if request.only is None else _called(request.only, every)
     if not rows:
@@ -228,7 +230,7 @@ def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bo
     number, count = shard
     digests = Digests(folder.digests())
     ledger = Ledger(folder, Identities(places, found.cwd, digests, lenient=lenient), request.rules)
-    return _Work(study, folder, places, found.cwd, every, rows[number - 1 :: count], digests, ledger)
+    return _Work(study, folder, places, models, found.cwd, every, rows[number - 1 :: count], digests, ledger)
 
 
 def _called(pattern: str, rows: list[Row]) -> list[Row]:

@@ -36,8 +36,8 @@ def places_of(study: Study, folder: Path, before: Opened | None, given: Mapping[
     return places | {name: _place(place, Path.cwd()) for name, place in given.items()}
 
 
-def with_models(study: Study, given: Mapping[str, str]) -> Study:
-    """A study with other models in place of its own.
+def models_of(study: Study, before: Opened | None, given: Mapping[str, str]) -> dict[str, str]:
+    """Models in place of a study's own, as words of a command line: those that are given, or that were before.
 
     Raises:
         StudyError: It has no model of a name that is given, or makes it.
@@ -49,8 +49,8 @@ def with_models(study: Study, given: Mapping[str, str]) -> Study:
             raise StudyError(
                 f"--model {name}: the study has no model of this name that it does not make; it has {known}"
             )
-    others = {name: _word(model) for name, model in given.items()}
-    return study.model_copy(update={"models": {**study.models, **others}})
+    kept = {name: word for name, word in ({} if before is None else before.models).items() if name in named}
+    return kept | {name: _word(model) for name, model in given.items()}
 
 
 def _place(place: str, folder: Path) -> str:

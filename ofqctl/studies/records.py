@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from ofqctl.documents import checked, parse_json, read_text, short
 from ofqctl.errors import ArtifactError, OfqctlError, StudyError
@@ -100,12 +100,14 @@ class Opened(_Kept):
     Attributes:
         study: The study.
         places: Where its data was.
+        models: Models that were put in place of the study's, as words of a command line.
         cwd: The folder in which its commands ran.
     """
 
     format: Literal[1] = 1
     study: Study
     places: dict[str, str]
+    models: dict[str, str] = Field(default_factory=dict)
     cwd: str
 
 

@@ -324,3 +324,15 @@ def test_a_model_at_a_path_with_blanks_is_one_word_and_is_seen_from_the_current_
     ):
         bench.do("run", "--model", f"m={given}", study="studies/own.yaml")
         assert seen + "\n" in {path.read_text() for path in bench.output.glob("steps/*/document.json")}
+
+
+def test_data_and_models_that_were_said_once_are_known_from_then_on(bench):
+    (bench.folder / "images").mkdir()
+    rows = {"a": "python work.py a score {val} {net}", "b": "python work.py b score {net}"}
+    bench.write(rows=rows, data={"val": None}, models={"net": "one"}, figures=FIGURES)
+    assert bench.do("run", "--data", "val=images", "--model", "net=other", "--only", "a").code == 0
+    assert bench.states() == {"a": "done", "b": "missing"}
+    assert bench.do("run").code == 0
+    assert bench.states() == {"a": "done", "b": "done"}
+    assert bench.ran == {"a": 1, "b": 1}
+    assert bench.states("--model", "net=one") == {"a": "missing", "b": "missing"}
