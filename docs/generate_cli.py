@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from generating import keep
 from typer.main import get_command
 
 from ofqctl.cli.app import app
@@ -70,13 +71,7 @@ def _row(name: str, default: object, meaning: str | None) -> str:
 
 def main() -> int:
     """Write the page, or check it."""
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{PAGE}: out of date; `python {Path(__file__).name}` in docs/ writes it", file=sys.stderr)
-    return 1
+    return keep({PAGE: page()}, [], __file__)
 
 
 if __name__ == "__main__":

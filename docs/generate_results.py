@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from generating import keep
+
 from ofqctl.documents import checked, parse_json, read_text
 from ofqctl.reports.claim_markdown import claim_markdown
 from ofqctl.reports.markdown import block, plain
@@ -114,20 +116,7 @@ def _claims(own: list[tuple[str, CheckedClaim, StudyReport]]) -> Iterator[str]:
 
 def main() -> int:
     """Write the pages, or check them; pages of no study are removed."""
-    wanted = pages()
-    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    strange = sorted({*RESULTS.glob("*.md"), *CLAIMS.glob("*.md")} - set(wanted))
-    if "--check" in sys.argv[1:]:
-        for path in (*stale, *strange):
-            print(f"{path}: out of date; `python {Path(__file__).name}` in docs/ writes it", file=sys.stderr)
-        return int(bool(stale or strange))
-    for folder in (RESULTS, CLAIMS):
-        folder.mkdir(exist_ok=True)
-    for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
-    for path in strange:
-        path.unlink()
-    return 0
+    return keep(pages(), [*RESULTS.glob("*.md"), *CLAIMS.glob("*.md")], __file__)
 
 
 if __name__ == "__main__":
