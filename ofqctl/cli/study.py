@@ -1,7 +1,7 @@
 """``ofqctl study ls|run|status|report``."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,8 +17,6 @@ from ofqctl.errors import StudyError
 if TYPE_CHECKING:
     from ofqctl.results.study import RowStatus, StudyListResult, StudyReport, StudyRunResult, StudyStatus
     from ofqctl.studies.ledger import Rules
-
-    Parse = Callable[[Sequence[str]], None]
 
 Named = Annotated[
     str,
@@ -89,7 +87,7 @@ def list_(printing: options.PrintOptions) -> None:
     app,
     "run",
     "ofqctl study run smoke",
-    "ofqctl study run ptq --data calib=imagenet/train val=imagenet/val --dry-run",
+    "ofqctl study run ptq --data imagenet-train=imagenet/train imagenet-val=imagenet/val --dry-run",
     "ofqctl study run my.yaml --only '*seed=0*' --jobs 2",
     "ofqctl study run my.yaml --output /shared/my --shard 2/8",
     "ofqctl study run my.yaml --emit slurm > jobs.sh",

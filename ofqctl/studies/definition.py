@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ofqctl.errors import did_you_mean
 from ofqctl.registry import Frozen
+from ofqctl.results.study import FigureKind
 
 SEED, ROW = "seed", "row"  # the axis that figures are averaged over, and the one of the names of rows
 MOST_ROWS = 1000
@@ -77,24 +78,14 @@ class RowDefinition(Frozen):
     minutes: float | None = None
 
 
-class FigureDefinition(Frozen):
-    """A figure from the document that a row's command prints.
+class FigureDefinition(FigureKind):
+    """A figure from the document that a row's command prints, and how it is shown.
 
     Attributes:
         path: Its keys, joined by dots; a number counts the entries of a list, from the end if it is negative.
-        title: Its name in tables.
-        unit: Its unit, behind each value.
-        digits: Digits behind the point.
-        scale: What a value is multiplied with ahead of that.
-        better: Which values are.
     """
 
     path: str
-    title: str
-    unit: str = ""
-    digits: int = 2
-    scale: float = 1.0
-    better: Literal["higher", "lower", "neither"] = "neither"
 
 
 class Table(Frozen):
