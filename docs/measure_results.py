@@ -48,7 +48,7 @@ def main() -> int:
     for name in given.only:
         words = ["run", name, *_places(name, given.data)]
         budget = max(0.0, until - time.monotonic())
-        needed = _estimate(words)
+        needed = _ofqctl(*words, "--dry-run", "--json")["estimate"]
         if needed is None or needed <= budget:
             _ofqctl(*words, "--time-budget", f"{budget:.0f}", shown=True)
         status = _ofqctl("status", *words[1:], "--json")
@@ -62,13 +62,6 @@ def main() -> int:
     for line in left:
         print(f"left out  {line}")
     return 0
-
-
-def _estimate(words: list[str]) -> float | None:
-    """Seconds of what is left of a study; None if that is not known."""
-    rows = _ofqctl(*words, "--dry-run", "--json")["rows"]
-    estimates = [row["estimate"] for row in rows if row["state"] not in ("done", "left out")]
-    return None if None in estimates else sum(estimates)
 
 
 def _places(name: str, folder: Path) -> list[str]:

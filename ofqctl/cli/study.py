@@ -221,10 +221,10 @@ def _render_run(result: "StudyRunResult") -> Iterator[Table | str]:
     yield _states(result.rows)
     yield from _failures(result.rows)
     if result.dry:
-        left = [row.estimate for row in result.rows if row.state not in ("done", "failed", "left out")]
-        known = [one for one in left if one is not None]
-        takes = f", about {duration(sum(known))}" if known and len(known) == len(left) else ""
-        yield f"\nto run    {len(left)} of {len(result.rows)} rows{takes}"
+        from ofqctl.studies.states import is_left
+
+        takes = f", about {duration(result.estimate)}" if result.estimate else ""
+        yield f"\nto run    {sum(map(is_left, result.rows))} of {len(result.rows)} rows{takes}"
     else:
         yield f"\nfigures   in {result.folder}, after {duration(result.seconds)}"
         yield Aside(f"Next: `ofqctl study report {shlex.quote(result.folder)} --html report.html`")
@@ -234,11 +234,7 @@ def _render_status(result: "StudyStatus") -> Iterator[Table | str]:
     yield _states(result.rows)
     yield from _failures(result.rows)
     done = sum(row.state == "done" for row in result.rows)
-    left = (
-        ""
-        if result.estimate is None or done == len(result.rows)
-        else f"; the rest takes about {duration(result.estimate)}"
-    )
+    left = f"; the rest takes about {duration(result.estimate)}" if result.estimate else ""
     yield f"\ndone      {done} of {len(result.rows)} rows{left}"
 
 

@@ -29,7 +29,7 @@ from ofqctl.studies.records import Folder, Opened
 from ofqctl.studies.reporting import check, report
 from ofqctl.studies.rows import Row, rows_of
 from ofqctl.studies.scheduling import Scheduler
-from ofqctl.studies.states import Looked, with_outcome
+from ofqctl.studies.states import Looked, estimated, with_outcome
 from ofqctl.studies.steps import PYTHON, Data, Identities, Step
 
 RUNS = Path("runs") / "studies"
@@ -161,6 +161,7 @@ def run_study(request: RunStudyRequest, progress: Progress = silent) -> StudyRun
         study=work.study.name,
         folder=str(work.folder.path),
         rows=tuple(states),
+        estimate=estimated(states),
         seconds=round(time.monotonic() - began, 3),
         dry=request.dry,
     )
@@ -175,13 +176,11 @@ def study_status(request: StudyRequest) -> StudyStatus:
     work = _open(request, lenient=True)
     looked = Looked(work.ledger, Estimates(work.ledger, work.every), request.study, given(request))
     states = tuple(looked.at(row) for row in work.rows)
-    left = [state.estimate for state in states if state.state not in ("done", "failed", "left out")]
-    known = [one for one in left if one is not None]
     return StudyStatus(
         study=work.study.name,
         folder=str(work.folder.path),
         rows=states,
-        estimate=sum(known) if len(known) == len(left) else None,
+        estimate=estimated(states),
     )
 
 

@@ -67,38 +67,37 @@ class RowStatus(Part):
     folder: str | None = None
 
 
-class StudyStatus(Document):
-    """How far a study is.
+class RowsOfStudy(Document):
+    """Rows of a study, and how far they are.
 
     Attributes:
         study: Its name.
         folder: Its folder.
-        rows: All of its rows.
-        estimate: Estimated seconds of all that is left.
+        rows: The rows that were asked for.
+        estimate: Estimated seconds of all that is left of them; None if that is not known.
     """
 
-    command: Literal["study status"] = "study status"
     study: str
     folder: str
     rows: tuple[RowStatus, ...]
     estimate: float | None
 
 
-class StudyRunResult(Document):
+class StudyStatus(RowsOfStudy):
+    """How far a study is."""
+
+    command: Literal["study status"] = "study status"
+
+
+class StudyRunResult(RowsOfStudy):
     """What a run of a study did.
 
     Attributes:
-        study: Its name.
-        folder: Its folder.
-        rows: The rows that were asked for, and how far they are now.
         seconds: Time that it took.
         dry: Whether nothing was run, only looked at.
     """
 
     command: Literal["study run"] = "study run"
-    study: str
-    folder: str
-    rows: tuple[RowStatus, ...]
     seconds: float
     dry: bool
 

@@ -69,6 +69,18 @@ class Looked:
 _WORST: tuple[RowState, ...] = ("failed", "left out", "running", "missing", "other data", "other code")
 
 
+def is_left(status: RowStatus) -> bool:
+    """Whether there is something to run for a row."""
+    return status.state not in ("done", "failed", "left out")
+
+
+def estimated(states: Sequence[RowStatus]) -> float | None:
+    """Estimated seconds of what is left of rows; None if nothing is known of one."""
+    left = [status.estimate for status in states if is_left(status)]
+    known = [one for one in left if one is not None]
+    return sum(known) if len(known) == len(left) else None
+
+
 def with_outcome(status: RowStatus, outcome: Outcome) -> RowStatus:
     """The same after a run, in which that became of the row."""
     return status.model_copy(
