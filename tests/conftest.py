@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ofqctl.convert import convert
+from ofqctl.ptq import calibrate
+from ofqctl.recipe.catalogue import load
 
 torch.set_num_threads(1)  # small models gain nothing from more, and a busy machine makes them wait for each other
 
@@ -38,9 +43,34 @@ def tiny_vit() -> nn.Module:
 
 
 @pytest.fixture
-def images() -> torch.Tensor:
+def images() -> Tensor:
     """(4, 3, 32, 32)."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def quantized(tiny_vit: nn.Module, images: Tensor) -> Callable[..., nn.Module]:
+    """``quantized("ofq/vit_w2a2", "weights.bits=3")``: the tiny ViT converted, calibrated, in training mode."""
+
+    def build(recipe: str = "ofq/vit_w2a2", *assignments: str) -> nn.Module:
+        plan = convert(tiny_vit, load(recipe, assignments), (3, 32, 32))
+        calibrate(tiny_vit, plan, [images])
+        return tiny_vit.train()
+
+    return build
+
+
+@pytest.fixture
+def backward(images: Tensor) -> Callable[[nn.Module, int], None]:
+    """Gradients of the cross entropy on images that differ from step to step."""
+
+    def run(model: nn.Module, step: int) -> None:
+        model.zero_grad()
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(step))
+        logits = model(images + 0.3 * noise)
+        nn.functional.cross_entropy(logits, torch.arange(len(images)) % 10).backward()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -31,15 +31,7 @@ from ofqctl.jobs.inspect import InspectRequest, inspect
 from ofqctl.jobs.writing import run_config
 from ofqctl.layers import weight_sites
 from ofqctl.models import ModelRequest, load_model
-from ofqctl.oscillation import (
-    CGA,
-    ConfidentFreezing,
-    Dampening,
-    DampeningPenalty,
-    Freezing,
-    IterativeFreezing,
-    OscillationTracker,
-)
+from ofqctl.oscillation import OscillationTracker
 from ofqctl.ptq import calibrate, on_disk
 from ofqctl.ptq.erq import ERQ, refine_by_regression
 from ofqctl.ptq.task import Task
@@ -48,6 +40,7 @@ from ofqctl.quantizers.base import by_group
 from ofqctl.quantizers.ranges import step_of_least_error
 from ofqctl.recipe.catalogue import load
 from ofqctl.recipe.plan import QuantizerPlan, quantizer_plan
+from ofqctl.remedies import CGA, ConfidentFreezing, Dampening, DampeningPenalty, Freezing, IterativeFreezing
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
 SIZE = (3, 32, 32)

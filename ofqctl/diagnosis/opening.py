@@ -19,9 +19,10 @@ from ofqctl.files import located
 from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import read_torch_file
 from ofqctl.models.hub import hub_id
-from ofqctl.oscillation import CGA, TRACKER_FILE
+from ofqctl.oscillation import TRACKER_FILE
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Tracking
+from ofqctl.remedies import CGA
 from ofqctl.training import FILE, Checkpoint, checkpoint_of
 
 Kind = Literal["training state", "packed codes", "OFQ checkpoint"]

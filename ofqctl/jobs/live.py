@@ -18,9 +18,9 @@ from ofqctl.distill import Teacher
 from ofqctl.errors import ArtifactError, OfqctlError
 from ofqctl.evaluation import open_subject
 from ofqctl.models import ModelRequest, build_architecture, sources
-from ofqctl.oscillation import RemedySettings
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Distillation, Terms, Training
+from ofqctl.remedies import RemedySettings
 from ofqctl.results.analyze_oscillation import Live
 from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
 from ofqctl.training.state import Meter, Position

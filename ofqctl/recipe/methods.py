@@ -22,8 +22,8 @@ TERMS: Registry[Any] = Registry("term of the objective", "ofqctl.distill")
 Traits: ``needs_teacher``: needs a teacher, which ``distillation`` names.
 """
 
-REMEDIES: Registry[Any] = Registry("remedy", "ofqctl.oscillation")
-"""Classes derived from :class:`ofqctl.oscillation.Remedy`, created at the start of each phase that names them.
+REMEDIES: Registry[Any] = Registry("remedy", "ofqctl.remedies")
+"""Classes derived from :class:`ofqctl.remedies.Remedy`, created at the start of each phase that names them.
 
 Traits: ``holds_codes``: decides which codes may change, so a phase can have only one such remedy, and weights cannot be
 averaged.

@@ -18,10 +18,11 @@ from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.models import embeds
-from ofqctl.oscillation import OscillationTracker, Remedy, check_remedies, remedies_of
+from ofqctl.oscillation import OscillationTracker
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
+from ofqctl.remedies import Remedy, check_remedies, remedies_of
 from ofqctl.training.batches import TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective

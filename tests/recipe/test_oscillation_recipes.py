@@ -39,7 +39,7 @@ def test_ofq_is_the_benchmark_recipe_itself():
 
 
 def test_a_word_that_yaml_takes_for_a_truth_value_is_no_key():
-    from ofqctl.oscillation import Dampening, Freezing
+    from ofqctl.remedies import Dampening, Freezing
 
     keys = {*Dampening.model_fields, *Freezing.model_fields}
     assert not keys & {"on", "off", "yes", "no", "y", "n"}

@@ -9,8 +9,9 @@ from torch import nn
 from ofqctl.artifact.tensors import to_tensors
 from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
-from ofqctl.oscillation import CGA, ConfidentFreezing, OscillationTracker, distance_to_threshold
+from ofqctl.oscillation import OscillationTracker, distance_to_threshold
 from ofqctl.quantizers import Quantizer, StatsQ
+from ofqctl.remedies import CGA, ConfidentFreezing
 
 RANGE = 0.005
 QK = "blocks.0.attn.products.qk"

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from ofqctl.oscillation.remedy import Remedy
 from ofqctl.recipe.methods import REMEDIES
 from ofqctl.recipe.training import Phase
+from ofqctl.remedies.remedy import Remedy
 
 
 def remedies_of(phase: Phase, model: nn.Module, steps: int) -> list[Remedy]:

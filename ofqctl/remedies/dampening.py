@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ofqctl.layers import WeightSite, weight_sites
-from ofqctl.oscillation.holding import encode
-from ofqctl.oscillation.remedy import Remedy, RemedySettings
-from ofqctl.oscillation.schedule import Schedule
 from ofqctl.recipe.methods import REMEDIES
+from ofqctl.remedies.holding import encode
+from ofqctl.remedies.remedy import Remedy, RemedySettings
+from ofqctl.remedies.schedule import Schedule
 
 
 class Dampening(RemedySettings):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from ofqctl.errors import RecipeError, did_you_mean
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
-from ofqctl.oscillation.holding import Holding, StepStart, encode, groups_of, is_merged, learned_step
-from ofqctl.oscillation.remedy import RemedySettings
 from ofqctl.oscillation.thresholds import distance_to_threshold
 from ofqctl.recipe.methods import REMEDIES
+from ofqctl.remedies.holding import Holding, StepStart, encode, groups_of, is_merged, learned_step
+from ofqctl.remedies.remedy import RemedySettings
 
 _LOW_BELOW = 8  # bits; excludes the 8-bit first and last layers of the published recipes
 
@@ -49,7 +49,7 @@ class ConfidentFreezing(Holding):
     the correction of merged products, which is part of the model and its checkpoints.
 
     Args:
-        model: The quantized and calibrated model, on its device; see :class:`~ofqctl.oscillation.holding.Holding`.
+        model: The quantized and calibrated model, on its device; see :class:`~ofqctl.remedies.holding.Holding`.
         settings: Says which layers are held and which weights are confident.
         steps: Number of optimizer steps in the phase; not used.
 

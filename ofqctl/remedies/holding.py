@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite
-from ofqctl.oscillation.remedy import Remedy
+from ofqctl.remedies.remedy import Remedy
 
 
 @dataclass(frozen=True)

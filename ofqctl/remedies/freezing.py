@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.flips import Flips
-from ofqctl.oscillation.holding import Holding, StepStart, encode, groups_of, learned_step
-from ofqctl.oscillation.remedy import RemedySettings
-from ofqctl.oscillation.schedule import Schedule
 from ofqctl.quantizers.cores import step_gradient_scale
 from ofqctl.recipe.methods import REMEDIES
+from ofqctl.remedies.holding import Holding, StepStart, encode, groups_of, learned_step
+from ofqctl.remedies.remedy import RemedySettings
+from ofqctl.remedies.schedule import Schedule
 
 _ROUNDS = 10  # iterations of moving frozen weights along with a grid step that is computed from them and so moves again
 
@@ -63,7 +63,7 @@ class IterativeFreezing(Holding):
     If freezing a weight would change another frozen code of its group, it is frozen in a later optimizer step instead.
 
     Args:
-        model: The quantized and calibrated model, on its device; see :class:`~ofqctl.oscillation.holding.Holding`.
+        model: The quantized and calibrated model, on its device; see :class:`~ofqctl.remedies.holding.Holding`.
         settings: Limits of the frequency and their schedule.
         steps: Number of optimizer steps in the phase.
     """

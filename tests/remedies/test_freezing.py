@@ -10,9 +10,9 @@ from ofqctl.artifact.tensors import to_tensors
 from ofqctl.errors import RecipeError
 from ofqctl.layers import QuantLinear, weight_sites
 from ofqctl.layers.attention.qkr import MergedQueryKey
-from ofqctl.oscillation import Freezing, IterativeFreezing
 from ofqctl.recipe import ModulePlan, quantizer_plan
 from ofqctl.recipe.catalogue import load
+from ofqctl.remedies import Freezing, IterativeFreezing
 
 QK = "blocks.0.attn.products.qk"
 EAGER = Freezing(start=1e-6, end=1e-6, delay=0.25, momentum=0.1)  # freezes at the first flip back

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ofqctl.layers import weight_sites
-from ofqctl.oscillation import CGA, Dampening, DampeningPenalty, Freezing, distance_to_threshold, remedies_of
-from ofqctl.oscillation.schedule import Schedule
+from ofqctl.oscillation import distance_to_threshold
 from ofqctl.recipe.training import Training
+from ofqctl.remedies import CGA, Dampening, DampeningPenalty, Freezing, remedies_of
+from ofqctl.remedies.schedule import Schedule
 
 FULL = Dampening(start=1.0, end=1.0, delay=0.0, reduction="mean")
 
