@@ -54,6 +54,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_cli.py --check
 	$(BIN)/python docs/generate_schemas.py --check
+	$(BIN)/python docs/generate_methods.py --check
 	$(BIN)/python docs/generate_results.py --check
 
 format: $(INSTALLED)

@@ -1,4 +1,8 @@
-"""Learn from the predictions of a teacher (Hinton et al. 2015, arXiv 1503.02531), with the distillation head."""
+"""Learning from the predictions of a teacher (Hinton et al., 2015, arXiv 1503.02531).
+
+The student learns the teacher's probabilities, with its distillation head if it has one. The teacher is the float model
+that training starts from, or any other of the same classes; its forward pass is what it costs.
+"""
 
 from typing import Any
 

@@ -1,4 +1,8 @@
-"""Learn the embeddings of a teacher: no labels are needed."""
+"""Learning the embeddings of a teacher.
+
+For models without a classifier: the pooled embedding of the student learns to be that of the float model. No labels are
+needed.
+"""
 
 from pydantic import Field
 from torch import Tensor, nn

@@ -1,4 +1,8 @@
-"""Feature distillation: the outputs of the student's modules learn to match those of the teacher's."""
+"""Feature distillation: the outputs of the student's modules learn to match those of the teacher's.
+
+Each block gets a target of its own, so the first blocks need not wait for what the last ones make of them. It helps
+most where training is short; it needs the memory of the teacher's outputs.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,7 @@
-"""Learn from labels: cross-entropy of the class head."""
+"""Learning from labels: cross-entropy of the class head.
+
+What every training of a classifier has, unless it learns from a teacher alone; labels may be smoothed or mixed.
+"""
 
 from pydantic import Field
 from torch import Tensor, nn

@@ -1,4 +1,8 @@
-"""ERQ (Zhong et al., ICML 2024): ridge regression reduces the error of quantized activations, then that of weights.
+"""ERQ: ridge regression against the error of activations, then of weights (Zhong et al., ICML 2024, arXiv 2407.06794).
+
+Each layer's weights are moved so that its output is right again although its inputs are quantized, and are then rounded
+column by column, each time correcting for what was rounded. A minute for a ViT-Tiny, without gradients; far more
+accurate than rounding from 6 bits down.
 
 It works layer by layer, on the inputs that the network quantized so far gives each layer, in float and quantized. Only
 two matrices of second moments are kept for a layer, so memory does not grow with the number of images.

@@ -1,4 +1,7 @@
-"""Evol-Q (Frumkin et al., ICCV 2023): evolutionary search over the grid steps of weights, block by block, last first.
+"""Evol-Q: evolutionary search over grid steps (Frumkin et al., ICCV 2023, arXiv 2308.10814).
+
+The grid steps of weights are varied at random, block by block, last first, and what lowers a contrastive loss on
+calibration images is kept. It comes after another stage, to compare with; it takes long for what it gains.
 
 All codes stay fixed, so that weights change in proportion to their grid step and the loss changes smoothly. The pass
 with the lowest loss on held-out calibration images is kept. Search and selection avoid images that an earlier stage was

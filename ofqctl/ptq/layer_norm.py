@@ -1,9 +1,11 @@
-"""LayerNorm reparameterization (RepQ-ViT, Li et al., ICCV 2023): give all channels the same range, exactly.
+"""LayerNorm reparameterization: give all channels the same range, exactly (Li et al., ICCV 2023, arXiv 2212.08254).
 
-A quantizer with one grid step for all channels of a LayerNorm's output loses the information in channels of small
-range. The ranges are therefore moved from the affine parameters of the LayerNorm into the weights of the Linear layers
-that read its output, which are quantized for each output channel. The float model computes the same function, up to
-float32 rounding.
+Of RepQ-ViT. A quantizer with one grid step for all channels of a LayerNorm's output loses the information in channels
+of small range. The ranges are therefore moved from the affine parameters of the LayerNorm into the weights of the
+Linear layers that read its output, which are quantized for each output channel. It takes seconds and costs nothing when
+the model runs.
+
+The float model computes the same function, up to float32 rounding.
 """
 
 from collections.abc import Callable, Iterable

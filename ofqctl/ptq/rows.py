@@ -1,8 +1,8 @@
-"""Quantize the inputs of a few layers row by row: those in which massive tokens leave the others nothing of the grid.
+"""Row by row, where massive tokens leave the others nothing of the grid (Sun et al., COLM 2024, arXiv 2402.17762).
 
 One grid step for a whole tensor is what runtimes multiply fastest. In a few layers of many vision transformers single
-tokens are a hundred times as large as the others (Sun et al., Massive Activations in Large Language Models, 2024),
-which then all fall on a handful of codes. There each row is quantized relative to its largest magnitude instead.
+tokens are a hundred times as large as the others, which then all fall on a handful of codes. There each row is
+quantized relative to its largest magnitude instead, which costs a few small operators in these layers alone.
 """
 
 from collections import defaultdict

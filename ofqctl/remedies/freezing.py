@@ -1,4 +1,9 @@
-"""Iterative weight freezing (Nagel et al., ICML 2022, arXiv 2203.11086, Algorithm 1)."""
+"""Iterative weight freezing (Nagel et al., ICML 2022, arXiv 2203.11086).
+
+A weight whose code flips to and fro more often than a threshold allows is fixed at the code that it had most of the
+time (Algorithm 1 of the paper). The threshold falls along a cosine, so that in the end hardly anything oscillates. For
+any training at few bits; it counts flips in every optimizer step, which costs some percent.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
