@@ -5,8 +5,22 @@ on the inputs that the network quantized so far gives it. The best at 3 and 4 bi
 quarter of an hour for a ViT-Tiny on one core.
 
 As in QDrop (Wei et al.), a random part of a unit's activations, drawn anew in every iteration, stays in float
-meanwhile. As in BRECQ (Li et al., ICLR 2021), errors are weighted by the mean squared gradient of the float network's
-own loss (Fisher).
+meanwhile. What is compared is a setting, ``loss``:
+
+* ``fisher``: as in BRECQ (Li et al., ICLR 2021, arXiv 2102.05426), ``sum g_i^2 e_i^2`` with the mean squared gradient
+  ``g^2`` of the float network's own loss;
+* ``aphq``: after APHQ-ViT (Wu et al., CVPR 2025, arXiv 2504.02508), ``sum h_i e_i^2`` with the mean ``h`` of ``|H s|``
+  over 64 images, ``H`` being the Hessian of the divergence of the predictions at a temperature of 20. The paper has
+  ``s = 1``, where ``H s`` is 0 to rounding if a LayerNorm follows; ours are random signs;
+* ``mse``, ``mae``: all errors alike, squared or absolute;
+* ``glfq``: as in GLF-Q, ``MSE(f^, f) / c1 + 2 MSE(y^, y) / c2``: the features ``f`` that the classifier reads if the
+  unit's output ``y`` goes through the float rest of the network, and that output, each over its value on the first
+  batch. Every iteration takes the rest forward and back.
+
+All but ``glfq`` are relative to how much the targets vary from image to image, so that they are of one size for every
+unit. With ``ahead: k``, the outputs of the next ``k`` units, computed in float, are compared in place of the unit's,
+and the mean taken: the cross-block reconstruction of WKVQuant (``loss: mae``, ``ahead: 5``). Where what follows a unit
+reads more than its output, that output alone is compared, with a note.
 """
 
 import math
@@ -14,16 +28,17 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite
-from ofqctl.ptq.divergence import measure_of, own_loss
+from ofqctl.ptq.reconstruction_loss import Kind, Losses
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import Batches, Part, Piece, find_units, rebatched, variance_over, walk
+from ofqctl.ptq.units import Part, Piece, rebatched, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe.methods import PTQ_STAGES
@@ -39,6 +54,10 @@ class Reconstruct(Frozen):
         share: Share of the calibration images to use; the others are left to a search in a later stage.
         iterations: Number of optimizer steps (Adam) for each block.
         batch_size: Number of images in one iteration.
+        loss: What is minimized: the squared error of the unit's output, weighted by the mean squared gradient
+            (``fisher``), by the average perturbation Hessian (``aphq``), or not at all (``mse``); its absolute error
+            (``mae``); or squared errors of the output and of the features that it leads to (``glfq``).
+        ahead: Number of units behind whose outputs, computed in float, are compared in place of the unit's own.
         drop: Share of the activations that is left in float, drawn anew in every iteration.
         views: Smallest number of images to fit to; random crops, half of them mirrored, are added until there are
             enough.
@@ -50,11 +69,19 @@ class Reconstruct(Frozen):
     share: float = Field(default=1.0, gt=0.0, le=1.0)
     iterations: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
+    loss: Kind = "fisher"
+    ahead: int = Field(default=0, ge=0)
     drop: float = Field(default=0.5, ge=0.0, lt=1.0)
     views: int = Field(default=512, ge=1)
     weight_rate: float = Field(default=0.02, ge=0.0)
     step_rate: float = Field(default=0.001, ge=0.0)
     float_rate: float = Field(default=1e-4, ge=0.0)
+
+    @model_validator(mode="after")
+    def _compares_one_thing(self) -> Self:
+        if self.loss == "glfq" and self.ahead:
+            raise ValueError(f"ahead: {self.ahead} units behind; glfq compares the features behind all of them, so 0")
+        return self
 
 
 @PTQ_STAGES.register("reconstruct", Reconstruct)
@@ -67,17 +94,18 @@ def reconstruct(task: Task, settings: Reconstruct) -> None:
     fitted = max(1, round(settings.share * task.images.images))
     views = views_of(Part(task.images, stop=fitted), settings.views, generator)
     images = rebatched(views, repeat(settings.batch_size), task.images.beside("views"))
-    weights = importances(task, images, generator)
     done: list[int] = []
-    for piece in walk(task.model, task.original, task.plan, images):
-        task.progress("reconstruct", piece.number, piece.count)
-        if task.clock.over:
-            break
-        done.append(_train(task, settings, piece, weights[piece.name], generator))
-        task.progress("reconstruct", piece.number + 1, piece.count)
+    with _constant(task.original):
+        losses = Losses(task, settings.loss, settings.ahead, images, generator)
+        for piece in walk(task.model, task.original, task.plan, images):
+            task.progress("reconstruct", piece.number, piece.count)
+            if task.clock.over:
+                break
+            done.append(_train(task, settings, piece, losses, generator))
+            task.progress("reconstruct", piece.number + 1, piece.count)
     images.delete()
     task.fitted = max(task.fitted, fitted)
-    units = len(weights)
+    units = len(losses.units)
     if len(done) < units or min(done) < settings.iterations:
         task.notes.append(
             f"reconstruct: the time budget allowed {sum(done) // units} of {settings.iterations} iterations for each "
@@ -85,49 +113,12 @@ def reconstruct(task: Task, settings: Reconstruct) -> None:
         )
 
 
-def importances(task: Task, images: Batches, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights for the error in each element of each unit's output: the mean squared gradient over the images.
-
-    The loss is that of an answer drawn from the float model's own predictions, see `own_loss`, so that the mean is the
-    diagonal of the Fisher information.
-
-    Returns:
-        Weights by unit, each in the shape of the unit's output for one image, with a mean of 1. They are all 1 if there
-        is no gradient, because the model is certain of every answer.
-    """
-    measure = measure_of(task.original)
-    names = [unit.name for unit, _ in find_units(task.original, task.plan, images[0][:2])]
-    outputs: dict[str, Tensor] = {}
-    sums: dict[str, Tensor] = {}
-
-    def keep(name: str, output: Tensor) -> None:
-        if not output.requires_grad:
-            output.requires_grad_()
-        output.retain_grad()
-        outputs[name] = output
-
-    hooks = (
-        task.original.get_submodule(name).register_forward_hook(lambda _m, _a, output, n=name: keep(n, output))
-        for name in names
-    )
-    with attached(hooks):
-        for number, batch in enumerate(images):
-            task.progress("weigh the errors", number, len(images))
-            own_loss(task.original(batch), measure, generator).backward()  # type: ignore[no-untyped-call]
-            for name, output in outputs.items():
-                assert output.grad is not None
-                sums[name] = sums.get(name, 0.0) + output.grad.square().sum(dim=0)
-            task.original.zero_grad()
-    task.progress("weigh the errors", len(images), len(images))
-    return {name: total / total.mean() if total.mean() > 0 else torch.ones_like(total) for name, total in sums.items()}
-
-
-def _train(task: Task, settings: Reconstruct, piece: Piece, weights: Tensor, generator: torch.Generator) -> int:
+def _train(task: Task, settings: Reconstruct, piece: Piece, losses: Losses, generator: torch.Generator) -> int:
     """Reconstruct one unit; return the number of iterations that the time budget allowed."""
     began, share = time.monotonic(), task.clock.left
     if share is not None:
         share /= piece.count - piece.number
-    norm = float((variance_over(piece.targets) * weights).mean()) or 1.0  # the variance over one image is 0
+    loss_of = losses.of(piece)
     order: list[int] = []
     iterations, done = settings.iterations, 0
     with _trainable(piece, settings) as optimizer, _dropped(piece, settings.drop, generator):
@@ -137,15 +128,28 @@ def _train(task: Task, settings: Reconstruct, piece: Piece, weights: Tensor, gen
                 group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * done / iterations))
             order = order or torch.randperm(len(piece.inputs), generator=generator).tolist()
             index = order.pop()
-            error = (piece.run(piece.inputs[index]) - piece.targets[index]).square()
-            loss = (error * weights).mean() / norm
+            loss = loss_of(piece.run(piece.inputs[index]), index)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done += 1
             if done == _TIMED and share is not None:
                 iterations = min(iterations, max(done, int(share / (time.monotonic() - began) * done)))
+    loss_of.delete()
     return done
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """Within the block, gradients flow through the model but not to its parameters."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
 
 
 @contextmanager

@@ -26,6 +26,8 @@ STEPS = (
     {"stage": "gptaq"},
     {"stage": "erq"},
     {"stage": "reconstruct", "iterations": 3, "batch_size": 2, "views": 12},
+    {"stage": "reconstruct", "iterations": 1, "batch_size": 2, "views": 6, "loss": "glfq"},
+    {"stage": "reconstruct", "iterations": 1, "batch_size": 2, "views": 6, "loss": "aphq", "ahead": 2},
     {"stage": "evolq", "passes": 1, "cycles": 1},
 )
 
