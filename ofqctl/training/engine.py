@@ -94,7 +94,7 @@ class Engine:
         assert self.recipe.training is not None
         self.settings: Training = self.recipe.training
         for phase in self.settings.phases:
-            check_remedies(phase, self.model)
+            check_remedies(phase, self.model, amp=self.amp)
         if self.settings.tracking is not None and not any(module.weight for module in self.plan.modules.values()):
             raise RecipeError("training.tracking: follows the codes of quantized weights, and this recipe has none")
         self.position, self.meter = Position(), Meter()
