@@ -20,6 +20,7 @@ A row is a ``sample``, as published, or a ``token``, which is finer and as free 
 transformed within their sample, because a reflection of all tokens of a batch would mix images.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -162,7 +163,7 @@ def householder_rows(rows: Tensor, bits: int) -> Tensor:
     return reflect(stochastic_rows(reflect(rows * scale), bits)) / scale
 
 
-def _transform(ranges: Tensor) -> tuple[Any, Tensor]:
+def _transform(ranges: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """The reflection of each group of rows, which is its own inverse, and the scales of rows ahead of it.
 
     Args:
@@ -203,6 +204,7 @@ def _transform(ranges: Tensor) -> tuple[Any, Tensor]:
     def reflect(rows: Tensor) -> Tensor:
         whole = rows.reshape(sets * count, -1)
         along = torch.zeros_like(whole).index_add_(0, flat, normal * whole)
-        return whole.sub(factor * normal * along[flat]).view_as(rows)
+        reflected: Tensor = whole - factor * normal * along[flat]
+        return reflected.view_as(rows)
 
     return reflect, scale.unsqueeze(-1)
