@@ -10,6 +10,7 @@ from ofqctl.quantizers.base import Quantizer, by_group
 from ofqctl.quantizers.fake_quantize import saved_as_codes, straight_through
 from ofqctl.quantizers.fusing import fused, set_fused
 from ofqctl.quantizers.lsq import LSQ
+from ofqctl.quantizers.quest import QuEST
 from ofqctl.quantizers.statsq import StatsQ
 from ofqctl.quantizers.uniform import Uniform
 from ofqctl.recipe.methods import QUANTIZERS
@@ -38,6 +39,7 @@ def build_quantizer(plan: QuantizerPlan) -> Quantizer:
 __all__ = [
     "LSQ",
     "QUANTIZERS",
+    "QuEST",
     "Quantizer",
     "QuantizerPlan",
     "StatsQ",

@@ -23,18 +23,22 @@ SHAPES = {
 WEIGHT_SHAPES = {(5, 1): (5, 6), (1, 1): (5, 6), (3, 1, 1, 1): (3, 2, 4, 4), (2, 5, 1): (2, 5, 6)}
 
 
+def of_weights_alone(method):
+    return "activations" not in (QUANTIZERS[method].roles or ["activations"])
+
+
 @st.composite
 def plans(draw):
     method = draw(st.sampled_from(sorted(QUANTIZERS.methods())))
-    shapes = WEIGHT_SHAPES if method == "statsq" else SHAPES
+    shapes = WEIGHT_SHAPES if of_weights_alone(method) else SHAPES
     ranges = {"range": draw(st.sampled_from(["minmax", "percentile", "mse"])), "symmetric": draw(st.booleans())}
     plan = quantizer_plan(
         method=method,
         bits=draw(st.integers(1, 8)),
         step_shape=draw(st.sampled_from(sorted(shapes))),
         shift_shape=draw(st.sampled_from([None, (1,)])) if method == "lsq" else None,
-        dynamic=method != "statsq" and draw(st.booleans()),
-        signed=draw(st.sampled_from([True, False, None])) if method != "statsq" else True,
+        dynamic=not of_weights_alone(method) and draw(st.booleans()),
+        signed=draw(st.sampled_from([True, False, None])) if not of_weights_alone(method) else True,
         **(ranges if method == "uniform" else {}),
     )
     return plan, shapes[plan.step_shape]
@@ -127,7 +131,7 @@ def test_a_quantizer_is_built_again_from_its_description_and_state(case, seed):
 def test_rows_that_are_relative_to_their_largest_element_may_have_any_size(case, seed, scale):
     plan, shape = case
     quantizer, x = calibrated(plan.model_copy(update={"dynamic": True}), shape, seed)
-    if plan.method != "statsq":
+    if not of_weights_alone(plan.method):
         assert torch.equal(quantizer(scale * x), scale * quantizer(x))
 
 
@@ -183,6 +187,7 @@ def test_rows_of_zeros_give_finite_values(method):
 
 SMALL = {
     "statsq": {"method": "statsq"},
+    "quest": {"method": "quest"},
     "lsq, started at the mean": {"method": "lsq"},
     "lsq, started at the least error": {"method": "lsq", "start": "mse"},
     "lsq with shifts, started at the least error": {"method": "lsq", "start": "mse", "shift_shape": (6, 1)},
