@@ -167,7 +167,8 @@ def page(name: str, method: Method[Any], kind: Kind, recipes: dict[str, Recipe])
     for paragraph in about.paragraphs:
         yield ""
         yield re.sub(r"``", "`", paragraph)
-    settings = {role or "": method.settings_in(role) for role in ("", *method.by_role)}
+    roles = sorted(method.by_role, reverse=True) if len(method.by_role) > 1 else ("", *method.by_role)
+    settings = {role: method.settings_in(role) for role in roles}
     for role, model in settings.items():
         own = fields(model)
         if own:
