@@ -15,6 +15,8 @@ The paper's recipe adds distillation from several crops of each image (``augment
 0}``) and ``bin_regularization``.
 """
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -26,12 +28,13 @@ from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.quantizers.lsq import LSQ, LSQSettings
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan
+from ofqctl.registry import Frozen
 
 _CLOSE = 1e-5
 _ROUNDS = 100
 
 
-class VVTQWeights(LSQSettings):
+class VVTQWeights(Frozen):
     """Settings of weights.
 
     Attributes:
@@ -109,7 +112,7 @@ class VVTQ(LSQ):
         own = step_gradient_scale(self.range.high, self.passes * x.numel() / max(1, self.step.numel()))
         high = max(1, self.range.high)
         if not self.is_weight:
-            return (self.passes * x.numel()) ** -0.5 / high / own
+            return 1.0 / (math.sqrt(self.passes * x.numel()) * high * own)
         norms = x.detach().float().reshape(self._parts, -1).abs().sum(dim=1).clamp(min=SMALLEST_STEP)
         rate = (high * norms).rsqrt() / own
         return rate.repeat_interleave(self.step.numel() // self._parts).view_as(self.step)
