@@ -45,6 +45,9 @@ class _Images:
     data: str | None = option("DATA", "Labelled training images.")
     val_data: str | None = option("DATA", "Labelled images, measured after every epoch.")
     val_split: str | None = option("NAME", "Split of --val-data.")
+    soft_labels: Path | None = option(
+        "FILE", "Soft labels that `ofqctl distill-cache` wrote: train on their crops, without asking the teacher."
+    )
     check_data: bool = flag("Look at the headers of all images first, and end if some are no images.", "--check-data")
 
 
@@ -139,6 +142,7 @@ def train(
         "resume": run or output.resume,
         "force_recipe": output.force_recipe or None,
         "check_data": images.check_data or None,
+        "soft_labels": images.soft_labels,
         "seed": execution.seed,
         "device": execution.device,
         "amp": execution.amp and True,
