@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
@@ -26,7 +27,8 @@ class Remedy:
 
     The order within an optimizer step is: ``gradients`` (forward and backward of every accumulated batch, then of
     ``penalty``), ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's
-    ``update``.
+    ``update``. Of several remedies, the first in ``before_step`` is the last in ``after_step``; those that hold codes
+    have the last word.
     """
 
     @classmethod
@@ -38,6 +40,16 @@ class Remedy:
         """
         if next(weight_sites(model), None) is None:
             raise RecipeError(f"{cls.__name__} acts on quantized weights, and this model has none")
+
+    @classmethod
+    def prepare(cls, model: nn.Module, settings: RemedySettings) -> None:
+        """Add tensors that the remedy needs to ``model``, before it is copied for averaging and trained."""
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Called once before the first optimizer step, or before the state is restored.
+
+        The learning rates in the optimizer's groups are those of the next optimizer step from ``gradients`` on.
+        """
 
     def gradients(self, compute: Callable[[], Tensor]) -> Tensor:
         """Call ``compute``, which computes the gradients of the optimizer step, and return its result.

@@ -22,7 +22,7 @@ from ofqctl.oscillation import OscillationTracker
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
-from ofqctl.remedies import Remedy, check_remedies, remedies_of
+from ofqctl.remedies import Remedy, check_remedies, prepare_remedies, remedies_of
 from ofqctl.training.batches import TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective
@@ -95,6 +95,8 @@ class Engine:
         self.settings: Training = self.recipe.training
         for phase in self.settings.phases:
             check_remedies(phase, self.model, amp=self.amp)
+        for phase in self.settings.phases:
+            prepare_remedies(phase, self.model)
         if self.settings.tracking is not None and not any(module.weight for module in self.plan.modules.values()):
             raise RecipeError("training.tracking: follows the codes of quantized weights, and this recipe has none")
         self.position, self.meter = Position(), Meter()
@@ -173,6 +175,8 @@ class Engine:
         self._called = self.processes.wrap(self.model)
         schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
         remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
+        for remedy in remedies:
+            remedy.begin(optimizer)
         self._continue(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
@@ -244,7 +248,7 @@ class Engine:
             if not self._restored:
                 raise
             raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
-        for remedy in remedies:
+        for remedy in reversed(remedies):
             remedy.after_step()
         if self.ema is not None:
             self.ema.update(self.model, step=self.position.total_steps)
