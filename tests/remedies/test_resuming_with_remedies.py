@@ -16,6 +16,7 @@ REMEDIES = {
     "bin_regularization": "{start: 1.0e-3, end: 0.1}",
     "parq": "{}",
     "pull": "{start: 0.1, end: 0.3, delay: 0.0, times_lr: false, every: 0.3, noise: 0.01}",
+    "symreg": "{start: 1.0e-3, end: 1.0e-4, pairing: '2:2'}",
 }
 STEPS, KILLED_AFTER = 6, 4
 
