@@ -95,7 +95,7 @@ class PullToCodes(Scheduled):
         """Move the weights, if it is time for it."""
         strength = self.strength
         super().after_step()
-        if not strength or self.step % self._every:
+        if not strength or self.done % self._every:
             return
         if self._settings.times_lr:
             assert self._optimizer is not None
@@ -109,7 +109,7 @@ class PullToCodes(Scheduled):
 
     def _noise(self) -> dict[nn.Parameter, Tensor]:
         parameters = [parameter for site in self._sites for parameter in site.latent_parameters()]
-        generator = torch.Generator(parameters[0].device if parameters else "cpu").manual_seed(self.step)
+        generator = torch.Generator(parameters[0].device if parameters else "cpu").manual_seed(self.done)
         return {
             parameter: self._settings.noise
             * torch.randn(parameter.shape, generator=generator, device=parameter.device, dtype=parameter.dtype)

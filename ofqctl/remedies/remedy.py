@@ -26,9 +26,9 @@ class Remedy:
     settings of the class it was registered with, and the number of optimizer steps in the phase.
 
     The order within an optimizer step is: ``gradients`` (forward and backward of every accumulated batch, then of
-    ``penalty``), ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's
-    ``update``. Of several remedies, the first in ``before_step`` is the last in ``after_step``; those that hold codes
-    have the last word.
+    ``penalty``), ``before_step``, clipping of gradients, ``step``, ``after_step``, the tracker's ``update``. Of
+    several remedies, the first in ``before_step`` is the last in ``after_step``; those that hold codes have the last
+    word.
     """
 
     @classmethod
@@ -64,6 +64,10 @@ class Remedy:
 
     def before_step(self) -> None:
         """Called when gradients are complete, before they are clipped: inspect weights, change gradients."""
+
+    def step(self, take: Callable[[], None]) -> None:
+        """Take the optimizer step by calling ``take``; a remedy that takes it in other parameters overrides this."""
+        take()
 
     def after_step(self) -> None:
         """Called after the optimizer has moved the weights: change them."""

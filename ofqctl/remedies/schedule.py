@@ -73,26 +73,26 @@ class Scheduled(Remedy):
         steps: Number of optimizer steps in the phase.
 
     Attributes:
-        step: Number of optimizer steps done.
+        done: Number of optimizer steps done.
     """
 
     def __init__(self, model: nn.Module, settings: ScheduledSettings, steps: int) -> None:  # noqa: ARG002
         self._schedule = settings.over(steps)
-        self.step = 0
+        self.done = 0
 
     @property
     def strength(self) -> float | None:
         """The value at the current optimizer step; None during the delay."""
-        return self._schedule.at(self.step)
+        return self._schedule.at(self.done)
 
     def after_step(self) -> None:
         """Count the optimizer step."""
-        self.step += 1
+        self.done += 1
 
     def state_dict(self) -> dict[str, Tensor]:
         """``step``: the number of optimizer steps done."""
-        return {"step": torch.tensor(self.step)}
+        return {"step": torch.tensor(self.done)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the state."""
-        self.step = int(state["step"])
+        self.done = int(state["step"])

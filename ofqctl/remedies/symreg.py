@@ -105,7 +105,7 @@ def pair_sums(weights: Tensor) -> Tensor:
 def _fours(latent: Tensor) -> Tensor:
     """Neighbours in the rows of the outputs, (outputs, groups, 4)."""
     rows = latent.flatten(1)
-    return rows[:, : rows.shape[1] // _GROUP * _GROUP].unflatten(1, (-1, _GROUP))
+    return rows[:, : rows.shape[1] // _GROUP * _GROUP].reshape(len(rows), -1, _GROUP)
 
 
 def _is_depthwise(site: WeightSite) -> bool:

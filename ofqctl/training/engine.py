@@ -242,12 +242,10 @@ class Engine:
             remedy.before_step()
         if self.settings.optimizer.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
-        try:
-            optimizer.step()
-        except KeyError as error:
-            if not self._restored:
-                raise
-            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
+        take = partial(self._move, optimizer)
+        for remedy in remedies:
+            take = partial(remedy.step, take)
+        take()
         for remedy in reversed(remedies):
             remedy.after_step()
         if self.ema is not None:
@@ -261,6 +259,15 @@ class Engine:
         self.meter.images += int(images_seen)
         self.meter.steps += 1
         return loss_mean
+
+    def _move(self, optimizer: Any) -> None:
+        """Let the optimizer move the weights."""
+        try:
+            optimizer.step()
+        except KeyError as error:
+            if not self._restored:
+                raise
+            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
 
     def _gradients(self, step: list[Batch], remedies: list[Remedy]) -> Tensor:
         """Compute the gradients of an optimizer step; return the sums of losses, correct predictions and images."""
