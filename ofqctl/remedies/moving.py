@@ -4,19 +4,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @contextmanager
-def moved(changes: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """Within the block, these parameters are changed by so much; after it they are what they were, to the bit."""
-    kept = {parameter: parameter.detach().clone() for parameter in changes}
+def moved(changes: Mapping[Tensor, Tensor | float]) -> Iterator[None]:
+    """Within the block, these tensors are changed by so much; after it they are what they were, to the bit."""
+    kept = {tensor: tensor.detach().clone() for tensor in changes}
     with torch.no_grad():
-        for parameter, change in changes.items():
-            parameter.add_(change)
+        for tensor, change in changes.items():
+            tensor.add_(change)
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in kept.items():
-                parameter.copy_(value)
+            for tensor, value in kept.items():
+                tensor.copy_(value)

@@ -107,7 +107,7 @@ class PullToCodes(Scheduled):
                 value = encode(site, latent).decode().to(latent)
                 site.hold(torch.ones_like(latent, dtype=torch.bool), latent.lerp(value, share))
 
-    def _noise(self) -> dict[nn.Parameter, Tensor]:
+    def _noise(self) -> dict[Tensor, Tensor | float]:
         parameters = [parameter for site in self._sites for parameter in site.latent_parameters()]
         generator = torch.Generator(parameters[0].device if parameters else "cpu").manual_seed(self.done)
         return {

@@ -20,6 +20,7 @@ from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.models import embeds
 from ofqctl.oscillation import OscillationTracker
 from ofqctl.quantizers import Quantizer, without
+from ofqctl.randomness import random_state, restore_random
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.remedies import Remedy, check_remedies, prepare_remedies, remedies_of
@@ -35,7 +36,7 @@ from ofqctl.training.optimization import (
     switched_off,
 )
 from ofqctl.training.processes import Processes
-from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
+from ofqctl.training.state import Checkpoint, Meter, Position
 
 Row = dict[str, Any]
 

@@ -13,6 +13,7 @@ from ofqctl.training import read_checkpoint_state
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
 REMEDIES = {
+    "asam": "{rho: 0.3}",
     "bin_regularization": "{start: 1.0e-3, end: 0.1}",
     "parq": "{}",
     "pull": "{start: 0.1, end: 0.3, delay: 0.0, times_lr: false, every: 0.3, noise: 0.01}",
