@@ -54,7 +54,7 @@ class SlidingWeights(Scheduled):
     """
 
     def __init__(self, model: nn.Module, settings: Parq, steps: int) -> None:
-        super().__init__(model, settings, steps)
+        super().__init__(settings.over(steps))
         self._start = settings.start
         quantizers = [site.weight_quantizer for _, site in weight_sites(model)]
         self._hooks = [quantizer.register_forward_hook(self._slide) for quantizer in quantizers if quantizer]

@@ -22,7 +22,7 @@ class LatentPenalty(Scheduled):
     """
 
     def __init__(self, model: nn.Module, settings: ScheduledSettings, steps: int) -> None:
-        super().__init__(model, settings, steps)
+        super().__init__(settings.over(steps))
         self._sites = self.sites(model)
 
     @classmethod

@@ -69,7 +69,7 @@ class PullToCodes(Scheduled):
     """
 
     def __init__(self, model: nn.Module, settings: Pull, steps: int) -> None:
-        super().__init__(model, settings, steps)
+        super().__init__(settings.over(steps))
         self._sites = [site for _, site in weight_sites(model) if _trained(site)]
         self._settings = settings
         self._every = max(1, round(settings.every * steps))

@@ -25,10 +25,10 @@ class Remedy:
     It is created at the start of a phase as ``Remedy(model, settings, steps)``, with the quantized model on its device,
     settings of the class it was registered with, and the number of optimizer steps in the phase.
 
-    The order within an optimizer step is: ``gradients`` (forward and backward of every accumulated batch, then of
-    ``penalty``), ``before_step``, clipping of gradients, ``step``, ``after_step``, the tracker's ``update``. Of
-    several remedies, the first in ``before_step`` is the last in ``after_step``; those that hold codes have the last
-    word.
+    The order within an optimizer step is: ``gradients`` (forward, ``objective`` and backward of every accumulated
+    batch, then backward of ``penalty``), ``before_step``, clipping of gradients, ``step``, ``after_step``, the
+    tracker's ``update``. Of several remedies, the first in ``before_step`` is the last in ``after_step``; those that
+    hold codes have the last word.
     """
 
     @classmethod
@@ -57,6 +57,10 @@ class Remedy:
         A remedy that needs gradients at other weights (such as SAM), or more than once, overrides this.
         """
         return compute()
+
+    def objective(self, loss: Tensor) -> Tensor:
+        """What to differentiate in place of the loss of one forward pass, whose graph is still there."""
+        return loss
 
     def penalty(self) -> Tensor | None:
         """A differentiable scalar to add to the loss, or None."""

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ofqctl.remedies.remedy import Remedy, RemedySettings
 
@@ -68,16 +68,14 @@ class Scheduled(Remedy):
     """A remedy that follows a schedule, for which it counts the optimizer steps of its phase.
 
     Args:
-        model: The quantized and calibrated model.
-        settings: The schedule.
-        steps: Number of optimizer steps in the phase.
+        schedule: The schedule.
 
     Attributes:
         done: Number of optimizer steps done.
     """
 
-    def __init__(self, model: nn.Module, settings: ScheduledSettings, steps: int) -> None:  # noqa: ARG002
-        self._schedule = settings.over(steps)
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
         self.done = 0
 
     @property

@@ -279,7 +279,10 @@ class Engine:
             for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
                 with self.processes.exchanging(self._called, number == len(step) - 1):
                     loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
-                    (loss / len(step)).backward()  # type: ignore[no-untyped-call]
+                    wanted = loss
+                    for remedy in remedies:
+                        wanted = remedy.objective(wanted)
+                    (wanted / len(step)).backward()  # type: ignore[no-untyped-call]
                 seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:
