@@ -26,5 +26,5 @@ REMEDIES: Registry[Any] = Registry("remedy", "ofqctl.remedies")
 """Classes derived from :class:`ofqctl.remedies.Remedy`, created at the start of each phase that names them.
 
 Traits: ``holds_codes``: decides which codes may change, so a phase can have only one such remedy, and weights cannot be
-averaged. ``float32``: does not work with autocast.
+averaged. ``float32``: does not work with autocast. ``quantized_weights``: needs a phase that quantizes weights.
 """

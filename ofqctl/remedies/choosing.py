@@ -19,6 +19,12 @@ def remedies_of(phase: Phase, model: nn.Module, steps: int) -> list[Remedy]:
     return [REMEDIES[name].target(model, settings, steps) for name, settings in phase.remedies.items()]
 
 
+def prepare_remedies(phase: Phase, model: nn.Module) -> None:
+    """Add the tensors that the remedies of a phase need to the model, before it is copied and trained."""
+    for name, settings in phase.remedies.items():
+        REMEDIES[name].target.prepare(model, settings)
+
+
 def check_remedies(phase: Phase, model: nn.Module, *, amp: bool) -> None:
     """Check before training that the remedies of a phase can work on the model.
 

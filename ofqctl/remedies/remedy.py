@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ofqctl.errors import RecipeError
 from ofqctl.layers import weight_sites
@@ -24,9 +25,10 @@ class Remedy:
     It is created at the start of a phase as ``Remedy(model, settings, steps)``, with the quantized model on its device,
     settings of the class it was registered with, and the number of optimizer steps in the phase.
 
-    The order within an optimizer step is: ``gradients`` (forward and backward of every accumulated batch, then of
-    ``penalty``), ``before_step``, clipping of gradients, ``optimizer.step()``, ``after_step``, the tracker's
-    ``update``.
+    The order within an optimizer step is: ``gradients`` (forward, ``objective`` and backward of every accumulated
+    batch, then backward of ``penalty``), ``before_step``, clipping of gradients, ``step``, ``after_step``, the
+    tracker's ``update``. Of several remedies, the first in ``before_step`` is the last in ``after_step``; those that
+    hold codes have the last word.
     """
 
     @classmethod
@@ -39,6 +41,16 @@ class Remedy:
         if next(weight_sites(model), None) is None:
             raise RecipeError(f"{cls.__name__} acts on quantized weights, and this model has none")
 
+    @classmethod
+    def prepare(cls, model: nn.Module, settings: RemedySettings) -> None:
+        """Add tensors that the remedy needs to ``model``, before it is copied for averaging and trained."""
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Called once before the first optimizer step, or before the state is restored.
+
+        The learning rates in the optimizer's groups are those of the next optimizer step from ``gradients`` on.
+        """
+
     def gradients(self, compute: Callable[[], Tensor]) -> Tensor:
         """Call ``compute``, which computes the gradients of the optimizer step, and return its result.
 
@@ -46,12 +58,20 @@ class Remedy:
         """
         return compute()
 
+    def objective(self, loss: Tensor) -> Tensor:
+        """What to differentiate in place of the loss of one forward pass, whose graph is still there."""
+        return loss
+
     def penalty(self) -> Tensor | None:
         """A differentiable scalar to add to the loss, or None."""
         return None
 
     def before_step(self) -> None:
         """Called when gradients are complete, before they are clipped: inspect weights, change gradients."""
+
+    def step(self, take: Callable[[], None]) -> None:
+        """Take the optimizer step by calling ``take``; a remedy that takes it in other parameters overrides this."""
+        take()
 
     def after_step(self) -> None:
         """Called after the optimizer has moved the weights: change them."""

@@ -20,9 +20,10 @@ from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.models import embeds
 from ofqctl.oscillation import OscillationTracker
 from ofqctl.quantizers import Quantizer, without
+from ofqctl.randomness import random_state, restore_random
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
-from ofqctl.remedies import Remedy, check_remedies, remedies_of
+from ofqctl.remedies import Remedy, check_remedies, prepare_remedies, remedies_of
 from ofqctl.training.batches import TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective
@@ -35,7 +36,7 @@ from ofqctl.training.optimization import (
     switched_off,
 )
 from ofqctl.training.processes import Processes
-from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
+from ofqctl.training.state import Checkpoint, Meter, Position
 
 Row = dict[str, Any]
 
@@ -95,6 +96,8 @@ class Engine:
         self.settings: Training = self.recipe.training
         for phase in self.settings.phases:
             check_remedies(phase, self.model, amp=self.amp)
+        for phase in self.settings.phases:
+            prepare_remedies(phase, self.model)
         if self.settings.tracking is not None and not any(module.weight for module in self.plan.modules.values()):
             raise RecipeError("training.tracking: follows the codes of quantized weights, and this recipe has none")
         self.position, self.meter = Position(), Meter()
@@ -173,6 +176,8 @@ class Engine:
         self._called = self.processes.wrap(self.model)
         schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
         remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
+        for remedy in remedies:
+            remedy.begin(optimizer)
         self._continue(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
@@ -238,13 +243,11 @@ class Engine:
             remedy.before_step()
         if self.settings.optimizer.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
-        try:
-            optimizer.step()
-        except KeyError as error:
-            if not self._restored:
-                raise
-            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
+        take = partial(self._move, optimizer)
         for remedy in remedies:
+            take = partial(remedy.step, take)
+        take()
+        for remedy in reversed(remedies):
             remedy.after_step()
         if self.ema is not None:
             self.ema.update(self.model, step=self.position.total_steps)
@@ -258,6 +261,15 @@ class Engine:
         self.meter.steps += 1
         return loss_mean
 
+    def _move(self, optimizer: Any) -> None:
+        """Let the optimizer move the weights."""
+        try:
+            optimizer.step()
+        except KeyError as error:
+            if not self._restored:
+                raise
+            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
+
     def _gradients(self, step: list[Batch], remedies: list[Remedy]) -> Tensor:
         """Compute the gradients of an optimizer step; return the sums of losses, correct predictions and images."""
         self.model.zero_grad()
@@ -267,7 +279,10 @@ class Engine:
             for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
                 with self.processes.exchanging(self._called, number == len(step) - 1):
                     loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
-                    (loss / len(step)).backward()  # type: ignore[no-untyped-call]
+                    wanted = loss
+                    for remedy in remedies:
+                        wanted = remedy.objective(wanted)
+                    (wanted / len(step)).backward()  # type: ignore[no-untyped-call]
                 seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:

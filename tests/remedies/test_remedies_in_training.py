@@ -10,6 +10,8 @@ from ofqctl.data import DataSpec
 from ofqctl.jobs.train import TrainRequest, train
 from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
+from ofqctl.remedies import ConfidentFreezing
+from ofqctl.remedies.pull import PullToCodes
 from ofqctl.training import read_checkpoint_state
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -96,3 +98,14 @@ def test_codes_frozen_in_one_phase_are_those_at_the_end_of_the_next(request_for)
             assert torch.equal(codes[marks], after.tracker[key][marks]), name
             held += int(marks.sum())
     assert held > 100
+
+
+def test_the_remedy_that_holds_codes_has_the_last_word(request_for, monkeypatch):
+    order = []
+    for kind in (ConfidentFreezing, PullToCodes):
+        plain = kind.after_step
+        monkeypatch.setattr(kind, "after_step", lambda self, plain=plain: order.append(type(self)) or plain(self))
+    request = request_for("run", checkpoint_every=0)
+    phases = ["training.phases=[{epochs: 1, cga: {}, pull: {}}]", "training.steps_per_epoch=1"]
+    train(replace(request, recipe=load("demo/digits_ofq_w2a2", [*PHASES, *phases])))
+    assert order == [PullToCodes, ConfidentFreezing]
