@@ -154,7 +154,8 @@ def _paths(weight: AnalyzedWeight, state: TrackerState) -> list[tuple[int, Path]
         if not flips:
             continue
         own = weight.encoded.grid.map(partial(_entry, codes.shape, inside))
-        position = own.position(latent / step)
+        position = rows[:, column, 4] if rows.shape[2] > 4 else torch.full_like(latent, torch.nan)
+        position = position.where(~position.isnan(), own.position(latent / step))  # earlier versions recorded none
         lowest, highest = max(int(code.min()) - 1, bounds.low), min(int(code.max()) + 1, bounds.high)
         path = Path(
             name=weight.name,

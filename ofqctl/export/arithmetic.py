@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, Integers, midpoints
+from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, Integers, thresholds_of
 from ofqctl.packing import pack
 from ofqctl.quantizers import Quantizer
 
@@ -21,7 +21,7 @@ _UINT8_MAX, _INT8_MAX = 255, 127
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Points of an activation that are not evenly spaced.
+    """Points of an activation that are not evenly spaced, or thresholds that are not midway between points.
 
     Attributes:
         thresholds: Values at which the code changes, float32, (codes - 1,); a threshold belongs to the lower code.
@@ -52,7 +52,7 @@ class Operand:
         before: Shift added to the tensor before rounding, or None.
         after: Shift added to the value, or None.
         dynamic: Whether this applies to rows divided by their largest magnitude, which is multiplied again elsewhere.
-        table: Table that replaces ``code + offset`` if points are not evenly spaced, or None.
+        table: Table that replaces ``code + offset`` if points or thresholds are not evenly spaced, or None.
     """
 
     name: str
@@ -188,7 +188,7 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
     after: Tensor | None = quantizer.after
     whole, table = torch.zeros(()), None
     integers = quantizer.grid.on_integers()
-    if integers is None or not integers.even:
+    if integers is None or not integers.even or quantizer.grid.thresholds is not None:
         table, multiplier = _table(quantizer.grid, integers)
         step = step / multiplier
     else:
@@ -213,7 +213,7 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
 def _table(grid: Grid, integers: Integers | None) -> tuple[LookupTable, int]:
     """The lookup table of a grid, and the number to divide the grid step by."""
     points = grid.points(grid.range.all()).detach().cpu()
-    thresholds = midpoints(points)
+    thresholds = thresholds_of(grid, points).detach().cpu()
     if integers is None or int(integers.levels[-1]) > _UINT8_MAX:
         return LookupTable(_array(thresholds), _array(points), 0), 1
     levels = integers.levels.numpy().astype(np.uint8)

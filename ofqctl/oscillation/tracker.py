@@ -28,7 +28,7 @@ class OscillationTracker:
     reduced: save the state of any one. (The recorded gradients of merged products are an exception: they come from the
     images of the process itself.)
 
-    It takes 6 bytes for each weight (code, direction of the last flip, frequency); and for each weight tensor 16 kB for
+    It takes 6 bytes for each weight (code, direction of the last flip, frequency); and for each weight tensor 20 kB for
     each recorded entry and at most 6 kB for each of its parts in the history.
 
     Args:
@@ -87,7 +87,8 @@ class OscillationTracker:
         ``NAME.codes``, ``NAME.direction`` (of the last flip: 1 up, -1 down, 0 if there was none), ``NAME.frequency``;
         ``NAME.flips``, (parts,), and ``NAME.recent_flips``, (steps, parts), of the last 30 optimizer steps, oldest
         first, for each of the equal parts of a fused projection; ``NAME.entries`` (indices of the recorded entries in
-        the flattened weight) and ``NAME.trajectory``, (steps, entries, 4): latent value, grid step, code, gradient.
+        the flattened weight) and ``NAME.trajectory``, (steps, entries, 5): latent value, grid step, code, gradient,
+        position.
 
         ``history_steps``, (rows,), and ``history``, (rows, parts, 3), with the parts of all weights in the alphabetical
         order of their names; see :class:`~ofqctl.oscillation.history.HistoryTable`.

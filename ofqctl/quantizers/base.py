@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, symmetric_grid
 from ofqctl.quantizers.cores import over_largest
 from ofqctl.quantizers.fake_quantize import fake_quantize
+from ofqctl.quantizers.reference import Rounding
 from ofqctl.recipe.plan import QuantizerPlan
 
 
@@ -56,6 +57,11 @@ class Quantizer(nn.Module, ABC):
         """The grid of the codes; by default its points are evenly spaced around 0."""
         return symmetric_grid(self.range)
 
+    @property
+    def rounding(self) -> Rounding | None:
+        """What rounding is to autograd; None for the identity between the outermost points (straight-through)."""
+        return None
+
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x``, with their grid step and grid."""
         x, largest = self.relative(x)
@@ -70,8 +76,8 @@ class Quantizer(nn.Module, ABC):
         if self.observing:
             self.observe(x)
             return x
-        dynamic = self.plan.dynamic
-        return fake_quantize(x, self.step, self.grid, self.before, self.after, self.passes, relative=dynamic)
+        given = self.step, self.grid, self.before, self.after, self.passes
+        return fake_quantize(x, *given, relative=self.plan.dynamic, rounding=self.rounding)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and None; if ``dynamic``, ``x`` divided by the largest magnitude of each row, and these magnitudes."""

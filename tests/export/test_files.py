@@ -185,20 +185,21 @@ def test_a_file_that_describes_itself_and_was_changed_is_refused(w2a2, tmp_path)
         open_run(path)
 
 
-def test_weights_alone_fit_the_layout_of_compressed_tensors(run, tmp_path):
+@pytest.mark.parametrize(("recipe", "bits"), [("ptq/minmax", 4), ("lcq/vit_w3a3", 2)])
+def test_weights_alone_fit_the_layout_of_compressed_tensors(run, tmp_path, recipe, bits):
     off = ("activations.bits=32", "first.activations.bits=32", "last.activations.bits=32")
-    directory = run("ptq/minmax", "weights.bits=4", *off)
+    directory = run(recipe, f"weights.bits={bits}", *off)
     export_safetensors(SafetensorsRequest(directory, "compressed-tensors", tmp_path / "ct"))
     config = json.loads((tmp_path / "ct" / "config.json").read_text())["quantization_config"]
     tensors, name = load_file(tmp_path / "ct" / "model.safetensors"), "blocks.0.mlp.fc1"
     group = next(g for g in config["config_groups"].values() if name in g["targets"])
-    assert (config["format"], group["weights"]["num_bits"]) == ("pack-quantized", 4)
+    assert (config["format"], group["weights"]["num_bits"]) == ("pack-quantized", bits)
     packed, shape = tensors[f"{name}.weight_packed"], tensors[f"{name}.weight_shape"]
-    integers = np.empty(shape, np.int64)
+    integers, each = np.empty(shape, np.int64), 32 // bits
     for row in range(shape[0]):
         for column in range(shape[1]):
-            word = int(packed[row, column // 8]) & 0xFFFFFFFF
-            integers[row, column] = (word >> (4 * (column % 8)) & 15) - 8
+            word = int(packed[row, column // each]) & 0xFFFFFFFF
+            integers[row, column] = (word >> (bits * (column % each)) & (1 << bits) - 1) - (1 << bits - 1)
     expected = load_run(directory).model.get_submodule(name).quantized_weight().detach().numpy()
     assert np.array_equal((integers * tensors[f"{name}.weight_scale"]).astype(np.float32), expected)
     assert "patch_embed.proj" in config["ignore"]

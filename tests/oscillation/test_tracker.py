@@ -135,7 +135,7 @@ def test_a_tracker_that_was_saved_and_read_goes_on_as_one_that_was_not(quantized
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=0, equal_nan=True)
-    assert int(expected["steps"]) == 16 and expected["head.weight.trajectory"].shape == (7, 4, 4)
+    assert int(expected["steps"]) == 16 and expected["head.weight.trajectory"].shape == (7, 4, 5)
     assert second.summary(0.005) == tracker.summary(0.005)
 
 
@@ -173,11 +173,12 @@ def test_a_trajectory_holds_latent_value_step_code_and_gradient_of_the_latest_st
     for step in range(6):
         train(model, backward, optimizer, tracker, [step])
         codes = site.encode_weight()
-        tensors = site.weight.detach(), codes.step.expand_as(site.weight), codes.codes, site.weight.grad
+        positions = codes.grid.position(site.weight.detach() / codes.step)
+        tensors = site.weight.detach(), codes.step.expand_as(site.weight), codes.codes, site.weight.grad, positions
         rows.append([t.flatten().float().clone() for t in tensors])
     found = tracker.trajectory("blocks.0.mlp.fc1.weight")
     assert len(set(found.entries.tolist())) == 3
-    for number, tensor in enumerate((found.latent, found.step, found.code, found.gradient)):
+    for number, tensor in enumerate((found.latent, found.step, found.code, found.gradient, found.position)):
         expected = torch.stack([row[number][found.entries] for row in rows[-4:]])
         torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
     again = OscillationTracker(model, samples=3)
@@ -185,6 +186,20 @@ def test_a_trajectory_holds_latent_value_step_code_and_gradient_of_the_latest_st
     model.zero_grad()
     tracker.update()
     assert bool(tracker.trajectory("blocks.0.mlp.fc1.weight").gradient[-1].isnan().all())
+
+
+def test_a_state_without_positions_is_read_and_gets_them_from_then_on(quantized, backward):
+    model = quantized()
+    tracker = OscillationTracker(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    train(model, backward, optimizer, tracker, range(2))
+    old = {key: t[..., :4] if key.endswith("trajectory") else t for key, t in tracker.state_dict().items()}
+    again = OscillationTracker(model)
+    again.load_state_dict(old)
+    train(model, backward, optimizer, again, [2])
+    found = again.trajectory("blocks.0.mlp.fc1.weight")
+    assert torch.equal(found.latent[:2], tracker.trajectory("blocks.0.mlp.fc1.weight").latent)
+    assert found.position.isnan().all(dim=1).tolist() == [True, True, False]
 
 
 def test_the_gradient_of_a_merged_product_is_summed_over_the_batches_of_a_step(quantized, backward, monkeypatch):

@@ -12,6 +12,7 @@ from ofqctl.packing import pack, unpack
 from ofqctl.quantizers import QUANTIZERS, build_quantizer
 from ofqctl.recipe.plan import quantizer_plan
 
+ROLES = ("weights", "activations")
 SHAPES = {
     (): (4, 5, 6),
     (5, 1): (4, 5, 6),
@@ -23,25 +24,33 @@ SHAPES = {
 WEIGHT_SHAPES = {(5, 1): (5, 6), (1, 1): (5, 6), (3, 1, 1, 1): (3, 2, 4, 4), (2, 5, 1): (2, 5, 6)}
 
 
-def of_weights_alone(method):
-    return "activations" not in (QUANTIZERS[method].roles or ["activations"])
+FOR_WEIGHTS = {name for name, method in QUANTIZERS.methods().items() if "activations" not in (method.roles or ROLES)}
+WITH_SHIFTS = set(QUANTIZERS.methods()) - FOR_WEIGHTS - {"uniform"}
+
+
+def widths(method):
+    """The bits that a method can have."""
+    refused = getattr(QUANTIZERS[method].settings(), "refused", lambda _: None)
+    return [bits for bits in range(1, 9) if refused(bits) is None]
 
 
 @st.composite
 def plans(draw):
     method = draw(st.sampled_from(sorted(QUANTIZERS.methods())))
-    shapes = WEIGHT_SHAPES if of_weights_alone(method) else SHAPES
+    shapes = WEIGHT_SHAPES if method in FOR_WEIGHTS else SHAPES
     ranges = {"range": draw(st.sampled_from(["minmax", "percentile", "mse"])), "symmetric": draw(st.booleans())}
+    step_shape = draw(st.sampled_from(sorted(shapes)))
     plan = quantizer_plan(
         method=method,
-        bits=draw(st.integers(1, 8)),
-        step_shape=draw(st.sampled_from(sorted(shapes))),
-        shift_shape=draw(st.sampled_from([None, (1,)])) if method == "lsq" else None,
-        dynamic=not of_weights_alone(method) and draw(st.booleans()),
-        signed=draw(st.sampled_from([True, False, None])) if not of_weights_alone(method) else True,
+        bits=draw(st.sampled_from(widths(method))),
+        step_shape=step_shape,
+        shape=shapes[step_shape] if method in FOR_WEIGHTS else None,
+        shift_shape=draw(st.sampled_from([None, (1,)])) if method in WITH_SHIFTS else None,
+        dynamic=method not in FOR_WEIGHTS and draw(st.booleans()),
+        signed=True if method in FOR_WEIGHTS else draw(st.sampled_from([True, False, None])),
         **(ranges if method == "uniform" else {}),
     )
-    return plan, shapes[plan.step_shape]
+    return plan, shapes[step_shape]
 
 
 def calibrated(plan, shape, seed, scale=1.0):
@@ -131,11 +140,11 @@ def test_a_quantizer_is_built_again_from_its_description_and_state(case, seed):
 def test_rows_that_are_relative_to_their_largest_element_may_have_any_size(case, seed, scale):
     plan, shape = case
     quantizer, x = calibrated(plan.model_copy(update={"dynamic": True}), shape, seed)
-    if not of_weights_alone(plan.method):
+    if plan.method not in FOR_WEIGHTS:
         assert torch.equal(quantizer(scale * x), scale * quantizer(x))
 
 
-@pytest.mark.parametrize("method", ["lsq", "uniform"])
+@pytest.mark.parametrize("method", sorted(WITH_SHIFTS | {"uniform"}))
 def test_a_row_of_zeros_is_relative_to_none(method):
     quantizer, x = calibrated(quantizer_plan(method=method, bits=4, step_shape=(), dynamic=True), (2, 4, 6), 0)
     x[0, 1] = 0.0
@@ -161,7 +170,7 @@ def test_grids_have_exactly_two_to_the_bits_codes(bits):
         assert grid.signed is signed
 
 
-@pytest.mark.parametrize("method", ["lsq", "uniform"])
+@pytest.mark.parametrize("method", sorted(WITH_SHIFTS | {"uniform"}))
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_values_that_are_not_finite_are_refused(method, poison):
     quantizer = build_quantizer(quantizer_plan(method=method, bits=4, step_shape=()))
@@ -170,7 +179,7 @@ def test_values_that_are_not_finite_are_refused(method, poison):
         quantizer.finish()
 
 
-@pytest.mark.parametrize("method", ["lsq", "uniform"])
+@pytest.mark.parametrize("method", sorted(WITH_SHIFTS | {"uniform"}))
 def test_a_quantizer_that_saw_nothing_says_so(method):
     with pytest.raises(ValueError, match="no "):
         build_quantizer(quantizer_plan(method=method, bits=4, step_shape=())).finish()
@@ -178,7 +187,7 @@ def test_a_quantizer_that_saw_nothing_says_so(method):
 
 @pytest.mark.parametrize("method", sorted(QUANTIZERS.methods()))
 def test_rows_of_zeros_give_finite_values(method):
-    quantizer = build_quantizer(quantizer_plan(method=method, bits=2, step_shape=(3, 1)))
+    quantizer = build_quantizer(quantizer_plan(method=method, bits=2, step_shape=(3, 1), shape=(3, 4)))
     weight = torch.zeros(3, 4)
     quantizer.observe(weight)
     quantizer.finish()
@@ -190,6 +199,7 @@ SMALL = {
     "quest": {"method": "quest"},
     "lsq, started at the mean": {"method": "lsq"},
     "lsq, started at the least error": {"method": "lsq", "start": "mse"},
+    "lcq": {"method": "lcq"},
     "lsq with shifts, started at the least error": {"method": "lsq", "start": "mse", "shift_shape": (6, 1)},
 } | {
     f"uniform, {range_}, {kind}": {"method": "uniform", "range": range_, "percentile": 99.0} | settings
