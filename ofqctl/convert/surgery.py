@@ -1,6 +1,6 @@
 """Apply a plan to a float model in place, and describe a quantized model by a plan."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -8,6 +8,7 @@ from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention, quantize_attention
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan, QuantizerPlan
+from ofqctl.recipe.plan import Replacement
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
@@ -21,19 +22,46 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
         KeyError: The plan names a module that the model does not have.
     """
     device = next(model.parameters()).device
+    replace_modules(model, plan.replaced)
     for name, module_plan in plan.modules.items():
-        try:
-            module = model.get_submodule(name)
-        except AttributeError as error:
-            raise KeyError(name) from error
+        module = _named(model, name)
         if module_plan.kind in ("attention", "qkr"):
             quantize_attention(module, module_plan)
             continue
         swapped = (QuantConv2d if module_plan.kind == "conv2d" else QuantLinear)(module, module_plan)  # type: ignore[arg-type]
-        swapped.train(module.training)
-        for parent, child in list(_places(model, module)):
-            setattr(parent, child, swapped)
+        _swap(model, module, swapped)
     model.to(device)
+
+
+def replace_modules(model: nn.Module, replaced: Mapping[str, Replacement]) -> None:
+    """Put what a plan says in place of float modules, with their parameters; what is in place already stays.
+
+    Args:
+        model: A float model, changed in place.
+        replaced: What stands in place of which module.
+
+    Raises:
+        KeyError: There is no such module.
+    """
+    for name in replaced:
+        norm = _named(model, name)
+        if isinstance(norm, nn.LayerNorm):
+            without_mean = nn.RMSNorm(norm.normalized_shape, eps=norm.eps)
+            without_mean.weight = norm.weight
+            _swap(model, norm, without_mean)
+
+
+def _named(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise KeyError(name) from error
+
+
+def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    new.train(old.training)
+    for parent, child in list(_places(model, old)):
+        setattr(parent, child, new)
 
 
 def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:

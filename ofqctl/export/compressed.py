@@ -29,6 +29,7 @@ def check_representable(run: Run, where: str) -> None:
     plan = run.config.quantization_config.plan
     modules = {name: (entry, weight_site(run.model.get_submodule(name))) for name, entry in plan.modules.items()}
     reasons = {name: reason for name, (entry, site) in modules.items() if (reason := _obstacle(entry, site))}
+    reasons |= dict.fromkeys(plan.replaced, "an RMSNorm stands in place of the architecture's LayerNorm")
     if not plan.modules:
         raise ArtifactError(f"{where}: nothing is quantized, so there is nothing to pack")
     if reasons:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from ofqctl.artifact import Run
-from ofqctl.convert import apply_plan, describe, make_plan, notes_on_sizes, operands, weight_site
+from ofqctl.convert import apply_plan, describe, make_plan, notes_on_sizes, operands, replace_modules, weight_site
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import find_run
@@ -75,6 +75,7 @@ class Start:
         _check_merged(previous, plan, recipe, self.loaded.source)
         notes = notes_on_sizes(model, recipe)
         plan, kept = _carried_over(previous, plan)
+        replace_modules(model, plan.replaced)
         state = None if self.run is None or self.plan is None else _latent_state(self.run, kept)
         if state is not None:  # projections that are only merged now must be loaded before
             _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(previous)])
@@ -220,7 +221,7 @@ def _check_merged(previous: Plan, plan: Plan, recipe: Recipe, source: str) -> No
 
 
 def _carried_over(previous: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
-    """``plan`` with the quantizers that are also in ``previous`` taken from there, and their names."""
+    """``plan`` with what ``previous`` replaced and the quantizers that are also there, and the names of these."""
     kept: set[str] = set()
     modules = dict(plan.modules)
     for name in plan.modules.keys() & previous.modules.keys():
@@ -234,7 +235,7 @@ def _carried_over(previous: Plan, plan: Plan) -> tuple[Plan, frozenset[str]]:
                 inputs[operand] = old.operands[operand]
                 kept.add(f"{name}.{operand}")
         modules[name] = module.model_copy(update={"weight": weight, "operands": inputs})
-    return plan.model_copy(update={"modules": modules}), frozenset(kept)
+    return plan.model_copy(update={"modules": modules, "replaced": previous.replaced}), frozenset(kept)
 
 
 def _quantizers(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:

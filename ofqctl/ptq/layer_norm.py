@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ofqctl.hooks import attached
 from ofqctl.layers.attention import open_products
 from ofqctl.models.outputs import every_output
+from ofqctl.ptq.exact import together_or_alone
 from ofqctl.ptq.task import Task
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
@@ -131,9 +132,9 @@ def find_pairs(model: nn.Module, image: Tensor) -> list[Pair]:
     with torch.no_grad():
         expected, inputs = _run(model, image, linears)
         found = (_pair_of(model, image, name, norms[name], linears, inputs) for name in norms)
-        pairs = _together_or_alone([p for p in found if p], lambda pairs: _scales_alone(model, image, pairs, expected))
+        pairs = together_or_alone([p for p in found if p], lambda pairs: _scales_alone(model, image, pairs, expected))
         shifting = [pair for pair in pairs if pair.shifts]
-        shifting = _together_or_alone(shifting, lambda pairs: _shifts_alone(model, image, pairs, expected))
+        shifting = together_or_alone(shifting, lambda pairs: _shifts_alone(model, image, pairs, expected))
         return [replace(pair, shifts=pair in shifting) for pair in pairs]
 
 
@@ -162,11 +163,6 @@ def _factor(norm: nn.LayerNorm) -> Tensor:
     """Powers of two, (C,)."""
     exponents = torch.randint(1, 4, norm.weight.shape, generator=torch.Generator().manual_seed(0))
     return torch.exp2(exponents.float()).to(norm.weight.device)
-
-
-def _together_or_alone(pairs: list[Pair], hold: Callable[[list[Pair]], bool]) -> list[Pair]:
-    """Those pairs that hold: tried all at once, which is one pass, and one by one if one of them does not."""
-    return pairs if not pairs or hold(pairs) else [pair for pair in pairs if hold([pair])]
 
 
 def _scales_alone(model: nn.Module, image: Tensor, pairs: list[Pair], expected: tuple[Tensor, ...]) -> bool:

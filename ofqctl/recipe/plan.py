@@ -14,6 +14,8 @@ from ofqctl.recipe.registered import ByName
 from ofqctl.registry import Frozen
 
 ModuleKind = Literal["linear", "conv2d", "attention", "qkr"]
+Replacement = Literal["rms_norm"]
+"""What can stand in place of a float module: ``rms_norm`` is a LayerNorm of what has a mean of 0, without its shift."""
 
 
 _LARGEST = 2**31  # elements of a tensor
@@ -125,7 +127,14 @@ class LeftFloat(Frozen):
 
 
 class Plan(Frozen):
-    """Every quantized module of one model by name, and everything that was left in float."""
+    """Every quantized module of one model by name, and everything that was left in float.
+
+    Attributes:
+        modules: Plan of each quantized module.
+        left_float: What was left in float, and why.
+        replaced: Float modules of the architecture that others stand in place of, as a stage has changed the model.
+    """
 
     modules: dict[str, ModulePlan]
     left_float: tuple[LeftFloat, ...] = ()
+    replaced: dict[str, Replacement] = Field(default_factory=dict)

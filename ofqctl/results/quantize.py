@@ -72,7 +72,21 @@ class SearchCurve(Part):
     images: SearchImages
 
 
-StageFigures = Annotated[ChosenRows | SearchCurve | dict[str, Any], Field(union_mode="left_to_right")]
+class Folded(Part):
+    """What a stage that changes the float model exactly has changed.
+
+    Attributes:
+        keys: Attention blocks whose queries and keys were changed.
+        values: Attention blocks whose values were changed.
+        residual: LayerNorms that read a rotated residual stream as RMSNorms.
+    """
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    residual: tuple[str, ...] = ()
+
+
+StageFigures = Annotated[ChosenRows | SearchCurve | Folded | dict[str, Any], Field(union_mode="left_to_right")]
 """Figures of one of this package's stages, or of another's."""
 
 

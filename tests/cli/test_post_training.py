@@ -11,15 +11,49 @@ FEW = ("--set", "calibration.images=16", "calibration.batch_size=8")
 DIGITS = ("--calib-data", "digits")
 
 
-@pytest.mark.parametrize("name", ["repq", "erq", "evolq", "best"])
+QUICKLY = {
+    "repq": (),
+    "erq": (),
+    "evolq": ("ptq.1.iterations=5", "ptq.2.passes=1"),
+    "best": ("ptq.1.iterations=5",),
+    "rotation": ("ptq.2.iterations=5",),
+    "residual_rotation": ("ptq.1.iterations=5",),
+}
+
+
+@pytest.mark.parametrize("name", QUICKLY)
 def test_each_recipe_makes_a_run_that_evaluates_as_it_was_measured(ofqctl, name):
-    quick = {"evolq": ("ptq.1.iterations=5", "ptq.2.passes=1"), "best": ("ptq.1.iterations=5",)}.get(name, ())
+    quick = QUICKLY[name]
     arguments = ("quantize", "vit_tiny_patch16_224", *TINY, "--recipe", f"ptq/{name}", "--wbits", 4, "--abits", 4)
     ended = ofqctl(*arguments, *FEW, *quick, *DIGITS, "--data", "digits", "--output", "run", "--json")
     assert ended.code == 0, ended.err
     again = ofqctl("evaluate", "run", "--data", "digits", "--json").json
     assert again["top1"] == ended.json["evaluation"]["quantized"]["top1"]
     assert again["loss"] == pytest.approx(ended.json["evaluation"]["quantized"]["loss"], rel=1e-5)
+
+
+ROTATED = ("--recipe", "ptq/residual_rotation", *FEW, "ptq=[{stage: rotation, residual: true}]", *DIGITS)
+
+
+def test_a_run_with_a_rotated_residual_stream_exports(ofqctl):
+    assert ofqctl("quantize", "vit_tiny_patch16_224", *TINY, *ROTATED, "--output", "run").code == 0
+    assert ofqctl("export", "run", "--onnx", "--strict", "--verify-images", 4).code == 0
+
+
+def test_a_run_with_a_rotated_residual_stream_trains_on(ofqctl):
+    assert ofqctl("quantize", "vit_tiny_patch16_224", *TINY, *ROTATED, "--output", "run").code == 0
+    training = "training={phases: [{name: train, epochs: 1}], batch_size: 512}"
+    train = ("train", "run", "--recipe", "run/recipe.yaml", "--set", training, "--data", "digits")
+    ended = ofqctl(*train, "--output", "trained")
+    assert ended.code == 0, ended.err
+    assert ofqctl("evaluate", "trained", "--data", "digits").code == 0
+
+
+def test_a_layout_of_other_programs_cannot_hold_a_rotated_residual_stream(ofqctl):
+    weights = (*ROTATED, "--set", "activations.bits=32", "first.activations.bits=32", "last.activations.bits=32")
+    assert ofqctl("quantize", "vit_tiny_patch16_224", *TINY, *weights, "--output", "run").code == 0
+    ended = ofqctl("export", "run", "--safetensors", "--layout", "compressed-tensors")
+    assert "an RMSNorm stands in place of the architecture's LayerNorm" in ended.err
 
 
 def test_calibration_images_are_reconstructed_on_unless_a_recipe_is_named(ofqctl):
