@@ -55,7 +55,7 @@ KINDS = (
         "What `quantize` does to a calibrated model: entries of `ptq`.",
         PTQ_STAGES,
     ),
-    Kind("In training", "What a phase of training does beside optimizing: keys of a phase.", REMEDIES),
+    Kind("Remedies", "What a phase of training does beside optimizing: keys of a phase.", REMEDIES),
     Kind("Terms of the objective", "What training minimizes: `training.distillation` and `training.terms`.", TERMS),
 )
 
