@@ -65,7 +65,7 @@ class SmoothGradients(Remedy):
             return None
         with torch.no_grad():
             encoded = quantizer.encode(latent)
-            away = encoded.grid.position(latent.float() / encoded.step).sub_(encoded.codes).clamp_(-0.5, 0.5)
+            away = (encoded.position(latent.float()) - encoded.codes).clamp_(-0.5, 0.5)
             wave = (self._amplitude * math.sqrt(2.0) * math.pi) * torch.cos(math.pi * away)
             slope = (1.0 - wave).div_(1.0 + wave).to(latent.dtype)
         return straight_through(latent * slope, latent.detach())
