@@ -6,7 +6,7 @@ below gradually, with the gradients of rounding throughout; it costs little more
 a training; the grid steps should be computed from the weights or be near where they end, as weights slide to their
 codes on the current grid. Follow it by some epochs at a tiny rate, in which weights are quantized.
 
-Between two neighbouring points ``q_1 < q_2`` with threshold ``m`` midway, a latent weight ``w`` computes as
+Between two neighbouring points ``q_1 < q_2`` with threshold ``m``, a latent weight ``w`` computes as
 
     clamp(m + (w - m) / r, q_1, q_2)
 
@@ -91,7 +91,8 @@ def slid(latent: Tensor, encoded: Encoded, inverse: float) -> Tensor:
         Values in the shape of ``latent``, float32.
     """
     grid, step = encoded.grid, encoded.step
-    position = grid.position(latent.float() / step).clamp(grid.range.low, grid.range.high)
-    below = position.floor().clamp_(max=grid.range.high - 1)
-    share = ((position - below - 0.5) / inverse).clamp_(-0.5, 0.5).add_(0.5)
-    return (grid.points(below) * step).lerp(grid.points(below + 1) * step, share)
+    below = encoded.position(latent.float()).floor_().clamp_(grid.range.low, grid.range.high - 1)
+    lower, upper = grid.points(below), grid.points(below + 1)
+    own = grid.thresholds
+    middle = (lower + upper) / 2 if own is None else own.to(lower)[below.to(torch.int64) - grid.range.low]
+    return (middle + (latent.float() / step - middle) / inverse).clamp_(lower, upper).mul_(step)

@@ -46,7 +46,7 @@ class Remedy:
         """Add tensors that the remedy needs to ``model``, before it is copied for averaging and trained."""
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Called once before the first optimizer step, or before the state is restored.
+        """Called once in a phase: when the optimizer is restored, before the remedy is and before the first step.
 
         The learning rates in the optimizer's groups are those of the next optimizer step from ``gradients`` on.
         """

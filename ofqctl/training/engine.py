@@ -176,9 +176,7 @@ class Engine:
         self._called = self.processes.wrap(self.model)
         schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
         remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
-        for remedy in remedies:
-            remedy.begin(optimizer)
-        self._continue(phase, optimizer, remedies)
+        self._begin(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
                 self._run_epoch(phase, optimizer, schedule, remedies)
@@ -186,16 +184,18 @@ class Engine:
             for remedy in remedies:
                 remedy.close()
 
-    def _continue(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
-        """Restore the checkpoint's state of the current phase, or of the optimizer of the previous phase."""
+    def _begin(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
+        """Begin the phase, or continue with the checkpoint's state of it or of the previous phase's optimizer."""
         checkpoint, self._resumed = self._resumed, None
-        if checkpoint is None:
-            return
-        begun = checkpoint.position["phase_step"] > 0
+        begun = checkpoint is not None and checkpoint.position["phase_step"] > 0
         with fitting("last.pt: its state does not fit the phase"):
-            if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
+            if checkpoint is not None and checkpoint.optimizer and (begun or phase.optimizer == "carried"):
                 restore_optimizer(optimizer, checkpoint.optimizer, self.model)
                 self._restored = True
+            for remedy in remedies:
+                remedy.begin(optimizer)
+            if checkpoint is None:
+                return
             if begun:
                 for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
                     remedy.load_state_dict(state)
@@ -295,7 +295,7 @@ class Engine:
             "phase": phase.name,
             "epoch": self.position.total_epochs + 1,
             "step": self.position.total_steps,
-            "lr": optimizer.param_groups[-1]["lr"],
+            "lr": optimizer.param_groups[0]["lr"],
             "loss": meter.loss / max(1, meter.steps),
             **({"train_top1": 100.0 * meter.correct / max(1, meter.images)} if self._ranks else {}),
             "images_per_second": meter.images / max(meter.seconds, 1e-9),

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ofqctl.grids import CodeRange, Encoded, TableGrid, symmetric_grid
+from ofqctl.grids import CodeRange, Encoded, TableGrid, symmetric_grid, thresholds_of
 from ofqctl.layers import weight_sites
 from ofqctl.recipe.training import Training
 from ofqctl.remedies.parq import Parq, SlidingWeights, slid
 
 
-def by_definition(weight, points, inverse):
+def by_definition(weight, points, thresholds, inverse):
     """One weight: between its neighbouring points, by the formula; clipped outside."""
     if weight <= points[0]:
         return points[0]
@@ -23,7 +23,7 @@ def by_definition(weight, points, inverse):
         return points[-1]
     index = max(k for k, point in enumerate(points) if point <= weight)
     low, high = points[index], points[index + 1]
-    middle = (low + high) / 2
+    middle = thresholds[index]
     return min(max(middle + (weight - middle) / inverse, low), high)
 
 
@@ -31,6 +31,7 @@ GRIDS = [
     symmetric_grid(CodeRange.of_bits(2, signed=True)),
     symmetric_grid(CodeRange.of_bits(1, signed=True)),
     TableGrid(CodeRange.of_bits(2, signed=True), torch.tensor([-3.0, -1.0, 0.5, 4.0])),
+    TableGrid(CodeRange.of_bits(2, signed=True), torch.tensor([-3.0, -1.0, 0.5, 4.0]), torch.tensor([-1.5, 0.25, 1.0])),
 ]
 
 
@@ -46,7 +47,8 @@ def test_values_are_those_of_the_definition_on_any_grid(weights, inverse, step, 
     codes = grid.nearest(latent / step).to(torch.int8)
     found = slid(latent, Encoded(codes, torch.tensor(step), grid), inverse)
     points = (grid.points(grid.range.all()) * step).tolist()
-    expected = [by_definition(weight, points, inverse) for weight in weights]
+    thresholds = (thresholds_of(grid, grid.points(grid.range.all())) * step).tolist()
+    expected = [by_definition(weight, points, thresholds, inverse) for weight in weights]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=3e-5 / inverse)
 
 

@@ -20,7 +20,9 @@ REMEDIES = {
     "parq": "{}",
     "pull": "{start: 0.1, end: 0.3, delay: 0.0, times_lr: false, every: 0.3, noise: 0.01}",
     "satnl": "{bound: 1.1}",
+    "stableqat": "{}",
     "symreg": "{start: 1.0e-3, end: 1.0e-4, pairing: '2:2'}",
+    "trs": "{rate: 0.02, momentum: 0.5, gain: 5.0}",
 }
 REFUSED = {("satnl", "qkr")}  # merged products
 SETS = {"lsq": ["weights.method=lsq", "attention.qkr=false"], "qkr": []}
