@@ -3,7 +3,7 @@
 from torch import nn
 
 from ofqctl.convert.planning import make_plan, notes_on_sizes
-from ofqctl.convert.surgery import apply_plan, describe, operands, replace_modules, weight_site
+from ofqctl.convert.surgery import apply_plan, describe, operands, origin_of, replace_modules, weight_site
 from ofqctl.convert.survey import takes_any_size
 from ofqctl.recipe import Plan, Recipe
 
@@ -31,6 +31,7 @@ __all__ = [
     "make_plan",
     "notes_on_sizes",
     "operands",
+    "origin_of",
     "replace_modules",
     "takes_any_size",
     "weight_site",

@@ -87,6 +87,11 @@ def describe(model: nn.Module, plan: Plan) -> Plan:
     return plan.model_copy(update={"modules": modules})
 
 
+def origin_of(name: str) -> str:
+    """The module of the float model that a planned one was made of; of a merged block's values, the projection."""
+    return name.replace("products.v_proj", "qkv")
+
+
 def weight_site(module: nn.Module) -> WeightSite | None:
     """The quantized weight of a planned module: its own, or the merged query-key product of an attention block."""
     if isinstance(module, QuantAttention) and isinstance(module.products, QKRProducts):

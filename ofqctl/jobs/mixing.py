@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from ofqctl.artifact import serialize
-from ofqctl.convert import convert, make_plan, weight_site
+from ofqctl.convert import convert, make_plan, origin_of, weight_site
 from ofqctl.errors import RecipeError
 from ofqctl.progress import Progress
 from ofqctl.ptq import Batches, calibrate, calibrate_weights
@@ -173,7 +173,7 @@ def _open_layers(model: nn.Module, recipes: list[Recipe], size: Size) -> list[st
 
 def _override(recipe: Recipe, name: str, bits: int) -> Override:
     """The exception that sets the bits of one planned module; everything else stays as in the recipe."""
-    target = name.replace(".products.v_proj", ".qkv")  # the projection of the value in a merged block
+    target = origin_of(name)
     weights = recipe.weights
     for exception in recipe.layers:
         if exception.weights is not None and fnmatchcase(target, exception.target):

@@ -14,6 +14,7 @@ DIGITS = ("--calib-data", "digits")
 QUICKLY = {
     "repq": (),
     "erq": (),
+    "gptaq": (),
     "evolq": ("ptq.1.iterations=5", "ptq.2.passes=1"),
     "best": ("ptq.1.iterations=5",),
     "rotation": ("ptq.2.iterations=5",),

@@ -63,7 +63,8 @@ def test_rounds_bound_the_flips_of_a_row():
 
 @pytest.mark.parametrize("ridge", [1e-6, 0.05])
 def test_regression_on_activation_errors_gives_the_normal_equations(quantized, ridge):
-    from ofqctl.ptq.erq import Moments, _reduce_activation_error
+    from ofqctl.ptq.erq import _reduce_activation_error
+    from ofqctl.ptq.layer_inputs import Moments
 
     layer = quantized().model.blocks[0].mlp.fc1
     generator = torch.Generator().manual_seed(2)
@@ -83,7 +84,8 @@ def test_regression_on_activation_errors_gives_the_normal_equations(quantized, r
 
 
 def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
-    from ofqctl.ptq.erq import ERQ, _reduce_activation_error, _reduce_weight_error, moments_of
+    from ofqctl.ptq.erq import ERQ, _reduce_activation_error, _reduce_weight_error
+    from ofqctl.ptq.layer_inputs import moments_of
 
     generator = torch.Generator().manual_seed(4)
     exact = torch.randn(500, 48, generator=generator)
@@ -108,7 +110,7 @@ def test_a_few_massive_rows_do_not_decide_what_suits_the_others(quantized):
 
 
 def test_rows_weigh_what_their_mean_square_says(quantized):
-    from ofqctl.ptq.erq import moments_of
+    from ofqctl.ptq.layer_inputs import moments_of
 
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.2]])
     found = moments_of([(rows, rows / 2)], 0.5)
@@ -120,7 +122,7 @@ def test_rows_weigh_what_their_mean_square_says(quantized):
 
 @pytest.mark.parametrize("weighing", [0.5, 1.0])
 def test_rows_of_zeros_do_not_outweigh_all_others(weighing):
-    from ofqctl.ptq.erq import moments_of
+    from ofqctl.ptq.layer_inputs import moments_of
 
     rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     rows[7] = 0.0  # a quantizer with a shift, or a grid without a point at 0, makes something of it all the same
@@ -134,7 +136,8 @@ def test_inputs_that_are_always_zero_cost_nothing():
     from torch import nn
 
     from ofqctl.layers import QuantLinear
-    from ofqctl.ptq.erq import ERQ, _reduce_activation_error, _reduce_weight_error, moments_of
+    from ofqctl.ptq.erq import ERQ, _reduce_activation_error, _reduce_weight_error
+    from ofqctl.ptq.layer_inputs import moments_of
     from ofqctl.recipe import ModulePlan, quantizer_plan
 
     plan = quantizer_plan(method="uniform", bits=3, step_shape=(5, 1), range="mse")

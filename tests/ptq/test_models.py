@@ -20,7 +20,9 @@ TRANSFORMERS = {
 MODELS = TRANSFORMERS | {"mobilevit_xxs": {"img_size": 64}}
 STEPS = (
     {"stage": "layer_norm"},
+    {"stage": "rotation", "residual": True},
     {"stage": "softmax"},
+    {"stage": "gptaq"},
     {"stage": "erq"},
     {"stage": "reconstruct", "iterations": 3, "batch_size": 2, "views": 12},
     {"stage": "evolq", "passes": 1, "cycles": 1},

@@ -108,7 +108,7 @@ def test_recipes_cannot_be_changed_after_they_were_made():
         ({"stage": "erq", "rigde": 1}, r"ptq\.0\.rigde: unknown key; did you mean 'ridge'\?"),
         ({"stage": [10**12]}, r"ptq\.0\.stage: '\[1000000000000\]' is unknown; allowed are "),
         ({"stage": "reconstuct"}, r"ptq\.0\.stage: 'reconstuct' is unknown; did you mean 'reconstruct'\?"),
-        ({"stage": "magic"}, r"ptq\.0\.stage: 'magic' is unknown; allowed are erq, evolq, layer_norm"),
+        ({"stage": "magic"}, r"ptq\.0\.stage: 'magic' is unknown; allowed are erq, evolq, "),
         ({"steps": 3}, r"ptq\.0\.stage: is missing; it names a stage of post-training quantization"),
         ({"step": "erq"}, r"ptq\.0\.stage: is missing; did you mean 'stage' in place of 'step'\?"),
         ({"stage": "evolq", "loss": "x"}, r"ptq\.0\.loss: input should be 'infonce'"),
