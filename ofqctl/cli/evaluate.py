@@ -45,7 +45,7 @@ class _Widths:
     wbits: str | None = option(
         "WIDTHS",
         "Round the weights to each of these widths as well, such as 2,3,4,8: the latent weights of a trained run, or "
-        "those of a float model.",
+        "those of a float model, its first and last layer to 8 bits.",
     )
     rounding: str | None = option(
         "RECIPE", "Recipe whose `weights` say how; by default to the least squared error in each output channel."

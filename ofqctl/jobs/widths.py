@@ -19,6 +19,8 @@ from ofqctl.recipe import Recipe
 from ofqctl.recipe.schema import FLOAT_BITS, Activations, Layer, Weights, plan_for
 from ofqctl.training import FILE, read_checkpoint_state
 
+EDGE_BITS = 8  # of the first and the last layer of a float model
+
 
 def at_widths(subject: Subject, widths: tuple[int, ...], rounding: Recipe | None) -> dict[int, nn.Module]:
     """Copies of a model with its weights rounded to other widths; all else is as it was.
@@ -26,7 +28,7 @@ def at_widths(subject: Subject, widths: tuple[int, ...], rounding: Recipe | None
     Of a quantized run, the latent weights of its training state are rounded, or what its codes stand for if it has
     none; activations keep their quantizers, and so do layers that the recipe gives a width of their own, such as the
     first and the last one. At its own width it is the run itself. Of a float model, every Linear and convolution is
-    rounded but those that the recipe says otherwise of.
+    rounded, the first and the last one to 8 bits, as recipes have it.
 
     Args:
         subject: A float model, or a run.
@@ -64,7 +66,7 @@ def _latent_weights(run: Run) -> Mapping[str, Tensor] | None:
 def _of_float(subject: Subject, weights: Weights, state: Any) -> nn.Module:  # noqa: ARG001
     model = copy.deepcopy(subject.model)
     nothing = Activations(bits=FLOAT_BITS)
-    edge = Layer(weights=weights, activations=nothing)
+    edge = Layer(weights=weights.model_copy(update={"bits": EDGE_BITS}), activations=nothing)
     size: tuple[int, int, int] = tuple(subject.data_config["input_size"])
     plan = convert(model, Recipe(weights=weights, activations=nothing, first=edge, last=edge), size)
     calibrate_weights(model, plan)
