@@ -230,6 +230,7 @@ def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
         ">val cosine": "val_cosine",
         ">oscillating": "oscillating",
         ">codes changed a step": "flips_per_step",
+        ">moved": "moved",
         ">seconds": "seconds",
     }
     shown = {title: key for title, key in columns.items() if any(key in row for row in rows)}
@@ -250,7 +251,7 @@ def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
-    if key in ("oscillating", "flips_per_step"):
+    if key in ("oscillating", "flips_per_step", "moved"):
         return f"{100 * value:.3f} %"
     if key in ("train_top1", "val_top1", "val_knn", "val_recall1"):
         return f"{value:.2f} %"

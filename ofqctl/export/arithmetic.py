@@ -122,12 +122,23 @@ class ExportedWeight:
         return self.multiplier == 2 and self.range.bits == 8 and self.even and bool(np.all(self.zero == self._half))
 
     @property
+    def integral(self) -> bool:
+        """Whether the points are integers."""
+        return bool(np.issubdtype(self.levels.dtype, np.integer))
+
+    @property
+    def overflows(self) -> bool:
+        """Whether the largest integer is 128, the only one that int8 does not hold, as of powers of two of 4 bits."""
+        one_zero = self.integral and not self.even and self.zero.ndim == 0
+        return one_zero and self.smallest >= -_INT8_MAX - 1 and self.largest == _INT8_MAX + 1
+
+    @property
     def obstacle(self) -> str | None:
         """Why products cannot be computed on its integers, or None."""
         if self.rest.any():
             return "the zero points of its weight are not integers"
-        integral = np.issubdtype(self.levels.dtype, np.integer) and self.levels[-1] <= _UINT8_MAX
-        fits = integral and self.zero.min() >= -_UINT8_MAX and self.zero.max() <= 0
+        fits = self.levels[-1] <= _UINT8_MAX and self.zero.min() >= -_UINT8_MAX and self.zero.max() <= 0
+        fits = self.integral and (fits or self.overflows)
         return None if fits or self.widened else "the points of its weight are not integers of 8 bits"
 
     @property

@@ -94,6 +94,11 @@ class IntegerProducts:
             terms.append(graph.op("Mul", self._sums_of_rows(codes, weight.shape[0]), units))
         right = self._multiply.weight(product.name, weight)
         bias, rows = graph.floats(constant) if constant.any() else None, _rows(graph, operand)
+        if weight.overflows:
+            rest = self._multiply("", left, self._multiply.excess(product.name, weight))
+            for factor in rows:
+                rest = graph.op("Mul", rest, factor.tensor)
+            terms.append(rest)
         if not rows and not terms:
             self._multiply(product.name, left, right, bias, out)
         else:

@@ -139,3 +139,9 @@ class Multiply:
         if not weight.widened:
             return right
         return replace(right, zero=np.zeros((), np.int64), step=self.graph.op("Mul", step, self.graph.floats(2.0)))
+
+    def excess(self, product: str, weight: ExportedWeight) -> Right:
+        """What the weight of a product has beyond int8, if it ``overflows``."""
+        tensor, step = self.weights.excess(weight), self.weights.units(weight)
+        zero = np.zeros((), np.int64)
+        return Right(tensor, zero, step, columns=weight.step.size, name=f"{product}.excess_zero_point")

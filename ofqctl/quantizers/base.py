@@ -29,6 +29,7 @@ class Quantizer(nn.Module, ABC):
         frozen: For a weight, which of its elements have permanently fixed codes: bool, in the shape of the weight.
             None, and absent from state dicts, unless a remedy freezes codes.
         observing: While true, tensors pass unchanged and are observed for the start values.
+        own_latents: Names of parameters of a weight's quantizer that codes follow from beside the latent weight.
         passes: Number of forward passes in one optimizer step, over all micro-batches and processes, each of which
             quantizes a part of the batch; 1 for a weight, which every pass quantizes whole. It scales the gradient of a
             learned grid step.
@@ -40,6 +41,7 @@ class Quantizer(nn.Module, ABC):
     before: nn.Parameter | None
     after: nn.Parameter | None
     frozen: Tensor | None
+    own_latents: tuple[str, ...] = ()
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__()
@@ -117,7 +119,10 @@ class Quantizer(nn.Module, ABC):
                     own.copy_(tensor)
 
     def latent_of(self, codes: Encoded) -> Tensor:
-        """A tensor that is encoded as these codes once their grid steps are restored; by default their values."""
+        """A tensor that is encoded as these codes once their grid steps are restored; by default their values.
+
+        Latents of its own are set to what, beside this tensor, gives these codes.
+        """
         return codes.decode()
 
     def no_weight_decay(self) -> set[str]:

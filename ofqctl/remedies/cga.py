@@ -74,6 +74,7 @@ class ConfidentFreezing(Holding):
     def check(cls, model: nn.Module, settings: RemedySettings) -> None:
         """Check that ``model`` has weights to hold; see :func:`targeted`."""
         assert isinstance(settings, CGA)
+        super().check(model, settings)
         targeted(model, settings)
 
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:  # noqa: ARG002

@@ -1,7 +1,7 @@
 """What a training phase can do beside optimizing, such as holding the codes of oscillating weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,17 +29,29 @@ class Remedy:
     batch, then backward of ``penalty``), ``before_step``, clipping of gradients, ``step``, ``after_step``, the
     tracker's ``update``. Of several remedies, the first in ``before_step`` is the last in ``after_step``; those that
     hold codes have the last word.
+
+    Attributes:
+        beside_own_latents: Whether it works where codes follow from latents of the quantizer, beside the latent weight.
     """
+
+    beside_own_latents: ClassVar[bool] = False
 
     @classmethod
     def check(cls, model: nn.Module, settings: RemedySettings) -> None:  # noqa: ARG003
         """Check before training that the remedy can work on ``model``; by default, that it has quantized weights.
 
         Raises:
-            RecipeError: The model has nothing for the remedy to work on.
+            RecipeError: The model has nothing for the remedy to work on, or latents that it does not know of.
         """
-        if next(weight_sites(model), None) is None:
+        quantizers = {name: site.weight_quantizer for name, site in weight_sites(model)}
+        if not quantizers:
             raise RecipeError(f"{cls.__name__} acts on quantized weights, and this model has none")
+        for name, quantizer in quantizers.items():
+            if quantizer is not None and quantizer.own_latents and not cls.beside_own_latents:
+                raise RecipeError(
+                    f"{cls.__name__} acts on one latent weight for each code, and those of {name} follow from several",
+                    hint=f"train `{quantizer.plan.method}` in a phase without it",
+                )
 
     @classmethod
     def prepare(cls, model: nn.Module, settings: RemedySettings) -> None:

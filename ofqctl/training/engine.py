@@ -18,7 +18,7 @@ from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.models import embeds
-from ofqctl.oscillation import OscillationTracker
+from ofqctl.oscillation import MOVED, OscillationTracker
 from ofqctl.quantizers import Quantizer, without
 from ofqctl.randomness import random_state, restore_random
 from ofqctl.recipe import Plan, Recipe
@@ -306,7 +306,7 @@ class Engine:
         if self.tracker is None or self.settings.tracking is None:
             return {}
         total = self.tracker.summary(self.settings.tracking.threshold)["total"]
-        return {"oscillating": total["oscillating"], "flips_per_step": total["flips_per_step"]}
+        return {key: total[key] for key in ("oscillating", "flips_per_step", *MOVED) if key in total}
 
     def _maybe_save(self, optimizer: Any, remedies: list[Remedy]) -> None:
         asked = max(self.processes.gather(self._signals.came))

@@ -56,6 +56,12 @@ CASES = {
         ("weights.requantize=false", "activations.method=lsq", "attention.qkr=true"),
         frozenset({"the points of its weight are not integers of 8 bits"}),
     ),
+    "denseshift": Case("denseshift/vit_w3a8"),
+    "denseshift at 2 bits, query and key merged": Case(
+        "denseshift/vit_w3a8", ("weights.bits=2", "weights.step=rms", "attention.qkr=true"), bits=2
+    ),
+    "denseshift at 4 bits": Case("denseshift/vit_w3a8", ("weights.bits=4", "weights.start=random"), bits=4),
+    "denseshift of one latent weight": Case("denseshift/vit_w3a8", ("weights.decomposition=false",)),
     "lcq at 2 bits": Case("lcq/vit_w3a3", ("weights.bits=2", "activations.bits=2"), bits=2),
 }
 
@@ -66,7 +72,7 @@ def request_of(case, output, model=None, *sets):
     return TrainRequest(model=model, recipe=recipe, data=DataSpec("digits"), output=output, device="cpu")
 
 
-FAST = ("lcq",)  # one of each method
+FAST = ("lcq", "denseshift")  # one of each method
 
 
 @pytest.fixture(
