@@ -8,10 +8,10 @@ With ``g`` the gradient of all parameters, the way is ``rho * T^2 g / |T g|_2``.
 and 1 for biases, so that weights move relative to their size and scaling a layer changes nothing; ``adaptive: false``
 has ``T = 1`` everywhere and is SAM (Foret et al., ICLR 2021, arXiv 2010.01412), for which ``rho: 0.05`` is usual.
 
-Our decisions: parameters of quantizers stay where they are, as what is wanted is flat in the weights; their gradients
-are those of the second pass, like all others. Both passes draw the same augmentation, dropout and stochastic depth,
-and the running statistics of batch norms are those of the first. The loss that is shown is that of the first pass. For
-a merged query and key, the two projections are moved.
+Our decisions: parameters of quantizers other than latents stay where they are, as what is wanted is flat in the
+weights; their gradients are those of the second pass, like all others. Both passes draw the same augmentation, dropout
+and stochastic depth, and the running statistics of batch norms are those of the first. The loss that is shown is that
+of the first pass. For a merged query and key, the two projections are moved.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,9 @@ class SharpnessAware(Remedy):
     """
 
     def __init__(self, model: nn.Module, settings: ASAM, steps: int) -> None:  # noqa: ARG002
-        quantizers = {p for m in model.modules() if isinstance(m, Quantizer) for p in m.parameters()}
-        self._parameters = {name: p for name, p in model.named_parameters() if p not in quantizers}
+        quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+        staying = {p for q in quantizers for name, p in q.named_parameters() if name not in q.own_latents}
+        self._parameters = {name: p for name, p in model.named_parameters() if p not in staying}
         norms = (m for m in model.modules() if getattr(m, "running_mean", None) is not None)
         self._statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
         self._settings = settings

@@ -51,8 +51,9 @@ class BinPenalty(LatentPenalty):
     """Squared distances of latent weights to the centres of their bins, and their variance within each bin."""
 
     @classmethod
-    def check(cls, model: nn.Module, settings: RemedySettings) -> None:  # noqa: ARG003
+    def check(cls, model: nn.Module, settings: RemedySettings) -> None:
         """Check that ``model`` has weights of fewer than 8 bits."""
+        super().check(model, settings)
         cls.sites(model)
 
     @classmethod

@@ -78,8 +78,9 @@ class TransitionRates(Scheduled):
         self._optimizer: Optimizer | None = None
 
     @classmethod
-    def check(cls, model: nn.Module, settings: RemedySettings) -> None:  # noqa: ARG003
+    def check(cls, model: nn.Module, settings: RemedySettings) -> None:
         """Check that ``model`` has weights of fewer than 8 bits."""
+        super().check(model, settings)
         low_bit_sites(model, _KEY)
 
     def begin(self, optimizer: Optimizer) -> None:

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from ofqctl.data import DataSpec
+from ofqctl.errors import RecipeError
 from ofqctl.jobs.train import TrainRequest, train
 from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
+from ofqctl.recipe.training import Training
+from ofqctl.remedies import check_remedies
+from ofqctl.remedies.asam import ASAM, SharpnessAware
 from ofqctl.training import read_checkpoint_state
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
@@ -85,3 +89,24 @@ def test_two_processes_take_the_steps_of_one_in_two_micro_batches(recipe, tmp_pa
     ended = torchrun(2, tmp_path / "script.py", tmp_path / "request")
     assert ended.returncode == 0, ended.stderr
     assert same(*(read_checkpoint_state(run.output).model for run in (alone, shared)))
+
+
+@pytest.mark.parametrize("remedy", sorted(REMEDIES.keys() - {"asam"}))
+def test_weights_with_several_latents_are_refused_where_a_remedy_knows_of_one(remedy, quantized):
+    model = quantized("denseshift/vit_w3a8")
+    phase = Training(phases=({remedy: {}},)).phases[0]
+    with pytest.raises(RecipeError, match="acts on one latent weight for each code"):
+        check_remedies(phase, model, amp=False)
+
+
+def test_sharpness_is_that_of_all_latents(quantized, backward):
+    model = quantized("denseshift/vit_w3a8")
+    latents, seen = model.blocks[0].mlp.fc1.weight_quantizer.scales, []
+
+    def compute():
+        backward(model, 0)
+        seen.append(latents.detach().clone())
+
+    SharpnessAware(model, ASAM(), steps=1).gradients(compute)
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], latents)
