@@ -4,7 +4,7 @@ Grids are asked for their points as integers (`ofqctl.grids.Grid.on_integers`), 
 points.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class LookupTable:
 
 @dataclass(frozen=True)
 class Operand:
-    """A quantized activation: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
+    """A quantized activation: ``value = step * (code + offset + rest) + after``, relative to its row if ``dynamic``.
 
     Attributes:
         name: Name of the quantizer in the model.
@@ -52,6 +52,8 @@ class Operand:
         before: Shift added to the tensor before rounding, or None.
         after: Shift added to the value, or None.
         dynamic: Whether this applies to rows divided by their largest magnitude, which is multiplied again elsewhere.
+        rest: Fractional parts of the offsets where these times the steps differ from row to row, which shifts may not;
+            others are 0 here, and part of the shifts.
         table: Table that replaces ``code + offset`` if points or thresholds are not evenly spaced, or None.
     """
 
@@ -62,6 +64,7 @@ class Operand:
     before: Array | None
     after: Array | None
     dynamic: bool = False
+    rest: Array = field(default_factory=lambda: np.zeros((), np.float32))
     table: LookupTable | None = None
 
     @property
@@ -193,22 +196,28 @@ class ExportedWeight:
 
 
 def operand_of(name: str, quantizer: Quantizer) -> Operand:
-    """Arrays of an activation quantizer; the fractional part of an offset becomes shifts before and after rounding."""
+    """Arrays of an activation quantizer; the fractional part of an offset becomes a shift before rounding.
+
+    Behind rounding it becomes one too, or stays with the offset if it is not the same for all rows.
+    """
     step, codes = quantizer.step.detach().clamp(min=SMALLEST_STEP), quantizer.range
     before: Tensor | None = quantizer.before
     after: Tensor | None = quantizer.after
-    whole, table = torch.zeros(()), None
+    whole, rest, table = torch.zeros(()), torch.zeros(()), None
     integers = quantizer.grid.on_integers()
     if integers is None or not integers.even or quantizer.grid.thresholds is not None:
         table, multiplier = _table(quantizer.grid, integers)
         step = step / multiplier
     else:
         offset = torch.div(integers.zero, integers.multiplier, rounding_mode="floor")
-        beyond = ((integers.zero - integers.multiplier * offset + integers.rest) / integers.multiplier).to(step) * step
-        whole = offset - codes.low
+        fraction = ((integers.zero - integers.multiplier * offset + integers.rest) / integers.multiplier).to(step)
+        whole, beyond = offset - codes.low, fraction * step
         if beyond.any():
             before = -beyond if before is None else before - beyond
-            after = beyond if after is None else after + beyond
+            if beyond.shape[-2:-1] > (1,):
+                rest = fraction
+            else:
+                after = beyond if after is None else after + beyond
     return Operand(
         name,
         codes,
@@ -217,6 +226,7 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
         None if before is None else _array(before),
         None if after is None else _array(after),
         quantizer.plan.dynamic,
+        _shared(rest),
         table,
     )
 

@@ -150,7 +150,7 @@ class IntegerProducts:
             behind = [_Factor(graph.op("Reshape", steps_like(graph, operand), graph.shape(step.shape)), step.shape)]
         else:
             inside = self._times(step_of(graph, operand), place.factor)
-        beyond = ((zero - taken) * step * np.float32(place.factor)).astype(np.float32)
+        beyond = ((zero - taken + align(operand.rest)) * step * np.float32(place.factor)).astype(np.float32)
         return _Columns(Right(tensor, taken, inside, codes.signed), behind, beyond)
 
     def _sums_of_rows(self, codes: ActivationCodes, depth: int) -> str:

@@ -73,10 +73,10 @@ def saturates(left_bits: int, largest: int) -> bool:
     return 2 * ((1 << left_bits) - 1) * largest > _INT16_MAX
 
 
-def common_zero(codes: ActivationCodes) -> tuple[int, NDArray[np.int64]]:
+def common_zero(codes: ActivationCodes) -> tuple[int, NDArray[np.floating]]:
     """The zero that a left factor's operator takes, and what the zeros of the activation have beyond it."""
     common = int(np.clip(np.rint(codes.zero.mean()), -_UINT8_MAX, 0))
-    return common, codes.zero - common
+    return common, codes.zero - common + codes.operand.rest
 
 
 class Multiply:

@@ -39,8 +39,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ofqctl.grids import CodeRange, Grid, TableGrid
-from ofqctl.quantizers.base import Quantizer, by_group
-from ofqctl.quantizers.ranges import RangeEstimator
+from ofqctl.quantizers.learned_step import LearnedStep
 from ofqctl.quantizers.reference import Rounding
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan
@@ -96,17 +95,20 @@ class CompandedGrid(TableGrid):
 
 
 @QUANTIZERS.register("lcq", LCQSettings)
-class LCQ(Quantizer):
+class LCQ(LearnedStep):
     """Learnable companding: points and thresholds follow a learned piecewise linear curve, the same for every step."""
 
     settings: LCQSettings
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__(plan)
-        self.range = _around_zero(self.range)
-        self.step = nn.Parameter(torch.ones(plan.step_shape))
+        self.range = self.codes_of(signed=self.range.signed)
         self.theta = nn.Parameter(torch.zeros(INTERVALS))
-        self._estimator = _estimator()
+
+    def codes_of(self, *, signed: bool) -> CodeRange:
+        """The range without the lowest of signed codes, which has no positive counterpart."""
+        high = CodeRange.of_bits(self.plan.bits, signed=signed).high
+        return CodeRange(-high if signed else 0, high)
 
     @property
     def grid(self) -> CompandedGrid:
@@ -136,27 +138,9 @@ class LCQ(Quantizer):
         points: Tensor = _Rounded.apply(x, step, grid.table, grid.knots, grid.slopes, grid, scale)
         return points
 
-    def _take_in(self, x: Tensor) -> None:
-        self._estimator.observe(by_group(x.float(), self.plan.step_shape))
-
-    def finish(self) -> None:
-        """Set the grid steps, and whether the grid is signed if the plan leaves it open; the curve is straight."""
-        signed = self._estimator.negative if self.plan.signed is None else self.plan.signed
-        self.range = _around_zero(CodeRange.of_bits(self.plan.bits, signed=signed))
-        step, _ = self._estimator.fit(self.range, symmetric=True)
-        with torch.no_grad():
-            self.step.copy_(step.reshape(self.step.shape))
-            self.theta.zero_()
-        self._estimator = _estimator()
-
-
-def _estimator() -> RangeEstimator:
-    return RangeEstimator("mse", 100.0)
-
-
-def _around_zero(codes: CodeRange) -> CodeRange:
-    """The range without the lowest of signed codes, which has no positive counterpart."""
-    return CodeRange(-codes.high if codes.signed else 0, codes.high)
+    def _start(self) -> None:
+        self.theta.zero_()
+        super()._start()
 
 
 def _integers_in_a_step(codes: CodeRange) -> int:

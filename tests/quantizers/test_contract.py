@@ -149,7 +149,7 @@ def test_rows_that_are_relative_to_their_largest_element_may_have_any_size(case,
 def test_a_row_of_zeros_is_relative_to_none(method):
     quantizer, x = calibrated(quantizer_plan(method=method, bits=4, step_shape=(), dynamic=True), (2, 4, 6), 0)
     x[0, 1] = 0.0
-    assert not quantizer(x)[0, 1].any()
+    assert quantizer(x)[0, 1].abs().max() < 1e-37  # a grid without a zero has none
 
 
 @pytest.mark.parametrize("keys", [16, 4096])
@@ -201,6 +201,7 @@ SMALL = {
     "lsq, started at the mean": {"method": "lsq"},
     "lsq, started at the least error": {"method": "lsq", "start": "mse"},
     "lcq": {"method": "lcq"},
+    "daq": {"method": "daq"},
     "denseshift of one latent weight": {"method": "denseshift", "decomposition": False},
     "lsq with shifts, started at the least error": {"method": "lsq", "start": "mse", "shift_shape": (6, 1)},
 } | {

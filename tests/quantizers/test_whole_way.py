@@ -56,6 +56,8 @@ CASES = {
         ("weights.requantize=false", "activations.method=lsq", "attention.qkr=true"),
         frozenset({"the points of its weight are not integers of 8 bits"}),
     ),
+    "daq at 1 bit": Case("daq/vit_w1a1", bits=1),
+    "daq": Case("daq/vit_w1a1", ("weights.bits=3", "activations.bits=3")),
     "denseshift": Case("denseshift/vit_w3a8"),
     "denseshift at 2 bits, query and key merged": Case(
         "denseshift/vit_w3a8", ("weights.bits=2", "weights.step=rms", "attention.qkr=true"), bits=2
@@ -72,7 +74,7 @@ def request_of(case, output, model=None, *sets):
     return TrainRequest(model=model, recipe=recipe, data=DataSpec("digits"), output=output, device="cpu")
 
 
-FAST = ("lcq", "denseshift")  # one of each method
+FAST = ("lcq", "denseshift", "daq at 1 bit")  # one of each method
 
 
 @pytest.fixture(
