@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from ofqctl.hooks import shadowed
+from ofqctl.quantizers.aoq import AOQ
 from ofqctl.quantizers.base import Quantizer, by_group
 from ofqctl.quantizers.fake_quantize import saved_as_codes, straight_through
 from ofqctl.quantizers.fusing import fused, set_fused
@@ -37,6 +38,7 @@ def build_quantizer(plan: QuantizerPlan) -> Quantizer:
 
 
 __all__ = [
+    "AOQ",
     "LSQ",
     "QUANTIZERS",
     "QuEST",

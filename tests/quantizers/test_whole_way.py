@@ -56,6 +56,7 @@ CASES = {
         ("weights.requantize=false", "activations.method=lsq", "attention.qkr=true"),
         frozenset({"the points of its weight are not integers of 8 bits"}),
     ),
+    "aoq": Case("aoq/vit_w2a2", bits=2),
     "daq at 1 bit": Case("daq/vit_w1a1", bits=1),
     "daq": Case("daq/vit_w1a1", ("weights.bits=3", "activations.bits=3")),
     "denseshift": Case("denseshift/vit_w3a8"),
