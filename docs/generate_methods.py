@@ -149,7 +149,7 @@ def points_of(method: Method[Any]) -> str:
     role = "activations" if method.roles and "weights" not in method.roles else "weights"
     own = {} if role == "activations" else {"shape": (2, 4)}
     settings = method.settings_in(role)().model_dump()
-    quantizer = build_quantizer(quantizer_plan(method.name, bits=4, step_shape=(2, 1), **own, **settings))
+    quantizer = build_quantizer(quantizer_plan(method.name, bits=4, step_shape=(1, 1), **own, **settings))
     integers = quantizer.grid.on_integers()
     if integers is None:
         return "values by a table"
