@@ -17,6 +17,7 @@ QUICKLY = {
     "gptaq": (),
     "evolq": ("ptq.1.iterations=5", "ptq.2.passes=1"),
     "best": ("ptq.1.iterations=5",),
+    "wkvquant": ("ptq.2.iterations=5",),
     "rotation": ("ptq.2.iterations=5",),
     "residual_rotation": ("ptq.1.iterations=5",),
 }

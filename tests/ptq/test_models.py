@@ -20,6 +20,7 @@ TRANSFORMERS = {
 MODELS = TRANSFORMERS | {"mobilevit_xxs": {"img_size": 64}}
 STEPS = (
     {"stage": "layer_norm"},
+    {"stage": "kv_smoothing"},
     {"stage": "rotation", "residual": True},
     {"stage": "softmax"},
     {"stage": "gptaq"},
