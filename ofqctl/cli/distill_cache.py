@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ofqctl distill-cache deit_tiny --recipe vvtq/deit_tiny_w2a2 --data imagenet/train --views 150 "
     "--output soft.safetensors",
-    "ofqctl train deit_tiny --recipe vvtq/deit_tiny_w2a2 --data imagenet/train --soft-labels soft.safetensors",
 )
 
 

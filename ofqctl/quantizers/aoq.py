@@ -35,7 +35,7 @@ class AOQSettings(Frozen):
         return "aoq has 2-8 bits: at 1 bit the one threshold is 0 whatever its scale is" if bits == 1 else None
 
 
-@QUANTIZERS.register("aoq", AOQSettings, roles=["weights"])
+@QUANTIZERS.register("aoq", AOQSettings, roles=["weights"], traits=["one_step"])
 class AOQ(Quantizer):
     """Points half a step off the codes, and thresholds with a scale of their own.
 

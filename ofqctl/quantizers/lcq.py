@@ -150,7 +150,7 @@ def _integers_in_a_step(codes: CodeRange) -> int:
 
 def _knots(theta: Tensor) -> Tensor:
     """The curve at even distances from 0 to 1, (17,), in float64 where the device has it."""
-    shares = theta.to(torch.float32 if theta.device.type == "mps" else torch.float64).softmax(0)
+    shares = theta.to(_exact(theta.device)).softmax(0)
     return torch.cat([shares.new_zeros(1), shares.cumsum(0)])
 
 
@@ -194,5 +194,10 @@ class _Rounded(Function):
 
 def _sums(places: Tensor, values: Tensor, count: int) -> Tensor:
     """The sum of the values of each place, (count,), in float64 where the device has it."""
-    exact = values if values.device.type == "mps" else values.double()
+    exact = values.to(_exact(values.device))
     return torch.bincount(places.flatten(), exact.flatten(), count)
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """The most exact type that a device has."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32

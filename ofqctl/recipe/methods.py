@@ -7,7 +7,7 @@ from ofqctl.registry import Registry
 QUANTIZERS: Registry[Any] = Registry("quantizer", "ofqctl.quantizers")
 """Classes derived from :class:`ofqctl.quantizers.Quantizer`, for ``weights`` and ``activations``.
 
-Traits: none. Roles: ``weights``, ``activations``.
+Traits: ``one_step``: has one grid step for a whole tensor. Roles: ``weights``, ``activations``.
 """
 
 PTQ_STAGES: Registry[Any] = Registry("stage of post-training quantization", "ofqctl.ptq")

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofqctl.errors import RecipeError
 from ofqctl.grids import CodeRange, TableGrid
 from ofqctl.packing import pack, unpack
 from ofqctl.quantizers import QUANTIZERS, build_quantizer
@@ -37,19 +36,9 @@ def widths(method):
 
 def shapes_of(method):
     """The shapes of steps that a method can have, with those of tensors."""
-
-    def possible(step_shape):
-        try:
-            build_quantizer(
-                quantizer_plan(method=method, bits=2, step_shape=step_shape, shape=WEIGHT_SHAPES[step_shape])
-            )
-        except RecipeError:
-            return False
-        return True
-
     if method not in FOR_WEIGHTS:
         return SHAPES
-    return {step_shape: shape for step_shape, shape in WEIGHT_SHAPES.items() if possible(step_shape)}
+    return {(1, 1): WEIGHT_SHAPES[1, 1]} if "one_step" in QUANTIZERS[method].traits else WEIGHT_SHAPES
 
 
 @st.composite
