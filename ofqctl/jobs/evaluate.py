@@ -136,14 +136,15 @@ def _classes(request: EvaluateRequest, subject: Subject, processes: Processes, p
     loader = open_labelled(request.data, subject, **_reading(request, processes))
     saved = SavedPredictions(request.save_predictions, loader)
     rounded = at_widths(subject, request.widths, request.rounding) if request.widths else {}
-    models = {"model": subject.model} | {f"{bits} bits": model for bits, model in rounded.items()}
+    names = {bits: "model" if model is subject.model else f"{bits} bits" for bits, model in rounded.items()}
+    models = {"model": subject.model} | {names[bits]: model for bits, model in rounded.items()}
     models = {name: model.to(processes.device) for name, model in models.items()}
     found = measure(models, loader, processes, progress, batches=saved)
     saved.write(found["model"].rows, processes)
     return EvaluateResult(
         **dict(found["model"].accuracy),
         **_measured(request, subject, processes, about_data(loader, subject), []),
-        widths=tuple(AtWidth(wbits=bits, **dict(found[f"{bits} bits"].accuracy)) for bits in rounded),
+        widths=tuple(AtWidth(wbits=bits, **dict(found[name].accuracy)) for bits, name in names.items()),
     )
 
 
@@ -156,7 +157,7 @@ def _embeddings(
 ) -> EvaluateEmbeddingsResult:
     """Figures of embeddings."""
     if request.widths:
-        at_widths(subject, request.widths, request.rounding)  # refuses embeddings
+        raise ModelError(f"{subject.name}: --wbits measures classifiers at several widths, and it gives embeddings")
     reference, notes = float_model_of(subject, request.against)
     data = open_embedding_data(request.data, request.index, subject, **_reading(request, processes))
     if not data.labelled and reference is None:

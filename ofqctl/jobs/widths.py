@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,9 +25,9 @@ def at_widths(subject: Subject, widths: tuple[int, ...], rounding: Recipe | None
     """Copies of a model with its weights rounded to other widths; all else is as it was.
 
     Of a quantized run, the latent weights of its training state are rounded, or what its codes stand for if it has
-    none; activations keep their quantizers, and so do layers that the recipe gives a width of their own, such as the
-    first and the last one. At its own width it is the run itself. Of a float model, every Linear and convolution is
-    rounded, the first and the last one to 8 bits, as recipes have it.
+    none, or several for a weight; activations keep their quantizers, and so do layers that the recipe gives a width of
+    their own, such as the first and the last one. At its own width it is the run itself. Of a float model, every Linear
+    and convolution is rounded, the first and the last one to 8 bits, as recipes have it.
 
     Args:
         subject: A float model, or a run.
@@ -40,16 +39,18 @@ def at_widths(subject: Subject, widths: tuple[int, ...], rounding: Recipe | None
         A model for each width.
 
     Raises:
-        ModelError: It is an ONNX file, or gives embeddings.
+        ModelError: It is an ONNX file, or a quantized model of no run.
     """
-    if subject.kind == "onnx" or subject.embeds:
-        what = "weights of an ONNX file cannot be rounded" if subject.kind == "onnx" else "it gives embeddings"
-        raise ModelError(f"{subject.name}: --wbits measures classifiers at several widths, and {what}")
+    if subject.kind == "onnx":
+        raise ModelError(f"{subject.name}: an ONNX file; --wbits rounds the weights of a run or of a float model")
     how = Weights() if rounding is None else rounding.weights
-    quantized = next(weight_sites(subject.model), None) is not None
-    state = _latent_weights(subject.run) if quantized and subject.run is not None else None
-    make = _of_run if quantized else _of_float
-    return {bits: make(subject, how.model_copy(update={"bits": bits}), state) for bits in widths}
+    wanted = {bits: how.model_copy(update={"bits": bits}) for bits in widths}
+    if next(weight_sites(subject.model), None) is None:
+        return {bits: _of_float(subject, weights) for bits, weights in wanted.items()}
+    if subject.run is None:
+        raise ModelError(f"{subject.name}: is quantized already; name its run, which says of how many bits it was made")
+    state = _latent_weights(subject.run)
+    return {bits: _of_run(subject.run, weights, state) for bits, weights in wanted.items()}
 
 
 def _latent_weights(run: Run) -> Mapping[str, Tensor] | None:
@@ -63,7 +64,7 @@ def _latent_weights(run: Run) -> Mapping[str, Tensor] | None:
     return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}
 
 
-def _of_float(subject: Subject, weights: Weights, state: Any) -> nn.Module:  # noqa: ARG001
+def _of_float(subject: Subject, weights: Weights) -> nn.Module:
     model = copy.deepcopy(subject.model)
     nothing = Activations(bits=FLOAT_BITS)
     edge = Layer(weights=weights.model_copy(update={"bits": EDGE_BITS}), activations=nothing)
@@ -73,22 +74,23 @@ def _of_float(subject: Subject, weights: Weights, state: Any) -> nn.Module:  # n
     return model
 
 
-def _of_run(subject: Subject, weights: Weights, state: Mapping[str, Tensor] | None) -> nn.Module:
-    assert subject.run is not None
-    own = subject.run.config.quantization_config.recipe.weights.bits
+def _of_run(run: Run, weights: Weights, state: Mapping[str, Tensor] | None) -> nn.Module:
+    own = run.config.quantization_config.recipe.weights.bits
     if weights.bits == own:
-        return subject.model
-    model = copy.deepcopy(subject.model)
-    sites = [site for _, site in weight_sites(model)]
-    for site in sites:
+        return run.model
+    model = copy.deepcopy(run.model)
+    sites, values = dict(weight_sites(model)), {name: site.latent() for name, site in weight_sites(run.model)}
+    for site in sites.values():
         if site.fixed_codes is not None:
             site.release_codes(for_this_quantizer=False)
     if state is not None:
         model.load_state_dict(state)
-    for site in sites:
+    for name, site in sites.items():
         assert site.weight_quantizer is not None
         plan = site.weight_quantizer.plan
         if plan.bits == own:
+            if site.weight_quantizer.own_latents:  # beside the latent weight, which alone is no weight to round
+                site.install_latent(values[name].detach().clone())
             latent = site.latent().detach()
             quantizer = build_quantizer(plan_for(weights, step_shape=plan.step_shape, shape=plan.shape))
             quantizer.observe(latent)

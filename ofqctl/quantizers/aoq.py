@@ -21,7 +21,6 @@ from ofqctl.errors import RecipeError
 from ofqctl.grids import SMALLEST_STEP, Encoded, TableGrid
 from ofqctl.quantizers.base import Quantizer
 from ofqctl.quantizers.cores import step_gradient_scale
-from ofqctl.quantizers.fake_quantize import straight_through
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan
 from ofqctl.registry import Frozen
@@ -74,14 +73,13 @@ class AOQ(Quantizer):
         grid, held = self.grid, step.detach().clamp(min=SMALLEST_STEP)
         points = grid.points(grid.nearest(x.detach().float() / held))
         learned = (step - step.detach()) * step_gradient_scale(self.range.high, x.numel()) + held
-        value = points * learned
-        return straight_through(x, points.mul(held).to(x.dtype)) + (value - value.detach()).to(x.dtype)
+        return (points * learned).to(x.dtype) + (x - x.detach())
 
-    def scale_to(self, threshold: Tensor, ratio: Tensor) -> None:
-        """Set the scale of thresholds, and that of levels to ``ratio`` times it."""
+    def scale_to(self, step: Tensor, threshold: Tensor) -> None:
+        """Set the scales of levels and of thresholds."""
         with torch.no_grad():
+            self.step.copy_(step)
             self.threshold.copy_(threshold)
-            self.step.copy_(threshold * ratio)
 
     def restore(self, codes: Encoded) -> None:
         """Load the step, and the scale of the stored thresholds."""

@@ -20,6 +20,8 @@ from ofqctl.recipe.methods import REMEDIES
 from ofqctl.remedies.remedy import RemedySettings
 from ofqctl.remedies.schedule import Scheduled, ScheduledSettings
 
+_SCALES = ("step", "threshold")
+
 
 class Shrinking(ScheduledSettings):
     """Shrinking of levels and thresholds.
@@ -48,8 +50,7 @@ class ShrinkingScales(Scheduled):
     def __init__(self, model: nn.Module, settings: Shrinking, steps: int) -> None:
         super().__init__(settings.over(steps))
         self._found = _quantizers(model)
-        self._starts = {name: quantizer.threshold.clone() for name, quantizer in self._found.items()}
-        self._ratios = {name: own.step.detach() / own.threshold for name, own in self._found.items()}
+        self._starts = {name: (own.step.detach().clone(), own.threshold.clone()) for name, own in self._found.items()}
 
     @classmethod
     def check(cls, model: nn.Module, settings: RemedySettings) -> None:  # noqa: ARG003
@@ -66,23 +67,28 @@ class ShrinkingScales(Scheduled):
 
     def after_step(self) -> None:
         """Set the scales that the schedule says."""
-        share = self.strength
+        strength = self.strength
+        share = 1.0 if strength is None else strength
         super().after_step()
         for name, quantizer in self._found.items():
-            quantizer.scale_to((1.0 if share is None else share) * self._starts[name], self._ratios[name])
+            step, threshold = self._starts[name]
+            quantizer.scale_to(share * step, share * threshold)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``step``, and for each weight ``NAME`` its scales at the start, ``NAME.start`` and ``NAME.ratio``."""
-        starts = {f"{name}.start": tensor.clone() for name, tensor in self._starts.items()}
-        ratios = {f"{name}.ratio": tensor.clone() for name, tensor in self._ratios.items()}
-        return super().state_dict() | starts | ratios
+        """``step``, and for each weight ``NAME`` its scales at the start, ``NAME.step`` and ``NAME.threshold``."""
+        starts = {
+            f"{name}.{which}": tensor.clone()
+            for name, scales in self._starts.items()
+            for which, tensor in zip(_SCALES, scales, strict=True)
+        }
+        return super().state_dict() | starts
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the state."""
         super().load_state_dict(state)
-        for name in self._found:
-            self._starts[name] = state[f"{name}.start"].to(self._starts[name])
-            self._ratios[name] = state[f"{name}.ratio"].to(self._ratios[name])
+        for name, scales in self._starts.items():
+            for which, tensor in zip(_SCALES, scales, strict=True):
+                tensor.copy_(state[f"{name}.{which}"])
 
 
 def _quantizers(model: nn.Module) -> dict[str, AOQ]:

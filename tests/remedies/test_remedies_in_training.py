@@ -13,6 +13,7 @@ from ofqctl.recipe.catalogue import load
 from ofqctl.remedies import ConfidentFreezing
 from ofqctl.remedies.pull import PullToCodes
 from ofqctl.training import read_checkpoint_state
+from tests.interrupting import StopAfter, same
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 PHASES = (
@@ -24,18 +25,6 @@ PHASES = (
     "training.steps_per_epoch=22",
     "calibration.images=16",
 )
-
-
-class StopAfter:
-    """Kills the run, as the machine might, after a number of steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, _row, _total):
-        self.left -= 1
-        if self.left == 0:
-            raise MemoryError
 
 
 @pytest.fixture(params=["lsq", pytest.param("ofq", marks=pytest.mark.slow)])
@@ -53,14 +42,6 @@ def request_for(request, tmp_path):
         )
 
     return make
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return list(one) == list(other) if isinstance(one, list | tuple) else one == other
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(request_for):

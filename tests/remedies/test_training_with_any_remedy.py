@@ -15,6 +15,7 @@ from ofqctl.recipe.training import Training
 from ofqctl.remedies import check_remedies
 from ofqctl.remedies.asam import ASAM, SharpnessAware
 from ofqctl.training import read_checkpoint_state
+from tests.interrupting import same
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
 REMEDIES = {
@@ -53,10 +54,6 @@ def request_for(remedies, recipe, output, *settings, **options):
         device="cpu",
         **options,
     )
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
