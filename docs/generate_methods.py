@@ -55,7 +55,7 @@ KINDS = (
         "What `quantize` does to a calibrated model: entries of `ptq`.",
         PTQ_STAGES,
     ),
-    Kind("In training", "What a phase of training does beside optimizing: keys of a phase.", REMEDIES),
+    Kind("Remedies", "What a phase of training does beside optimizing: keys of a phase.", REMEDIES),
     Kind("Terms of the objective", "What training minimizes: `training.distillation` and `training.terms`.", TERMS),
 )
 
@@ -149,7 +149,7 @@ def points_of(method: Method[Any]) -> str:
     role = "activations" if method.roles and "weights" not in method.roles else "weights"
     own = {} if role == "activations" else {"shape": (2, 4)}
     settings = method.settings_in(role)().model_dump()
-    quantizer = build_quantizer(quantizer_plan(method.name, bits=4, step_shape=(2, 1), **own, **settings))
+    quantizer = build_quantizer(quantizer_plan(method.name, bits=4, step_shape=(1, 1), **own, **settings))
     integers = quantizer.grid.on_integers()
     if integers is None:
         return "values by a table"
@@ -167,7 +167,8 @@ def page(name: str, method: Method[Any], kind: Kind, recipes: dict[str, Recipe])
     for paragraph in about.paragraphs:
         yield ""
         yield re.sub(r"``", "`", paragraph)
-    settings = {role or "": method.settings_in(role) for role in ("", *method.by_role)}
+    roles = sorted(method.by_role, reverse=True) if len(method.by_role) > 1 else ("", *method.by_role)
+    settings = {role: method.settings_in(role) for role in roles}
     for role, model in settings.items():
         own = fields(model)
         if own:

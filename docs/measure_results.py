@@ -25,6 +25,7 @@ STUDIES = (
     "ptq",
     "imagenette",
     "evolq",
+    "widths",
     "methods",
 )  # in the order in which they get their time
 DATA = {

@@ -84,14 +84,16 @@ class Integers:
 class Grid(ABC):
     """The points that codes stand for, in ascending order; everything is in units of the grid step.
 
-    A value rounds to the nearest point; the thresholds at which its code changes lie midway between neighbouring
-    points.
+    A value rounds to the nearest point, unless the grid has thresholds of its own.
 
     Attributes:
         range: Range of the codes.
+        thresholds: Where codes change, if not midway between neighbouring points: ascending, one between each two,
+            float32, (codes - 1,); a threshold belongs to the lower code. Otherwise None.
     """
 
     range: CodeRange
+    thresholds: Tensor | None = None
 
     @abstractmethod
     def points(self, codes: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class Grid(ABC):
         """Continuous codes of ``values`` (in grid steps): points are at their codes, thresholds halfway between."""
 
     def nearest(self, values: Tensor) -> Tensor:
-        """Codes of the points nearest to ``values`` (in grid steps), as floats; ties go to the even code."""
+        """Codes that ``values`` (in grid steps) round to, as floats; ties go to the even code."""
         return self.position(values).round().clamp_(self.range.low, self.range.high)
 
     def within(self, values: Tensor) -> Tensor:
@@ -212,35 +214,46 @@ class AffineGrid(Grid):
 
 @dataclass(frozen=True, eq=False)
 class TableGrid(Grid):
-    """Arbitrary points, the same for every grid step.
+    """Arbitrary points, the same for every grid step, and thresholds of their own if they have any.
 
     Attributes:
         table: The point of each code, strictly ascending, float32, (codes,).
 
     Raises:
-        ValueError: The table does not have one point for each code.
+        ValueError: The table does not have one point for each code, or one threshold between each two.
     """
 
     range: CodeRange
     table: Tensor
+    thresholds: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.table.shape != (self.range.count,):
             raise ValueError(f"table: shape {tuple(self.table.shape)}, but there are {self.range.count} codes")
+        if self.thresholds is not None and self.thresholds.shape != (self.range.count - 1,):
+            shape = tuple(self.thresholds.shape)
+            raise ValueError(f"thresholds: shape {shape}, but {self.range.count} codes have one less")
+
+    @property
+    def marks(self) -> Tensor:
+        """Points and thresholds in turn: the values at whole and half codes, (2 * codes - 1,); without gradient."""
+        marks = self.table.detach().repeat_interleave(2)[:-1]
+        marks[1::2] = thresholds_of(self, self.table).detach()
+        return marks
 
     def points(self, codes: Tensor) -> Tensor:
         """Look the points up in the table."""
         return self.table.to(codes.device)[codes.to(torch.int64) - self.range.low]
 
     def position(self, values: Tensor) -> Tensor:
-        """Interpolate linearly between neighbouring points; extrapolate from the last two beyond the ends."""
-        table = self.table.detach().to(values)
-        left = torch.bucketize(values.contiguous(), table[1:-1].contiguous(), right=True)
-        return (values - table[left]) / (table[left + 1] - table[left]) + (left + self.range.low)
+        """Interpolate linearly between points and thresholds; extrapolate from the last two beyond the ends."""
+        marks = self.marks.to(values)
+        left = torch.bucketize(values.contiguous(), marks[1:-1].contiguous(), right=True)
+        return ((values - marks[left]) / (marks[left + 1] - marks[left]) + left) / 2 + self.range.low
 
     def nearest(self, values: Tensor) -> Tensor:
         """Compare with the thresholds; a value on a threshold gets the lower code."""
-        thresholds = midpoints(self.table.detach()).to(values)
+        thresholds = thresholds_of(self, self.table).detach().to(values)
         return torch.bucketize(values.contiguous(), thresholds).add_(self.range.low).to(values.dtype)
 
     def on_integers(self) -> Integers | None:
@@ -257,12 +270,12 @@ class TableGrid(Grid):
         return None
 
     def tensors(self) -> dict[str, Tensor]:
-        """``points``."""
-        return {"points": self.table}
+        """``points``, and ``thresholds`` if it has its own."""
+        return {"points": self.table} | ({} if self.thresholds is None else {"thresholds": self.thresholds})
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "TableGrid":
-        """The grid with stored ``points``."""
-        return replace(self, table=tensors["points"])
+        """The grid with stored ``points`` and ``thresholds``."""
+        return replace(self, table=tensors["points"], thresholds=tensors.get("thresholds"))
 
 
 def symmetric_grid(codes: CodeRange) -> Grid:
@@ -272,9 +285,9 @@ def symmetric_grid(codes: CodeRange) -> Grid:
     return IntegerGrid(codes)
 
 
-def midpoints(points: Tensor) -> Tensor:
-    """The thresholds between ascending ``points``, (codes,): (codes - 1,)."""
-    return (points[1:] + points[:-1]) / 2
+def thresholds_of(grid: Grid, points: Tensor) -> Tensor:
+    """The thresholds of a grid with these ascending ``points``, (codes,): its own, or those midway; (codes - 1,)."""
+    return (points[1:] + points[:-1]) / 2 if grid.thresholds is None else grid.thresholds
 
 
 def _as_float(codes: Tensor) -> Tensor:
@@ -291,6 +304,7 @@ class Encoded:
         grid: Grid that gives the points of the codes.
         shift: Shift added after scaling (the second learned shift of an activation quantizer), or None.
         largest: Largest magnitude of each row, (..., 1), by which the value is multiplied; or None.
+        positions: Continuous codes, in the shape of ``codes``, if they do not follow from one latent value; or None.
     """
 
     codes: Tensor
@@ -298,6 +312,16 @@ class Encoded:
     grid: Grid
     shift: Tensor | None = None
     largest: Tensor | None = None
+    positions: Tensor | None = None
+
+    def position(self, latent: Tensor) -> Tensor:
+        """Continuous codes of a weight with these latent values: points are at their codes, thresholds halfway."""
+        return self.grid.position(latent / self.step) if self.positions is None else self.positions
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
+        """A part or a view of a weight; see :meth:`Grid.map`, and ``change`` is also given tensors like the codes."""
+        positions = None if self.positions is None else change(self.positions)
+        return Encoded(change(self.codes), change(self.step), self.grid.map(change), positions=positions)
 
     def decode(self) -> Tensor:
         """The values, float32, computed exactly as in the forward pass of the quantizers."""

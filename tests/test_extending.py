@@ -14,7 +14,7 @@ TINY = ["--no-pretrained", "--num-classes", "10", "--model-kwargs", "img_size=32
 TINY += ["depth=2", "num_heads=3"]
 ONE_STEP = [
     "training.steps_per_epoch=2",
-    "training.phases=[{epochs: 1, pull: {share: 0.05}}]",
+    "training.phases=[{epochs: 1, anchor: {weight: 0.05}}]",
     "training.batch_size=16",
 ]
 

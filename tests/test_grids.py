@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid, TableGrid, midpoints, symmetric_grid
+from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid, TableGrid, symmetric_grid, thresholds_of
 
 QUANTIZE_LINEAR = helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"])
 
@@ -17,7 +17,7 @@ QUANTIZE_LINEAR = helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["co
 def grids(draw):
     """Any grid that is the same for all steps."""
     codes = CodeRange.of_bits(draw(st.integers(1, 8)), signed=draw(st.booleans()))
-    kind = draw(st.sampled_from(["integers", "offset", "whole offset", "table"]))
+    kind = draw(st.sampled_from(["integers", "offset", "whole offset", "table", "own thresholds"]))
     if kind == "integers":
         return IntegerGrid(codes)
     random = torch.Generator().manual_seed(draw(st.integers(0, 999)))
@@ -25,7 +25,8 @@ def grids(draw):
         return AffineGrid(codes, torch.randn((), generator=random) * 5)
     if kind == "whole offset":
         return AffineGrid(codes, torch.randint(-9, 9, (), generator=random).float(), whole=True)
-    return TableGrid(codes, (torch.rand(codes.count, generator=random) + 0.1).cumsum(0) - codes.count / 4)
+    marks = (torch.rand(2 * codes.count - 1, generator=random) + 0.1).cumsum(0) / 2 - codes.count / 4
+    return TableGrid(codes, marks[::2], marks[1::2].contiguous() if kind == "own thresholds" else None)
 
 
 @given(grids())
@@ -39,15 +40,16 @@ def test_points_ascend_and_each_is_its_own_nearest_at_the_position_of_its_code(g
 
 
 @given(grids(), st.integers(0, 999))
-def test_the_nearest_point_is_nearest_and_changes_at_the_midpoints(grid, seed):
+def test_the_nearest_point_is_nearest_or_says_where_it_changes_and_changes_there(grid, seed):
     points = grid.points(grid.range.all())
     low, high = float(points[0]) - 3, float(points[-1]) + 3
     values = low + (high - low) * torch.rand(200, generator=torch.Generator().manual_seed(seed))
     distances = (values[:, None] - points).abs()
     chosen = (values - grid.points(grid.nearest(values))).abs()
-    assert torch.allclose(chosen, distances.amin(1), atol=1e-5 * float(points.abs().max() + 1))
-    thresholds = midpoints(points)
-    beside = 1e-3 * float(points.diff().amin())
+    if grid.thresholds is None:
+        assert torch.allclose(chosen, distances.amin(1), atol=1e-5 * float(points.abs().max() + 1))
+    thresholds = thresholds_of(grid, points)
+    beside = 1e-3 * float(torch.cat([points, thresholds]).sort().values.diff().amin())
     above, below = grid.nearest(thresholds + beside), grid.nearest(thresholds - beside)
     assert torch.equal(above - below, torch.ones_like(thresholds))
 
@@ -65,8 +67,10 @@ def test_whole_offsets_give_the_codes_of_onnx_quantize_linear(offset, step, seed
 @given(grids())
 def test_positions_are_halfway_at_the_thresholds_and_go_on_beyond_the_ends(grid):
     points = grid.points(grid.range.all())
-    halfway = grid.position(midpoints(points))
+    halfway = grid.position(thresholds_of(grid, points))
     assert torch.allclose(halfway, grid.range.all()[:-1] + 0.5, atol=1e-3)
+    if grid.thresholds is not None:
+        return
     ends = torch.stack([points[0] - points.diff()[0], points[-1] + points.diff()[-1]])
     assert torch.allclose(grid.position(ends), torch.tensor([grid.range.low - 1.0, grid.range.high + 1.0]), atol=1e-3)
 
@@ -119,6 +123,9 @@ def test_what_is_stored_of_a_grid_gives_it_back_and_constants_of_a_method_are_no
     assert torch.equal(AffineGrid(codes, torch.zeros(3, 1)).with_tensors({"offset": offset}).offset, offset)
     assert torch.equal(TableGrid(codes, torch.arange(4.0)).with_tensors({"points": table}).table, table)
     assert TableGrid(codes, table).tensors()["points"] is table
+    thresholds = torch.tensor([-0.1, 0.9, 1.1])
+    again = TableGrid(codes, torch.arange(4.0)).with_tensors(TableGrid(codes, table, thresholds).tensors())
+    assert torch.equal(again.thresholds, thresholds)
 
 
 def test_a_part_of_a_grid_has_the_zero_points_of_the_part():
@@ -128,9 +135,11 @@ def test_a_part_of_a_grid_has_the_zero_points_of_the_part():
         assert shared.map(lambda t: t[2:4]) is shared
 
 
-def test_a_table_has_one_point_for_each_code():
+def test_a_table_has_one_point_for_each_code_and_one_threshold_between_two():
     with pytest.raises(ValueError, match="4 codes"):
         TableGrid(CodeRange(0, 3), torch.arange(3.0))
+    with pytest.raises(ValueError, match="4 codes have one less"):
+        TableGrid(CodeRange(0, 3), torch.arange(4.0), torch.arange(4.0))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

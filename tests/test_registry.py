@@ -66,7 +66,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
     ("assignments", "message"),
     [
         (["weights.method=lsq", "weights.symmetric=false"], "weights.symmetric: unknown key"),
-        (["activations.method=statsq"], "activations.method: 'statsq' is unknown; allowed are lsq, uniform"),
+        (["activations.method=statsq"], "activations.method: 'statsq' is unknown; allowed are daq, lcq, lsq"),
         (["weights.method=unifrom"], "weights.method: 'unifrom' is unknown; did you mean 'uniform'"),
         (["training={phases: [{cga: {}, freezing: {}}]}"], "cga and freezing each decide which codes are held"),
     ],

@@ -1,6 +1,6 @@
 """``ofqctl.evaluate``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -35,6 +35,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 0,
     save_predictions: str | Path | None = None,
+    wbits: Sequence[int] = (),
     progress: Progress = silent,
 ) -> EvaluateResult: ...
 
@@ -55,6 +56,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 0,
     save_predictions: str | Path | None = None,
+    wbits: Sequence[int] = (),
     progress: Progress = silent,
 ) -> Accuracy:
     """Measure top-1, top-5, loss and speed of a model; a model in memory is left as it is.
@@ -71,6 +73,7 @@ def evaluate(
         workers: Number of processes that decode the images of a path.
         save_predictions: Path of a ``.csv`` or ``.parquet`` file for a row for each image of a path, in the order in
             which they are read; replaced if it exists.
+        wbits: Bits that the weights are rounded to as well, as ``evaluate --wbits`` does; for a path.
         progress: Called to report progress.
 
     Returns:
@@ -88,6 +91,7 @@ def evaluate(
             batch_size,
             workers,
             save_predictions=None if save_predictions is None else Path(save_predictions),
+            widths=tuple(wbits),
         )
         result = run(request, progress)
         assert isinstance(result, EvaluateResult)

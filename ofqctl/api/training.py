@@ -34,6 +34,7 @@ def train(
     model_kwargs: Mapping[str, Any] | None = None,
     force_recipe: bool = False,
     check_data: bool = False,
+    soft_labels: str | Path | None = None,
     checkpoint_every: int = 0,
     logs: Sequence[LogName] = (),
     seed: int = 0,
@@ -64,6 +65,7 @@ def train(
         model_kwargs: Further arguments of the architecture.
         force_recipe: Whether to resume even if the request differs from that of the run.
         check_data: Whether the headers of all images are looked at before training.
+        soft_labels: File of soft labels, whose crops are trained on in place of asking the teacher.
         checkpoint_every: Optimizer steps between checkpoints within an epoch; 0 saves after epochs only.
         logs: Programs that figures are logged with, beside the run's own tables.
         seed: Seed of random weights, order and augmentation.
@@ -96,6 +98,7 @@ def train(
         resume=resume,
         force_recipe=force_recipe,
         check_data=check_data,
+        soft_labels=None if soft_labels is None else Path(soft_labels),
         checkpoint_every=checkpoint_every,
         logs=tuple(logs),
         seed=seed,

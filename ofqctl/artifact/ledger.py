@@ -19,7 +19,7 @@ def make_ledger(model: nn.Module, *, total: int, float_model: int) -> Ledger:
     """
     tensors = to_tensors(model)
     codes = _bytes(t for name, t in tensors.items() if name.endswith(".codes"))
-    steps = _bytes(t for name, t in tensors.items() if name.endswith((".step", ".offset", ".points")))
+    steps = _bytes(t for name, t in tensors.items() if name.endswith((".step", ".offset", ".points", ".thresholds")))
     everything = _bytes(tensors.values())
     bits = sum(
         site.latent().numel() * site.weight_quantizer.range.bits

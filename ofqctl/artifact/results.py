@@ -38,6 +38,9 @@ class _Epoch(_Part):
     step: int
     oscillating: float | None = None
     flips_per_step: float | None = None
+    moved: float | None = None
+    signs_moved: float | None = None
+    magnitudes_moved: float | None = None
     val_top1: float | None = None
     seconds: float = 0.0
 

@@ -1,8 +1,8 @@
 """A quantized model <-> the tensors of ``model.safetensors``.
 
 A quantized weight ``NAME`` is stored as ``NAME.codes`` (packed uint8, the code minus the lowest code), ``NAME.step``
-and the tensors of its grid: ``NAME.offset`` if it has zero points, ``NAME.points`` if it is a table. Everything else is
-stored under its name in the model.
+and the tensors of its grid: ``NAME.offset`` if it has zero points, ``NAME.points`` if it is a table, with
+``NAME.thresholds`` if these are not midway. Everything else is stored under its name in the model.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.errors import ArtifactError
-from ofqctl.grids import SMALLEST_STEP, Encoded
+from ofqctl.grids import SMALLEST_STEP, Encoded, TableGrid
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.packing import pack, packed_size, unpack
 from ofqctl.quantizers import Quantizer
@@ -112,8 +112,9 @@ def read_weight(name: str, quantizer: Quantizer, shape: torch.Size, rest: dict[s
         if fault:
             raise ArtifactError(f"{where}: {fault}")
     grid = quantizer.grid.with_tensors(parts)
-    if "points" in parts and not bool((parts["points"].diff() > 0).all()):
-        raise ArtifactError(f"{where}: {name}.points are not in ascending order")
+    if isinstance(grid, TableGrid) and not bool((grid.marks.diff() > 0).all()):
+        beside = ", or its thresholds do not lie between them" if "thresholds" in parts else ""
+        raise ArtifactError(f"{where}: {name}.points are not in ascending order{beside}")
     unpacked = unpack(packed, codes.bits, shape.numel()).reshape(shape).to(torch.int16) + codes.low
     return Encoded(unpacked.to(codes.dtype), parts["step"], grid)
 

@@ -16,6 +16,7 @@ from ofqctl.cli import (
     analyze_oscillation,
     bench,
     compare,
+    distill_cache,
     doctor,
     evaluate,
     export,
@@ -70,6 +71,7 @@ command(app, "sensitivity", *sensitivity.EXAMPLES)(sensitivity.sensitivity)
 command(app, "import", *importing.EXAMPLES)(importing.import_)
 command(app, "analyze-oscillation", *analyze_oscillation.EXAMPLES)(analyze_oscillation.analyze_oscillation)
 command(app, "compare", *compare.EXAMPLES)(compare.compare)
+command(app, "distill-cache", *distill_cache.EXAMPLES)(distill_cache.distill_cache)
 command(app, "doctor", *doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(bench.app, name="bench")

@@ -111,7 +111,8 @@ def parse_widths(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
     if wrong is not None or len(widths) < least:
         seen = f"'{text}'" if wrong is None else f"'{wrong}'"
         raise RecipeError(
-            f"{option}: {seen}; expected at least {least} widths from 1 to 8, separated by commas, such as 2,3,4,8"
+            f"{option}: {seen}; expected {f'at least {least} ' if least > 1 else ''}widths from 1 to 8, separated by "
+            "commas, such as 2,3,4,8"
         )
     return widths
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ofqctl.cli import options
+from ofqctl.cli.arguments import parse_widths
 from ofqctl.cli.embeddings import embedding_lines, embedding_rows
 from ofqctl.cli.groups import group, option
 from ofqctl.cli.output import Table
 
 if TYPE_CHECKING:
+    from ofqctl.recipe import Recipe
     from ofqctl.results.data import Prepared
     from ofqctl.results.evaluate import EvaluateEmbeddingsResult, EvaluateResult
 
@@ -17,6 +19,7 @@ EXAMPLES = (
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4 --data imagenet/val",
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4/model.onnx --data imagenet/val",
     "ofqctl evaluate deit_small --data imagenet/val --limit 1000 --workers 4",
+    "ofqctl evaluate runs/vit-w3a3 --data imagenet/val --wbits 2,3,4,8",
     "ofqctl evaluate runs/dinov2-w4a8 --data imagenet/val --index-data imagenet/train --tokens",
     "ofqctl evaluate runs/deit_small_patch16_224-w4a4 --data imagenet/val --save-predictions w4a4.csv",
     "ofqctl evaluate runs/vit-w4a4/model.safetensors --data hfds/uoft-cs/cifar10 --split test --json",
@@ -37,6 +40,29 @@ class _Data:
     )
 
 
+@group("Bits")
+class _Widths:
+    wbits: str | None = option(
+        "WIDTHS",
+        "Round the weights to each of these widths as well, such as 2,3,4,8: the latent weights of a trained run, or "
+        "those of a float model, its first and last layer to 8 bits.",
+    )
+    rounding: str | None = option(
+        "RECIPE", "Recipe whose `weights` say how; by default to the least squared error in each output channel."
+    )
+
+    def widths(self) -> tuple[int, ...]:
+        return () if self.wbits is None else parse_widths("--wbits", self.wbits)
+
+    def recipe(self) -> "Recipe | None":
+        from ofqctl.errors import RecipeError
+        from ofqctl.recipe.catalogue import load
+
+        if self.rounding is not None and self.wbits is None:
+            raise RecipeError("--rounding: says how weights are rounded to the widths of --wbits, which is not given")
+        return None if self.rounding is None else load(self.rounding)
+
+
 @group("Output")
 class _Output:
     save_predictions: Path | None = option(
@@ -50,6 +76,7 @@ def evaluate(
     model: options.AnyModel,
     *,
     images: _Data,
+    rounded: _Widths,
     output: _Output,
     embeddings: options.EmbeddingOptions,
     reading: options.StreamedDataOptions,
@@ -76,6 +103,8 @@ def evaluate(
         against=images.against,
         tokens=embeddings.tokens,
         save_predictions=output.save_predictions,
+        widths=rounded.widths(),
+        rounding=rounded.recipe(),
     )
     with printing.sink() as sink:
         sink.show(run(request, sink.progress), _render)
@@ -84,6 +113,9 @@ def evaluate(
 def _render(result: "EvaluateResult | EvaluateEmbeddingsResult") -> Iterator[Table | str]:
     title = f"{result.model} ({result.recipe or result.kind})"
     yield _embeddings(result, title) if result.gives == "embeddings" else _classes(result, title)
+    if result.gives == "classes" and result.widths:
+        yield ""
+        yield _widths(result)
     yield ""
     if result.gives == "embeddings":
         yield f"compared       with {result.against or 'no float model'}"
@@ -107,6 +139,13 @@ def _classes(result: "EvaluateResult", title: str) -> Table:
     table.add("loss", f"{result.loss:.4f}")
     table.add("images", result.images)
     table.add("images/s", f"{result.images_per_second:.1f}")
+    return table
+
+
+def _widths(result: "EvaluateResult") -> Table:
+    table = Table([">weights", ">top-1", ">top-5", ">loss"], title="The same weights, rounded")
+    for rounded in result.widths:
+        table.add(f"{rounded.wbits} bits", f"{rounded.top1:.2f} %", f"{rounded.top5:.2f} %", f"{rounded.loss:.4f}")
     return table
 
 

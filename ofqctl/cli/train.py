@@ -45,6 +45,9 @@ class _Images:
     data: str | None = option("DATA", "Labelled training images.")
     val_data: str | None = option("DATA", "Labelled images, measured after every epoch.")
     val_split: str | None = option("NAME", "Split of --val-data.")
+    soft_labels: Path | None = option(
+        "FILE", "Soft labels that `ofqctl distill-cache` wrote: train on their crops, without asking the teacher."
+    )
     check_data: bool = flag("Look at the headers of all images first, and end if some are no images.", "--check-data")
 
 
@@ -139,6 +142,7 @@ def train(
         "resume": run or output.resume,
         "force_recipe": output.force_recipe or None,
         "check_data": images.check_data or None,
+        "soft_labels": images.soft_labels,
         "seed": execution.seed,
         "device": execution.device,
         "amp": execution.amp and True,
@@ -226,6 +230,7 @@ def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
         ">val cosine": "val_cosine",
         ">oscillating": "oscillating",
         ">codes changed a step": "flips_per_step",
+        ">moved": "moved",
         ">seconds": "seconds",
     }
     shown = {title: key for title, key in columns.items() if any(key in row for row in rows)}
@@ -246,7 +251,7 @@ def _render(result: "TrainResult", data: str | None) -> Iterator[Any]:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
-    if key in ("oscillating", "flips_per_step"):
+    if key in ("oscillating", "flips_per_step", "moved"):
         return f"{100 * value:.3f} %"
     if key in ("train_top1", "val_top1", "val_knn", "val_recall1"):
         return f"{value:.2f} %"

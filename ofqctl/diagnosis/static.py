@@ -45,7 +45,7 @@ def latents_of(weight: AnalyzedWeight, boundary_range: float) -> Latents:
     distance = distance_to_threshold(weight.latent, encoded)
     count = distance.numel()
     near = {limit: int((distance <= limit).count_nonzero()) / count for limit in {*RANGES, boundary_range}}
-    codes, position = encoded.grid.range, encoded.grid.position(weight.latent / encoded.step)
+    codes, position = encoded.grid.range, encoded.position(weight.latent)
     beyond = (position < codes.low - 0.5) | (position > codes.high + 0.5)
     return Latents(
         within={f"{limit:g}": near[limit] for limit in RANGES},

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ofqctl.oscillation import MOVED
 from ofqctl.results.layers import AnalyzedLayer, Summary
 
 
@@ -26,6 +27,7 @@ def summary_of(layers: Sequence[AnalyzedLayer]) -> Summary:
         figures |= {key: mean(getattr(one, key) for one in latents) for key in ("confident", "clipped")}
         figures["within"] = {key: mean(one.within[key] for one in latents) for key in latents[0].within}
     if tracked:
-        keys = ("oscillating", "flips_per_step", "never_flipped")
+        keys = ["oscillating", "flips_per_step", "never_flipped"]
+        keys += MOVED if all(one.moved is not None for one in tracked) else ()
         figures |= {key: mean(getattr(one, key) for one in tracked) for key in keys}
     return Summary.model_validate(figures)

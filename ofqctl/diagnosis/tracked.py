@@ -10,7 +10,7 @@ from torch import Tensor
 from ofqctl.diagnosis.static import quantiles
 from ofqctl.diagnosis.weights import AnalyzedWeight
 from ofqctl.errors import ArtifactError
-from ofqctl.oscillation import Role, in_parts
+from ofqctl.oscillation import MOVED, Role, count_moved, in_parts
 from ofqctl.results.analyze_oscillation import History, Path, RoleHistory
 from ofqctl.results.layers import Channel, Tracked
 
@@ -51,8 +51,8 @@ class TrackerState:
             )
         return self.tensors[name]
 
-    def rows(self, weight: AnalyzedWeight, key: str) -> Tensor:
-        """One tensor of a weight's state, reduced to the rows of the part, (channels, weights of a channel).
+    def part(self, weight: AnalyzedWeight, key: str) -> Tensor:
+        """One tensor of a weight's state, reduced to the rows of the part, in the shape of its codes.
 
         Raises:
             ArtifactError: The weight in the state has another shape.
@@ -64,7 +64,11 @@ class TrackerState:
                 f"tracker state: {weight.name}: {tuple(whole.shape)}, but {tuple(shape)} in the model",
                 hint="name the run that it belongs to",
             )
-        return weight.rows(in_parts(whole, max(1, parts))[weight.part])
+        return in_parts(whole, max(1, parts))[weight.part]
+
+    def rows(self, weight: AnalyzedWeight, key: str) -> Tensor:
+        """The same, (channels, weights of a channel)."""
+        return weight.rows(self.part(weight, key))
 
 
 def tracked_of(weight: AnalyzedWeight, state: TrackerState) -> Tracked:
@@ -80,9 +84,18 @@ def tracked_of(weight: AnalyzedWeight, state: TrackerState) -> Tracked:
         oscillating=float(oscillates.double().mean()),
         flips_per_step=_recent_flips(weight, state),
         never_flipped=float((state.rows(weight, "direction") == 0).double().mean()),
+        **_moved(weight, state),
         frequency=quantiles(frequency, FREQUENCY_LEVELS),
         channels=tuple(channel for channel in channels if channel.frequency > 0.0),
     )
+
+
+def _moved(weight: AnalyzedWeight, state: TrackerState) -> dict[str, float]:
+    """Shares of codes, signs and magnitudes that are not those at the start, if the state has it."""
+    if f"{weight.name}.weight.start" not in state.tensors:
+        return {}
+    counts = count_moved(state.part(weight, "start"), weight.encoded) / weight.encoded.codes.numel()
+    return dict(zip(MOVED, counts.tolist(), strict=True))
 
 
 def _recent_flips(weight: AnalyzedWeight, state: TrackerState) -> float:
@@ -154,7 +167,8 @@ def _paths(weight: AnalyzedWeight, state: TrackerState) -> list[tuple[int, Path]
         if not flips:
             continue
         own = weight.encoded.grid.map(partial(_entry, codes.shape, inside))
-        position = own.position(latent / step)
+        position = rows[:, column, 4] if rows.shape[2] > 4 else torch.full_like(latent, torch.nan)
+        position = position.where(~position.isnan(), own.position(latent / step))  # earlier versions recorded none
         lowest, highest = max(int(code.min()) - 1, bounds.low), min(int(code.max()) + 1, bounds.high)
         path = Path(
             name=weight.name,

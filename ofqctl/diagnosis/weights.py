@@ -82,12 +82,10 @@ def weights_of_model(model: nn.Module) -> Iterator[AnalyzedWeight]:
 
 def _parts(name: str, quantizer: Quantizer, latent: Tensor | None, encoded: Encoded) -> Iterator[AnalyzedWeight]:
     roles = roles_of(name, encoded.codes.shape[0])
-    count = len(roles)
-    codes, steps = in_parts(encoded.codes, count), in_parts(encoded.step, count)
-    latents = (None,) * count if latent is None else in_parts(latent, count)
     for part, role in enumerate(roles):
-        own = Encoded(codes[part], steps[part], encoded.grid.map(partial(_part, part, count)))
-        yield AnalyzedWeight(name, role, part, quantizer.plan.method, latents[part], own)
+        own = partial(_part, part, len(roles))
+        values = None if latent is None else own(latent)
+        yield AnalyzedWeight(name, role, part, quantizer.plan.method, values, encoded.map(own))
 
 
 def _part(part: int, count: int, tensor: Tensor) -> Tensor:

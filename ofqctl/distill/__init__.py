@@ -2,8 +2,19 @@
 
 from ofqctl.distill.answers import set_separate_heads
 from ofqctl.distill.features import FeatureDistillation
+from ofqctl.distill.soft_labels import AboutSoftLabels, SoftLabels, weights_digest
 from ofqctl.distill.teacher import Teacher
 from ofqctl.distill.term import Pass, Term
 from ofqctl.recipe.methods import TERMS
 
-__all__ = ["TERMS", "FeatureDistillation", "Pass", "Teacher", "Term", "set_separate_heads"]
+__all__ = [
+    "TERMS",
+    "AboutSoftLabels",
+    "FeatureDistillation",
+    "Pass",
+    "SoftLabels",
+    "Teacher",
+    "Term",
+    "set_separate_heads",
+    "weights_digest",
+]

@@ -151,14 +151,15 @@ def look_up(graph: Writer, tensor: str, table: LookupTable) -> str:
 
 
 def write_values(graph: Writer, codes: ActivationCodes, *, out: str | None = None) -> str:
-    """Write ``step * (code + offset)`` plus the shift ``after``, float32."""
+    """Write ``step * (code + offset + rest)`` plus the shift ``after``, float32."""
     operand, attributes = codes.operand, axis_attribute(codes.operand.step, codes.rank)
     shifted = operand.after is not None
     unshifted = None if shifted else out
-    if (operand.step.ndim and not attributes) or codes.zero.ndim or operand.table is not None:
+    offset = codes.zero + operand.rest
+    if (operand.step.ndim and not attributes) or codes.zero.ndim or operand.rest.any() or operand.table is not None:
         moved = graph.op("Cast", codes.tensor, to=TensorProto.FLOAT)
-        if codes.zero.any():
-            moved = graph.op("Add", moved, graph.floats(codes.zero))
+        if offset.any():
+            moved = graph.op("Add", moved, graph.floats(offset))
         value = graph.op("Mul", moved, steps_like(graph, operand), out=unshifted)
     else:
         zero = graph.constant(np.full(_flat(operand.step).shape, -codes.zero, codes.dtype))

@@ -4,14 +4,14 @@ Grids are asked for their points as integers (`ofqctl.grids.Grid.on_integers`), 
 points.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, Integers, midpoints
+from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, Integers, thresholds_of
 from ofqctl.packing import pack
 from ofqctl.quantizers import Quantizer
 
@@ -21,7 +21,7 @@ _UINT8_MAX, _INT8_MAX = 255, 127
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Points of an activation that are not evenly spaced.
+    """Points of an activation that are not evenly spaced, or thresholds that are not midway between points.
 
     Attributes:
         thresholds: Values at which the code changes, float32, (codes - 1,); a threshold belongs to the lower code.
@@ -41,7 +41,7 @@ class LookupTable:
 
 @dataclass(frozen=True)
 class Operand:
-    """A quantized activation: ``value = step * (code + offset) + after``, relative to its row if ``dynamic``.
+    """A quantized activation: ``value = step * (code + offset + rest) + after``, relative to its row if ``dynamic``.
 
     Attributes:
         name: Name of the quantizer in the model.
@@ -52,7 +52,9 @@ class Operand:
         before: Shift added to the tensor before rounding, or None.
         after: Shift added to the value, or None.
         dynamic: Whether this applies to rows divided by their largest magnitude, which is multiplied again elsewhere.
-        table: Table that replaces ``code + offset`` if points are not evenly spaced, or None.
+        rest: Fractional parts of the offsets where these times the steps differ from row to row, which shifts may not;
+            others are 0 here, and part of the shifts.
+        table: Table that replaces ``code + offset`` if points or thresholds are not evenly spaced, or None.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Operand:
     before: Array | None
     after: Array | None
     dynamic: bool = False
+    rest: Array = field(default_factory=lambda: np.zeros((), np.float32))
     table: LookupTable | None = None
 
     @property
@@ -122,12 +125,23 @@ class ExportedWeight:
         return self.multiplier == 2 and self.range.bits == 8 and self.even and bool(np.all(self.zero == self._half))
 
     @property
+    def integral(self) -> bool:
+        """Whether the points are integers."""
+        return bool(np.issubdtype(self.levels.dtype, np.integer))
+
+    @property
+    def overflows(self) -> bool:
+        """Whether the largest integer is 128, the only one that int8 does not hold, as of powers of two of 4 bits."""
+        one_zero = self.integral and not self.even and self.zero.ndim == 0
+        return one_zero and self.smallest >= -_INT8_MAX - 1 and self.largest == _INT8_MAX + 1
+
+    @property
     def obstacle(self) -> str | None:
         """Why products cannot be computed on its integers, or None."""
         if self.rest.any():
             return "the zero points of its weight are not integers"
-        integral = np.issubdtype(self.levels.dtype, np.integer) and self.levels[-1] <= _UINT8_MAX
-        fits = integral and self.zero.min() >= -_UINT8_MAX and self.zero.max() <= 0
+        fits = self.levels[-1] <= _UINT8_MAX and self.zero.min() >= -_UINT8_MAX and self.zero.max() <= 0
+        fits = self.integral and (fits or self.overflows)
         return None if fits or self.widened else "the points of its weight are not integers of 8 bits"
 
     @property
@@ -182,22 +196,28 @@ class ExportedWeight:
 
 
 def operand_of(name: str, quantizer: Quantizer) -> Operand:
-    """Arrays of an activation quantizer; the fractional part of an offset becomes shifts before and after rounding."""
+    """Arrays of an activation quantizer; the fractional part of an offset becomes a shift before rounding.
+
+    Behind rounding it becomes one too, or stays with the offset if it is not the same for all rows.
+    """
     step, codes = quantizer.step.detach().clamp(min=SMALLEST_STEP), quantizer.range
     before: Tensor | None = quantizer.before
     after: Tensor | None = quantizer.after
-    whole, table = torch.zeros(()), None
+    whole, rest, table = torch.zeros(()), torch.zeros(()), None
     integers = quantizer.grid.on_integers()
-    if integers is None or not integers.even:
+    if integers is None or not integers.even or quantizer.grid.thresholds is not None:
         table, multiplier = _table(quantizer.grid, integers)
         step = step / multiplier
     else:
         offset = torch.div(integers.zero, integers.multiplier, rounding_mode="floor")
-        beyond = ((integers.zero - integers.multiplier * offset + integers.rest) / integers.multiplier).to(step) * step
-        whole = offset - codes.low
+        fraction = ((integers.zero - integers.multiplier * offset + integers.rest) / integers.multiplier).to(step)
+        whole, beyond = offset - codes.low, fraction * step
         if beyond.any():
             before = -beyond if before is None else before - beyond
-            after = beyond if after is None else after + beyond
+            if beyond.shape[-2:-1] > (1,):
+                rest = fraction
+            else:
+                after = beyond if after is None else after + beyond
     return Operand(
         name,
         codes,
@@ -206,6 +226,7 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
         None if before is None else _array(before),
         None if after is None else _array(after),
         quantizer.plan.dynamic,
+        _shared(rest),
         table,
     )
 
@@ -213,7 +234,7 @@ def operand_of(name: str, quantizer: Quantizer) -> Operand:
 def _table(grid: Grid, integers: Integers | None) -> tuple[LookupTable, int]:
     """The lookup table of a grid, and the number to divide the grid step by."""
     points = grid.points(grid.range.all()).detach().cpu()
-    thresholds = midpoints(points)
+    thresholds = thresholds_of(grid, points).detach().cpu()
     if integers is None or int(integers.levels[-1]) > _UINT8_MAX:
         return LookupTable(_array(thresholds), _array(points), 0), 1
     levels = integers.levels.numpy().astype(np.uint8)

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from ofqctl.export.arithmetic import ExportedWeight
 from ofqctl.export.graph import Writer
 
+_INT8_MAX = 127
 _GROUP = 8  # codes that fill whole bytes together at every bit-width
 OPSET = 20  # opset of everything else
 _OPSET_OF_BITS = {2: 25, 4: 21}
@@ -55,14 +56,23 @@ class WeightWriter:
         return graph.op("Mul", moved, self.units(weight))
 
     def integers(self, weight: ExportedWeight) -> str:
-        """The levels plus the weight's centre, int8; of a ``widened`` weight the codes. A new tensor at every call."""
+        """The levels plus the weight's centre, int8; of a ``widened`` weight the codes. A new tensor at every call.
+
+        Of a weight that ``overflows``, 127 stands for 128; see :meth:`excess`.
+        """
         graph, centre, out = self._graph, weight.centre, self._graph.fresh()
         if not weight.even:
             points = graph.op("Sub", self._points(weight), graph.floats(weight.zero - centre))
+            points = graph.op("Min", points, graph.floats(_INT8_MAX)) if weight.overflows else points
             return graph.op("Cast", points, to=TensorProto.INT8, out=out)
         codes = self._codes(weight, TensorProto.FLOAT)
         units = graph.floats(1.0 if weight.widened else 1.0 / weight.multiplier)
         return graph.op("QuantizeLinear", codes, units, graph.constant(np.int8(centre)), out=out)
+
+    def excess(self, weight: ExportedWeight) -> str:
+        """What the integers of a weight that ``overflows`` have beyond int8: 1 or 0, int8."""
+        beyond = self._graph.op("Greater", self._points(weight), self._graph.floats(_INT8_MAX))
+        return self._graph.op("Cast", beyond, to=TensorProto.INT8)
 
     def units(self, weight: ExportedWeight) -> str:
         """Value of the integer 1, in the shape of the grid steps."""

@@ -94,7 +94,7 @@ def _packed(name: str, encoded: Encoded) -> dict[str, Tensor]:
     """The tensors to store for one weight (out, in)."""
     rows = encoded.codes.shape[0]
     codes = encoded.grid.range
-    unsigned = (encoded.codes.to(torch.int16) - codes.low).cpu().numpy().astype(np.uint32)
+    unsigned = (encoded.codes.to(torch.int16) + (1 << (codes.bits - 1))).cpu().numpy().astype(np.uint32)
     return {
         f"{name}_packed": torch.from_numpy(pack_words(unsigned, codes.bits)),
         f"{name}_scale": encoded.step.detach().cpu().reshape(-1, 1).expand(rows, 1).clone(),

@@ -144,7 +144,7 @@ class IntegerConvolutions:
         graph.op("Identity" if constant is None else "Add", *inputs, out=out)
 
 
-def _shift(operand: Operand, beyond: NDArray[np.int64]) -> Array | None:
+def _shift(operand: Operand, beyond: NDArray[np.floating]) -> Array | None:
     """What is added to the values of the codes with one common zero point."""
     if not beyond.any():
         return operand.after

@@ -94,6 +94,11 @@ class IntegerProducts:
             terms.append(graph.op("Mul", self._sums_of_rows(codes, weight.shape[0]), units))
         right = self._multiply.weight(product.name, weight)
         bias, rows = graph.floats(constant) if constant.any() else None, _rows(graph, operand)
+        if weight.overflows:
+            rest = self._multiply("", left, self._multiply.excess(product.name, weight))
+            for factor in rows:
+                rest = graph.op("Mul", rest, factor.tensor)
+            terms.append(rest)
         if not rows and not terms:
             self._multiply(product.name, left, right, bias, out)
         else:
@@ -145,7 +150,7 @@ class IntegerProducts:
             behind = [_Factor(graph.op("Reshape", steps_like(graph, operand), graph.shape(step.shape)), step.shape)]
         else:
             inside = self._times(step_of(graph, operand), place.factor)
-        beyond = ((zero - taken) * step * np.float32(place.factor)).astype(np.float32)
+        beyond = ((zero - taken + align(operand.rest)) * step * np.float32(place.factor)).astype(np.float32)
         return _Columns(Right(tensor, taken, inside, codes.signed), behind, beyond)
 
     def _sums_of_rows(self, codes: ActivationCodes, depth: int) -> str:

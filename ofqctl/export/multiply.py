@@ -73,10 +73,10 @@ def saturates(left_bits: int, largest: int) -> bool:
     return 2 * ((1 << left_bits) - 1) * largest > _INT16_MAX
 
 
-def common_zero(codes: ActivationCodes) -> tuple[int, NDArray[np.int64]]:
+def common_zero(codes: ActivationCodes) -> tuple[int, NDArray[np.floating]]:
     """The zero that a left factor's operator takes, and what the zeros of the activation have beyond it."""
     common = int(np.clip(np.rint(codes.zero.mean()), -_UINT8_MAX, 0))
-    return common, codes.zero - common
+    return common, codes.zero - common + codes.operand.rest
 
 
 class Multiply:
@@ -139,3 +139,9 @@ class Multiply:
         if not weight.widened:
             return right
         return replace(right, zero=np.zeros((), np.int64), step=self.graph.op("Mul", step, self.graph.floats(2.0)))
+
+    def excess(self, product: str, weight: ExportedWeight) -> Right:
+        """What the weight of a product has beyond int8, if it ``overflows``."""
+        tensor, step = self.weights.excess(weight), self.weights.units(weight)
+        zero = np.zeros((), np.int64)
+        return Right(tensor, zero, step, columns=weight.step.size, name=f"{product}.excess_zero_point")

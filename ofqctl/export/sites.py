@@ -127,6 +127,8 @@ def _obstacle_of_convolution(operand: Operand, weight: ExportedWeight, window: W
         return "its weight has a zero point for each channel"
     if weight.widened:
         return "half steps at 8 bits take 9 bits as integers"
+    if weight.overflows:
+        return "the integers of its weight take 9 bits"
     if operand.zero.ndim and window.groups > 1:
         return "its input has a zero point for each channel"
     few = window.groups == 1 and window.size[0] <= MOST_CHANNELS

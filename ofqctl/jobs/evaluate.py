@@ -13,10 +13,12 @@ from ofqctl.files import output_file
 from ofqctl.jobs.embedding import check_embeds, measure_embeddings, open_embedding_data
 from ofqctl.jobs.measuring import about_data, measure, open_labelled
 from ofqctl.jobs.prediction_files import SavedPredictions, check_predictions
+from ofqctl.jobs.widths import at_widths
 from ofqctl.models import ModelRequest
 from ofqctl.progress import Progress, silent
+from ofqctl.recipe import Recipe
 from ofqctl.results.data import MeasuredOn
-from ofqctl.results.evaluate import EvaluateEmbeddingsResult, EvaluateResult
+from ofqctl.results.evaluate import AtWidth, EvaluateEmbeddingsResult, EvaluateResult
 from ofqctl.training import Processes, joined
 
 
@@ -38,6 +40,8 @@ class EvaluateRequest:
         tokens: Whether patch tokens are compared as well as embeddings.
         save_predictions: Path of a ``.csv`` or ``.parquet`` file for a row for each image that was measured, in the
             order in which they are read, or None; replaced if it exists.
+        widths: Bits that its weights are rounded to as well, see `at_widths`.
+        rounding: A recipe whose ``weights`` say how they are rounded; None takes the least squared error.
     """
 
     model: ModelRequest | Subject
@@ -51,6 +55,8 @@ class EvaluateRequest:
     against: str | Subject | None = None
     tokens: bool = False
     save_predictions: Path | None = None
+    widths: tuple[int, ...] = ()
+    rounding: Recipe | None = None
 
 
 def evaluate(request: EvaluateRequest, progress: Progress = silent) -> EvaluateResult | EvaluateEmbeddingsResult:
@@ -129,11 +135,16 @@ def _classes(request: EvaluateRequest, subject: Subject, processes: Processes, p
     check_embeds(subject, {"--index-data": request.index, "--against": request.against, "--tokens": request.tokens})
     loader = open_labelled(request.data, subject, **_reading(request, processes))
     saved = SavedPredictions(request.save_predictions, loader)
-    models = {"model": subject.model.to(processes.device)}
-    found = measure(models, loader, processes, progress, batches=saved)["model"]
-    saved.write(found.rows, processes)
+    rounded = at_widths(subject, request.widths, request.rounding) if request.widths else {}
+    names = {bits: "model" if model is subject.model else f"{bits} bits" for bits, model in rounded.items()}
+    models = {"model": subject.model} | {names[bits]: model for bits, model in rounded.items()}
+    models = {name: model.to(processes.device) for name, model in models.items()}
+    found = measure(models, loader, processes, progress, batches=saved)
+    saved.write(found["model"].rows, processes)
     return EvaluateResult(
-        **dict(found.accuracy), **_measured(request, subject, processes, about_data(loader, subject), [])
+        **dict(found["model"].accuracy),
+        **_measured(request, subject, processes, about_data(loader, subject), []),
+        widths=tuple(AtWidth(wbits=bits, **dict(found[name].accuracy)) for bits, name in names.items()),
     )
 
 
@@ -145,6 +156,8 @@ def _embeddings(
     request: EvaluateRequest, subject: Subject, processes: Processes, progress: Progress
 ) -> EvaluateEmbeddingsResult:
     """Figures of embeddings."""
+    if request.widths:
+        raise ModelError(f"{subject.name}: --wbits measures classifiers at several widths, and it gives embeddings")
     reference, notes = float_model_of(subject, request.against)
     data = open_embedding_data(request.data, request.index, subject, **_reading(request, processes))
     if not data.labelled and reference is None:

@@ -168,6 +168,7 @@ def _quantizer(quantizer: Quantizer, grid: Grid) -> InspectedQuantizer:
 def _grid(grid: Grid) -> InspectedGrid:
     low, high = grid.range.low, grid.range.high
     if isinstance(grid, TableGrid):
-        return InspectedGrid(low=low, high=high, points=tuple(grid.table.tolist()))
+        own = None if grid.thresholds is None else tuple(grid.thresholds.tolist())
+        return InspectedGrid(low=low, high=high, points=tuple(grid.table.tolist()), thresholds=own)
     offsets = grid.points(torch.zeros(()))
     return InspectedGrid(low=low, high=high, offset=(float(offsets.min()), float(offsets.max())))

@@ -152,7 +152,7 @@ def _settings(checkpoint: Checkpoint, data: ImageData, steps: int) -> tuple[Trai
     changed: dict[str, Any] = {"schedule": "constant", "warmup_steps": 0, "warmup_epochs": 0}
     notes = []
     if checkpoint.optimizer:
-        changed["lr"] = checkpoint.optimizer["param_groups"][-1]["lr"]
+        changed["lr"] = checkpoint.optimizer["param_groups"][0]["lr"]
     else:
         changed["lr"] = checkpoint.history[-1]["lr"] if checkpoint.history else phase.lr or training.optimizer.lr
         notes.append("live: the checkpoint has no state of the optimizer, which starts without state")

@@ -14,7 +14,7 @@ from ofqctl.artifact import load_run
 from ofqctl.convert import apply_plan
 from ofqctl.data import ImageData, ImageLoader, image_loader
 from ofqctl.devices import denormals_flushed, pick_device
-from ofqctl.distill import Teacher
+from ofqctl.distill import TERMS, SoftLabels, Teacher
 from ofqctl.documents import field_fault, fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
@@ -165,8 +165,13 @@ def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
     """The engine with batches, teacher and quantized model."""
     request, processes, loaded = job.request, job.processes, job.start.loaded
     share = Share(job.settings.batch_size, request.grad_accum, processes.rank, processes.world)
-    batches = TrainingBatches(data, loaded.data_config, job.settings, share, seed=request.seed, workers=request.workers)
     teacher = _teacher(request, job.start, processes)
+    labels = _soft_labels(request, teacher, data, loaded)
+    batches = TrainingBatches(
+        data, loaded.data_config, job.settings, share, seed=request.seed, workers=request.workers, labels=labels
+    )
+    if labels is not None:
+        teacher = None  # batches have its answers
     plan = _quantized(request, job.start, data, job.checkpoint, processes, progress)
     for phase in job.settings.phases:
         warmup, steps = warmup_steps(phase, batches.steps_per_epoch), phase.epochs * batches.steps_per_epoch
@@ -247,7 +252,8 @@ def _claimed(job: _Job) -> AbstractContextManager[None]:
     if not job.processes.first:
         return nullcontext()
     teachers = [Path(settings.distillation.teacher)] if settings.distillation else []
-    sources, resumed = [*request.model.paths, *teachers], job.checkpoint is not None
+    labels = [] if request.soft_labels is None else [request.soft_labels]
+    sources, resumed = [*request.model.paths, *teachers, *labels], job.checkpoint is not None
     return output_directory(job.output, overwrite=request.overwrite, resumed=resumed, sources=sources)
 
 
@@ -270,6 +276,24 @@ def _teacher(request: TrainRequest, start: Start, processes: Processes) -> Teach
     teacher = Teacher(model, config, loaded.data_config, settings.teacher)
     teacher.check_classes(loaded.num_classes, settings.teacher)
     return teacher.to(processes.device)
+
+
+def _soft_labels(
+    request: TrainRequest, teacher: Teacher | None, data: ImageData, loaded: LoadedModel
+) -> SoftLabels | None:
+    """The soft labels that were asked for, checked against the training."""
+    if request.soft_labels is None:
+        return None
+    training, path = request.recipe.training, request.soft_labels
+    assert training is not None
+    asking = [name for name in training.objective if "needs_teacher" in TERMS[name].traits and name != "answers"]
+    if teacher is None or "answers" not in training.objective or asking:
+        lacks = "the recipe learns from no teacher's answers"
+        why = f"{', '.join(asking)} asks the teacher itself" if asking else lacks
+        raise RecipeError(f"--soft-labels {path}: stand for the teacher's answers alone, and {why}")
+    labels = SoftLabels.read(path)
+    labels.check(teacher.model, data.identity, loaded.data_config, training.augmentation)
+    return labels
 
 
 def _quantized(

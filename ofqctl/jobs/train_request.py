@@ -41,6 +41,7 @@ class TrainRequest:
         grad_accum: Number of forward passes in one optimizer step.
         checkpoint_every: Optimizer steps between checkpoints within an epoch; 0 saves after epochs only.
         workers: Number of processes that decode images.
+        soft_labels: File of soft labels, whose crops are trained on in place of asking the teacher; or None.
         logs: Programs that figures are logged with, beside the run's own tables.
     """
 
@@ -60,6 +61,7 @@ class TrainRequest:
     grad_accum: int = 1
     checkpoint_every: int = 0
     workers: int = 0
+    soft_labels: Path | None = None
     logs: tuple[LogName, ...] = ()
 
     def recorded(self) -> dict[str, Any]:

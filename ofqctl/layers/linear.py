@@ -1,5 +1,7 @@
 """Linear with a quantized weight and a quantized input."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +16,13 @@ class QuantLinear(nn.Linear, WeightSite):
     Args:
         linear: The float layer.
         plan: Quantizers of its ``weight`` and ``input``; a missing one stays float.
+
+    Attributes:
+        product: Computes the output from input, weight and bias. A remedy may replace it for a phase by one whose
+            gradients are computed in another way.
     """
+
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = staticmethod(F.linear)
 
     def __init__(self, linear: nn.Linear, plan: ModulePlan) -> None:
         nn.Module.__init__(self)
@@ -37,4 +45,4 @@ class QuantLinear(nn.Linear, WeightSite):
         x = self.input(x)
         weight = self.quantized_weight()
         with saved_as_codes(x, weight):
-            return F.linear(x, weight, self.bias)
+            return self.product(x, weight, self.bias)

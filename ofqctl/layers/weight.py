@@ -32,6 +32,11 @@ class WeightSite(nn.Module, ABC):
     def latent(self) -> Tensor:
         """The latent weight."""
 
+    def latent_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the latent weight is computed from: one, or the two projections of a merged product."""
+        tensors = (getattr(self, name) for name in self.latent_names)
+        return [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+
     @abstractmethod
     def install_value(self, value: Tensor) -> None:
         """Replace the latent weight by ``value``, the decoded codes."""

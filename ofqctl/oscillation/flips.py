@@ -6,6 +6,7 @@ from torch import Tensor
 from ofqctl.grids import CodeRange, Encoded
 
 _INT8 = torch.iinfo(torch.int8)
+MOVED = ("moved", "signs_moved", "magnitudes_moved")  # names of what `count_moved` counts, as shares
 
 
 class Flips:
@@ -58,6 +59,26 @@ def count_parts(entries: Tensor, weights: int, parts: int) -> Tensor:
         parts: Number of parts.
     """
     return torch.bincount((entries * parts).div(weights, rounding_mode="floor"), minlength=parts).cpu()
+
+
+def count_moved(start: Tensor, encoded: Encoded) -> Tensor:
+    """How many codes, signs and magnitudes are not those at the start: int64, (3,), on the CPU.
+
+    Signs and magnitudes are those of the points on the grid as it is now; 0 has a sign of its own.
+
+    Args:
+        start: Codes at the start, as from :func:`as_int8`.
+        encoded: The weight now.
+    """
+    now, codes = as_int8(encoded), encoded.grid.range
+    entries = (now != start).view(-1).nonzero().squeeze(1)
+    grid = encoded.grid.map(lambda tensor: tensor.expand(now.shape).flatten()[entries])
+    moved = (
+        tensor.view(-1)[entries].to(torch.int16) - (0 if fits_int8(codes) else _INT8.min) for tensor in (start, now)
+    )
+    before, after = (grid.points(part) for part in moved)
+    signs, magnitudes = before.sign() != after.sign(), before.abs() != after.abs()
+    return torch.stack([signs.new_ones(len(signs)).sum(), signs.sum(), magnitudes.sum()]).cpu()
 
 
 def as_int8(encoded: Encoded) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ofqctl.errors import ArtifactError, ModelError
 from ofqctl.grids import Encoded
 from ofqctl.layers import WeightSite, weight_sites
-from ofqctl.oscillation.flips import Flips, count_parts
+from ofqctl.oscillation.flips import MOVED, Flips, count_moved, count_parts
 from ofqctl.oscillation.history import HistoryTable
 from ofqctl.oscillation.roles import in_parts, roles_of
 from ofqctl.oscillation.trajectory import Sampler, Trajectory
@@ -28,8 +28,8 @@ class OscillationTracker:
     reduced: save the state of any one. (The recorded gradients of merged products are an exception: they come from the
     images of the process itself.)
 
-    It takes 6 bytes for each weight (code, direction of the last flip, frequency); and for each weight tensor 16 kB for
-    each recorded entry and at most 6 kB for each of its parts in the history.
+    It takes 7 bytes for each weight (code, code at the start, direction of the last flip, frequency); and for each
+    weight tensor 20 kB for each recorded entry and at most 6 kB for each of its parts in the history.
 
     Args:
         model: The quantized and calibrated model, on its device; the first optimizer step is compared with its current
@@ -75,7 +75,9 @@ class OscillationTracker:
         Returns:
             ``steps`` and ``threshold``; and in ``total``, and for each weight tensor by name in ``sites``: ``weights``
             (their number), ``oscillating`` (the share that oscillates), ``flips_per_step`` (the share of codes that
-            flip in an optimizer step, mean of the last 30) and ``flips`` (number since the start).
+            flip in an optimizer step, mean of the last 30) and ``flips`` (number since the start); and ``moved``, the
+            share of codes that are not those at the start, with ``signs_moved`` and ``magnitudes_moved``, of points
+            whose sign or magnitude is not; they are missing if an earlier version began to follow.
         """
         sites = {name: _figures([followed], threshold) for name, followed in self._followed.items()}
         total = _figures(list(self._followed.values()), threshold)
@@ -84,10 +86,12 @@ class OscillationTracker:
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the whole state: ``steps``, and for each weight ``NAME`` the following.
 
-        ``NAME.codes``, ``NAME.direction`` (of the last flip: 1 up, -1 down, 0 if there was none), ``NAME.frequency``;
+        ``NAME.codes``, ``NAME.start`` (codes at the start; missing if an earlier version began to follow),
+        ``NAME.direction`` (of the last flip: 1 up, -1 down, 0 if there was none), ``NAME.frequency``;
         ``NAME.flips``, (parts,), and ``NAME.recent_flips``, (steps, parts), of the last 30 optimizer steps, oldest
         first, for each of the equal parts of a fused projection; ``NAME.entries`` (indices of the recorded entries in
-        the flattened weight) and ``NAME.trajectory``, (steps, entries, 4): latent value, grid step, code, gradient.
+        the flattened weight) and ``NAME.trajectory``, (steps, entries, 5): latent value, grid step, code, gradient,
+        position.
 
         ``history_steps``, (rows,), and ``history``, (rows, parts, 3), with the parts of all weights in the alphabetical
         order of their names; see :class:`~ofqctl.oscillation.history.HistoryTable`.
@@ -107,7 +111,8 @@ class OscillationTracker:
         self.steps = int(state["steps"])
         self.history.restore(state)
         for name, followed in self._followed.items():
-            followed.restore({key: state[f"{name}.{key}"] for key in _KEYS}, self.steps)
+            own = {key: state[f"{name}.{key}"] for key in (*_KEYS, _START) if f"{name}.{key}" in state}
+            followed.restore(own, self.steps)
 
     def close(self) -> None:
         """Remove hooks from the model."""
@@ -117,7 +122,8 @@ class OscillationTracker:
     def _check(self, state: Mapping[str, Tensor]) -> None:
         wanted = {"steps"} | {f"{name}.{key}" for name in self._followed for key in _KEYS}
         faults = [f"{key}: missing" for key in sorted(wanted - state.keys())]
-        faults += [f"{key}: unknown" for key in sorted(state.keys() - wanted - {"history", "history_steps"})]
+        optional = {"history", "history_steps"} | {f"{name}.{_START}" for name in self._followed}
+        faults += [f"{key}: unknown" for key in sorted(state.keys() - wanted - optional)]
         for name, followed in self._followed.items():
             own = followed.now.codes.shape
             shape = state[f"{name}.codes"].shape if f"{name}.codes" in state else own
@@ -130,6 +136,7 @@ class OscillationTracker:
 
 
 _KEYS = ("codes", "direction", "frequency", "flips", "recent_flips", "entries", "trajectory")
+_START = "start"
 
 
 class _TrackedWeight:
@@ -137,6 +144,7 @@ class _TrackedWeight:
 
     Attributes:
         now: Its current codes, directions and frequencies.
+        start: Codes at the start, int8, or None if an earlier version began to follow.
         flips: Number of flips since the start in each of its parts, int64, (parts,).
         recent: Numbers of flips in each of the last 30 optimizer steps.
         sampler: Records the trajectories of some entries.
@@ -148,7 +156,8 @@ class _TrackedWeight:
         self._site = site
         with torch.no_grad():
             latent, encoded = self._encode()
-        self.now, self._step = Flips(encoded), encoded.step
+        self.now, self._encoded = Flips(encoded), encoded
+        self.start: Tensor | None = self.now.codes.clone()
         parts = len(roles_of(name.removesuffix(".weight"), latent.shape[0]))
         self.flips = torch.zeros(parts, dtype=torch.int64)
         self.recent: deque[Tensor] = deque(maxlen=RECENT)
@@ -157,7 +166,7 @@ class _TrackedWeight:
     def update(self, momentum: float, step: int) -> None:
         """Compare the current codes with those after the previous optimizer step."""
         latent, encoded = self._encode()
-        self._step = encoded.step
+        self._encoded = encoded
         flipped, _ = self.now.update(encoded, momentum)
         counts = count_parts(flipped, latent.numel(), len(self.flips))
         self.flips = self.flips + counts
@@ -167,14 +176,18 @@ class _TrackedWeight:
     def figures(self, threshold: float) -> Tensor:
         """Its part of a row of the history, (parts, 3), float64."""
         parts = len(self.flips)
-        steps = [float(part.mean()) for part in in_parts(self._step, parts)]
+        steps = [float(part.mean()) for part in in_parts(self._encoded.step, parts)]
         frequencies = in_parts(self.now.frequency, parts)
         oscillating = [int((part > threshold).count_nonzero()) / part.numel() for part in frequencies]
         figures = zip(steps, oscillating, self.flips.tolist(), strict=True)
         return torch.tensor(list(figures), dtype=torch.float64)
 
+    def moved(self) -> Tensor | None:
+        """How many codes, signs and magnitudes are not those at the start, (3,), if that is known."""
+        return None if self.start is None else count_moved(self.start, self._encoded)
+
     def state(self, steps: int) -> dict[str, Tensor]:
-        """Its state, under the names in ``_KEYS``."""
+        """Its state, under the names in ``_KEYS`` and ``_START``."""
         recent = torch.stack(list(self.recent)) if self.recent else self.flips.new_zeros(0, len(self.flips))
         values = (
             self.now.codes.clone(),
@@ -185,13 +198,15 @@ class _TrackedWeight:
             self.sampler.entries.clone(),
             self.sampler.rows(steps),
         )
-        return dict(zip(_KEYS, values, strict=True))
+        start = {} if self.start is None else {_START: self.start.clone()}
+        return dict(zip(_KEYS, values, strict=True)) | start
 
     def restore(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Restore what :meth:`state` returned; flips that it counted for the whole weight are still counted so."""
         now = self.now
         for own, key in ((now.codes, "codes"), (now.direction, "direction"), (now.frequency, "frequency")):
             own.copy_(state[key])
+        self.start = state[_START].to(now.codes.device, copy=True) if _START in state else None
         self.flips = state["flips"].reshape(-1).clone()
         self.recent = deque(state["recent_flips"].view(-1, len(self.flips)).unbind(), maxlen=RECENT)
         self.sampler.restore(state["entries"], state["trajectory"], steps)
@@ -209,9 +224,12 @@ def _figures(followed: list[_TrackedWeight], threshold: float) -> dict[str, floa
     oscillating = sum(int((one.now.frequency > threshold).count_nonzero()) for one in followed)
     recent = sum(int(counts.sum()) for one in followed for counts in one.recent)
     seen = sum(one.now.codes.numel() * len(one.recent) for one in followed)
+    moved = [counts for one in followed if (counts := one.moved()) is not None]
+    shares = torch.stack(moved).sum(0) / max(1, weights) if len(moved) == len(followed) and moved else ()
     return {
         "weights": weights,
         "oscillating": oscillating / max(1, weights),
         "flips_per_step": recent / max(1, seen),
         "flips": sum(int(one.flips.sum()) for one in followed),
+        **{name: float(share) for name, share in zip(MOVED, shares, strict=False)},
     }

@@ -11,7 +11,7 @@ from ofqctl.layers import WeightSite
 from ofqctl.oscillation.gradients import GradientWatch
 
 WINDOW = 1000  # number of optimizer steps that are kept
-_FIGURES = 4  # latent value, grid step, code, gradient
+_FIGURES = 5  # latent value, grid step, code, gradient, position
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Trajectory:
         step: Grid step of each entry.
         code: Codes.
         gradient: Gradient of the loss with respect to the latent value; NaN if there was none.
+        position: Continuous codes; NaN for steps that an earlier version recorded.
     """
 
     entries: Tensor
@@ -31,6 +32,7 @@ class Trajectory:
     step: Tensor
     code: Tensor
     gradient: Tensor
+    position: Tensor
 
 
 class Sampler:
@@ -59,24 +61,25 @@ class Sampler:
 
         Args:
             latent: The latent weight; if it is a parameter, with its gradient still in place.
-            encoded: Its codes and grid steps.
+            encoded: Its codes, grid steps and grid.
             step: Number of the optimizer step, counted from 1.
         """
         gradient = self._gradients.take(latent)
         if gradient is None:
             gradient = latent.new_full(self.entries.shape, torch.nan)
-        steps = encoded.step.expand(self._shape)[self._index]
-        figures = latent.detach()[self._index], steps.detach(), encoded.codes[self._index], gradient
+        values, own = latent.detach()[self._index], encoded.map(lambda tensor: tensor.expand(self._shape)[self._index])
+        figures = values, own.step.detach(), own.codes, gradient, own.position(values)
         torch.stack([figure.float() for figure in figures], dim=-1, out=self._ring[(step - 1) % WINDOW])
 
     def rows(self, step: int) -> Tensor:
-        """A copy of the records up to ``step``, oldest first: (steps, entries, 4)."""
+        """A copy of the records up to ``step``, oldest first: (steps, entries, 5)."""
         return self._ring[:step].clone() if step <= WINDOW else self._ring.roll(-step, dims=0)
 
     def restore(self, entries: Tensor, rows: Tensor, step: int) -> None:
         """Restore the ``entries`` and ``rows`` that another sampler had at ``step``."""
         self._start(entries.to(self.entries.device, copy=True))
-        self._ring[: len(rows)] = rows
+        self._ring[: len(rows), :, rows.shape[2] :] = torch.nan
+        self._ring[: len(rows), :, : rows.shape[2]] = rows
         if step > WINDOW:
             self._ring = self._ring.roll(step, dims=0)
 

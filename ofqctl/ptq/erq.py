@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ofqctl.grids import Grid
 from ofqctl.ptq.columns import Columns, install, matrix_of
-from ofqctl.ptq.layer_inputs import Layer, Moments, damped, layers_in_order, moments_of, quantized_inputs
+from ofqctl.ptq.layer_inputs import Layer, Moments, damped, every_layer, moments_of, quantized_inputs
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import walk
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
 
@@ -39,17 +38,10 @@ class ERQ(Frozen):
 @PTQ_STAGES.register("erq", ERQ)
 def refine_by_regression(task: Task, settings: ERQ) -> None:
     """Correct activation errors, then weight errors, in every Linear and convolution, in the order of their calls."""
-    for piece in walk(task.model, task.original, task.plan, task.images):
-        task.progress("erq", piece.number, piece.count)
-        if task.clock.over:
-            task.notes.append(f"erq: the time budget was used up after {piece.number} of {piece.count} blocks")
-            break
-        for _, layer in layers_in_order(piece):
-            moments = moments_of(quantized_inputs(piece, layer), settings.weighing)
-            _reduce_activation_error(layer, moments, settings.ridge)
-            _reduce_weight_error(layer, moments, settings)
-        task.progress("erq", piece.number + 1, piece.count)
-    task.fitted = task.images.images
+    for piece, _, layer in every_layer(task, "erq"):
+        moments = moments_of(quantized_inputs(piece, layer), settings.weighing)
+        _reduce_activation_error(layer, moments, settings.ridge)
+        _reduce_weight_error(layer, moments, settings)
 
 
 def _reduce_activation_error(layer: Layer, moments: Moments, ridge: float) -> None:

@@ -27,9 +27,8 @@ from torch import Tensor
 
 from ofqctl.convert import origin_of
 from ofqctl.ptq.columns import Columns
-from ofqctl.ptq.layer_inputs import Layer, Moments, both_inputs, damped, layers_in_order, moments_of
+from ofqctl.ptq.layer_inputs import Layer, Moments, both_inputs, damped, every_layer, moments_of
 from ofqctl.ptq.task import Task
-from ofqctl.ptq.units import walk
 from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.registry import Frozen
 
@@ -55,16 +54,9 @@ class GPTAQ(Frozen):
 @PTQ_STAGES.register("gptaq", GPTAQ)
 def round_columns(task: Task, settings: GPTAQ) -> None:
     """Round the weights of every Linear and convolution, in the order of their calls."""
-    for piece in walk(task.model, task.original, task.plan, task.images):
-        task.progress("gptaq", piece.number, piece.count)
-        if task.clock.over:
-            task.notes.append(f"gptaq: the time budget was used up after {piece.number} of {piece.count} blocks")
-            break
-        for name, layer in layers_in_order(piece):
-            original = piece.original.get_submodule(origin_of(name))
-            round_layer(layer, moments_of(both_inputs(piece, layer, original), settings.weighing), settings)
-        task.progress("gptaq", piece.number + 1, piece.count)
-    task.fitted = task.images.images
+    for piece, name, layer in every_layer(task, "gptaq"):
+        original = piece.original.get_submodule(origin_of(name))
+        round_layer(layer, moments_of(both_inputs(piece, layer, original), settings.weighing), settings)
 
 
 def round_layer(layer: Layer, moments: Moments, settings: GPTAQ) -> None:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ofqctl.hooks import attached
 from ofqctl.layers import QuantConv2d, QuantLinear
-from ofqctl.ptq.units import Piece, Reached
+from ofqctl.ptq.task import Task
+from ofqctl.ptq.units import Piece, Reached, walk
 
 Layer = QuantLinear | QuantConv2d
 
@@ -27,6 +28,27 @@ class Moments:
 
     own: Tensor
     cross: Tensor
+
+
+def every_layer(task: Task, stage: str) -> Iterator[tuple[Piece, str, Layer]]:
+    """Every layer that rows can be collected of, unit by unit; it ends early, with a note, when the time is used up.
+
+    Args:
+        task: The task of a stage that changes each layer before it asks for the next.
+        stage: Name of the stage, for progress and note.
+
+    Yields:
+        The unit, the name of the layer within it, and the layer.
+    """
+    for piece in walk(task.model, task.original, task.plan, task.images):
+        task.progress(stage, piece.number, piece.count)
+        if task.clock.over:
+            task.notes.append(f"{stage}: the time budget was used up after {piece.number} of {piece.count} blocks")
+            break
+        for name, layer in layers_in_order(piece):
+            yield piece, name, layer
+        task.progress(stage, piece.number + 1, piece.count)
+    task.fitted = task.images.images
 
 
 def layers_in_order(piece: Piece) -> Iterator[tuple[str, Layer]]:

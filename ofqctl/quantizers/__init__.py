@@ -6,10 +6,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from ofqctl.hooks import shadowed
+from ofqctl.quantizers.aoq import AOQ
 from ofqctl.quantizers.base import Quantizer, by_group
 from ofqctl.quantizers.fake_quantize import saved_as_codes, straight_through
 from ofqctl.quantizers.fusing import fused, set_fused
 from ofqctl.quantizers.lsq import LSQ
+from ofqctl.quantizers.quest import QuEST
 from ofqctl.quantizers.statsq import StatsQ
 from ofqctl.quantizers.uniform import Uniform
 from ofqctl.recipe.methods import QUANTIZERS
@@ -36,8 +38,10 @@ def build_quantizer(plan: QuantizerPlan) -> Quantizer:
 
 
 __all__ = [
+    "AOQ",
     "LSQ",
     "QUANTIZERS",
+    "QuEST",
     "Quantizer",
     "QuantizerPlan",
     "StatsQ",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ofqctl.grids import SMALLEST_STEP, CodeRange, Encoded, Grid, symmetric_grid
 from ofqctl.quantizers.cores import over_largest
 from ofqctl.quantizers.fake_quantize import fake_quantize
+from ofqctl.quantizers.reference import Rounding
 from ofqctl.recipe.plan import QuantizerPlan
 
 
@@ -28,6 +29,7 @@ class Quantizer(nn.Module, ABC):
         frozen: For a weight, which of its elements have permanently fixed codes: bool, in the shape of the weight.
             None, and absent from state dicts, unless a remedy freezes codes.
         observing: While true, tensors pass unchanged and are observed for the start values.
+        own_latents: Names of parameters of a weight's quantizer that codes follow from beside the latent weight.
         passes: Number of forward passes in one optimizer step, over all micro-batches and processes, each of which
             quantizes a part of the batch; 1 for a weight, which every pass quantizes whole. It scales the gradient of a
             learned grid step.
@@ -39,6 +41,7 @@ class Quantizer(nn.Module, ABC):
     before: nn.Parameter | None
     after: nn.Parameter | None
     frozen: Tensor | None
+    own_latents: tuple[str, ...] = ()
 
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__()
@@ -56,6 +59,11 @@ class Quantizer(nn.Module, ABC):
         """The grid of the codes; by default its points are evenly spaced around 0."""
         return symmetric_grid(self.range)
 
+    @property
+    def rounding(self) -> Rounding | None:
+        """What rounding is to autograd; None for the identity between the outermost points (straight-through)."""
+        return None
+
     def encode(self, x: Tensor) -> Encoded:
         """Codes of ``x``, with their grid step and grid."""
         x, largest = self.relative(x)
@@ -70,8 +78,8 @@ class Quantizer(nn.Module, ABC):
         if self.observing:
             self.observe(x)
             return x
-        dynamic = self.plan.dynamic
-        return fake_quantize(x, self.step, self.grid, self.before, self.after, self.passes, relative=dynamic)
+        given = self.step, self.grid, self.before, self.after, self.passes
+        return fake_quantize(x, *given, relative=self.plan.dynamic, rounding=self.rounding)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and None; if ``dynamic``, ``x`` divided by the largest magnitude of each row, and these magnitudes."""
@@ -111,7 +119,10 @@ class Quantizer(nn.Module, ABC):
                     own.copy_(tensor)
 
     def latent_of(self, codes: Encoded) -> Tensor:
-        """A tensor that is encoded as these codes once their grid steps are restored; by default their values."""
+        """A tensor that is encoded as these codes once their grid steps are restored; by default their values.
+
+        Latents of its own are set to what, beside this tensor, gives these codes.
+        """
         return codes.decode()
 
     def no_weight_decay(self) -> set[str]:

@@ -23,6 +23,7 @@ from ofqctl.quantizers.cores import (
     value_of,
 )
 from ofqctl.quantizers.fusing import run
+from ofqctl.quantizers.reference import Rounding
 
 _PART = 1 << 17  # elements
 
@@ -36,8 +37,9 @@ def fake_quantize(
     passes: int = 1,
     *,
     relative: bool = False,
+    rounding: Rounding | None = None,
 ) -> Tensor:
-    """Compute ``step * point + after``, where ``point`` is the grid point nearest to ``(x + before) / step``.
+    """Compute ``step * point + after``, where ``point`` is what the grid rounds ``(x + before) / step`` to.
 
     Backward: straight-through for ``x`` inside the grid and 0 outside; for ``step`` the gradient of LSQ (Esser et al.
     2020, Eq. 3) scaled by ``1 / sqrt(grid.range.high * elements that share the step)``, where the elements are those of
@@ -52,6 +54,7 @@ def fake_quantize(
         passes: Number of forward passes in one optimizer step, each with as many elements as ``x``.
         relative: Whether each row, the last dimension of ``x``, is divided by its largest magnitude first, and the
             result multiplied by it.
+        rounding: Another gradient of rounding, for which the code of `reference` runs; None for the one above.
 
     Returns:
         Tensor in the shape of ``x``, with the dtype of ``step``, or under autocast the dtype of the product that
@@ -70,11 +73,11 @@ def fake_quantize(
         clamped = step.clamp(min=SMALLEST_STEP)
         return _without_graph(x, clamped, before, after, offset, layout, relative=relative).to(dtype)
     rows, largest = over_largest(x) if relative else (x, None)
-    if affine:
+    if affine and rounding is None:
         between = torch.float32 if relative else dtype
         value: Tensor = _FakeQuantize.apply(rows, step, before, after, offset, layout, between, passes)
     else:
-        value = reference.fake_quantize(rows, step, grid, before, after, passes)
+        value = reference.fake_quantize(rows, step, grid, before, after, passes, rounding)
     return (value if largest is None else value * largest).to(dtype)
 
 

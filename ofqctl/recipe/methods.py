@@ -7,7 +7,7 @@ from ofqctl.registry import Registry
 QUANTIZERS: Registry[Any] = Registry("quantizer", "ofqctl.quantizers")
 """Classes derived from :class:`ofqctl.quantizers.Quantizer`, for ``weights`` and ``activations``.
 
-Traits: none. Roles: ``weights``, ``activations``.
+Traits: ``one_step``: has one grid step for a whole tensor. Roles: ``weights``, ``activations``.
 """
 
 PTQ_STAGES: Registry[Any] = Registry("stage of post-training quantization", "ofqctl.ptq")
@@ -26,5 +26,5 @@ REMEDIES: Registry[Any] = Registry("remedy", "ofqctl.remedies")
 """Classes derived from :class:`ofqctl.remedies.Remedy`, created at the start of each phase that names them.
 
 Traits: ``holds_codes``: decides which codes may change, so a phase can have only one such remedy, and weights cannot be
-averaged.
+averaged. ``float32``: does not work with autocast. ``quantized_weights``: needs a phase that quantizes weights.
 """

@@ -5,9 +5,9 @@ again, and is stored in ``config.json``.
 """
 
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.registered import ByName
@@ -28,6 +28,12 @@ def _allowed_shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Shape = Annotated[tuple[int, ...], Field(max_length=8), AfterValidator(_allowed_shape)]
+
+
+def check_width(refusal: str | None) -> None:
+    """Raise ``ValueError`` with the reason if a method refuses a width."""
+    if refusal is not None:
+        raise ValueError(refusal)
 
 
 class QuantizerPlan(Frozen):
@@ -54,6 +60,15 @@ class QuantizerPlan(Frozen):
     shift_shape: Shape | None = None
     signed: bool | None = True
     whole: bool = True
+
+    def refused(self, bits: int) -> str | None:  # noqa: ARG002
+        """Why the method cannot have this width, or None; the settings of a method override it."""
+        return None
+
+    @model_validator(mode="after")
+    def _possible_width(self) -> Self:
+        check_width(self.refused(self.bits))
+        return self
 
 
 _ANY_QUANTIZER = ByName(QUANTIZERS, key="method")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ofqctl.recipe.methods import PTQ_STAGES, QUANTIZERS
-from ofqctl.recipe.plan import QuantizerPlan, quantizer_plan
+from ofqctl.recipe.plan import QuantizerPlan, check_width, quantizer_plan
 from ofqctl.recipe.registered import ByName
 from ofqctl.recipe.training import Training
 from ofqctl.registry import Frozen
@@ -29,7 +29,21 @@ class _Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Weights(_Method):
+class _Quantized(_Method):
+    bits: Bits = 8
+    method: str = "uniform"
+
+    def refused(self, bits: int) -> str | None:  # noqa: ARG002
+        """Why the method cannot have this width, or None; the settings of a method override it."""
+        return None
+
+    @model_validator(mode="after")
+    def _possible_width(self) -> Self:
+        check_width(None if self.bits == FLOAT_BITS else self.refused(self.bits))
+        return self
+
+
+class Weights(_Quantized):
     """How weights are quantized; also has the settings of the method.
 
     Attributes:
@@ -38,12 +52,10 @@ class Weights(_Method):
         granularity: What shares a grid step: an output ``channel`` or the whole ``tensor``.
     """
 
-    bits: Bits = 8
-    method: str = "uniform"
     granularity: Literal["channel", "tensor"] = "channel"
 
 
-class Activations(_Method):
+class Activations(_Quantized):
     """How the inputs of layers and the operands of attention are quantized; also has the settings of the method.
 
     Attributes:
@@ -58,8 +70,6 @@ class Activations(_Method):
         shifts: Whether there are learned shifts before and after the quantizer.
     """
 
-    bits: Bits = 8
-    method: str = "uniform"
     granularity: Literal["tensor", "channel", "token", "head"] = "tensor"
     dynamic: bool = False
     shifts: bool = False

@@ -81,6 +81,13 @@ class Phase(Frozen):
             raise ValueError(f"{' and '.join(self.holding)} each decide which codes are held; choose one")
         return self
 
+    @model_validator(mode="after")
+    def _weights_are_quantized(self) -> Self:
+        asking = next((name for name in self.remedies if "quantized_weights" in REMEDIES[name].traits), None)
+        if asking is not None and self.quantized in ("activations", "none"):
+            raise ValueError(f"{asking} acts on quantized weights, which 'quantized: {self.quantized}' leaves in float")
+        return self
+
 
 AnyPhase = Annotated[Phase, WithKeys(REMEDIES)]
 

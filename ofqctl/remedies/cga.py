@@ -18,9 +18,8 @@ from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation.thresholds import distance_to_threshold
 from ofqctl.recipe.methods import REMEDIES
 from ofqctl.remedies.holding import Holding, StepStart, encode, groups_of, is_merged, learned_step
+from ofqctl.remedies.low_bits import LOW_BELOW, has_low_bits
 from ofqctl.remedies.remedy import RemedySettings
-
-_LOW_BELOW = 8  # bits; excludes the 8-bit first and last layers of the published recipes
 
 
 class CGA(RemedySettings):
@@ -75,6 +74,7 @@ class ConfidentFreezing(Holding):
     def check(cls, model: nn.Module, settings: RemedySettings) -> None:
         """Check that ``model`` has weights to hold; see :func:`targeted`."""
         assert isinstance(settings, CGA)
+        super().check(model, settings)
         targeted(model, settings)
 
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:  # noqa: ARG002
@@ -114,10 +114,10 @@ def targeted(model: nn.Module, settings: CGA) -> list[WeightSite]:
     """
     sites = {name.removesuffix(".weight"): site for name, site in weight_sites(model)}
     if settings.target is None:
-        found = [site for site in sites.values() if _bits(site) < _LOW_BELOW]
+        found = [site for site in sites.values() if has_low_bits(site)]
         if not found:
             raise RecipeError(
-                f"cga.target: by default weights of fewer than {_LOW_BELOW} bits are held, but the model has none",
+                f"cga.target: by default weights of fewer than {LOW_BELOW} bits are held, but the model has none",
                 hint="`cga: {target: ['*']}` holds all quantized weights, `cga: null` holds none",
             )
         return found
@@ -128,8 +128,3 @@ def targeted(model: nn.Module, settings: CGA) -> list[WeightSite]:
                 hint=did_you_mean(pattern, sites) or f"they are named like '{next(iter(sites), 'blocks.0.mlp.fc1')}'",
             )
     return [site for name, site in sites.items() if any(fnmatchcase(name, pattern) for pattern in settings.target)]
-
-
-def _bits(site: WeightSite) -> int:
-    assert site.weight_quantizer is not None
-    return site.weight_quantizer.plan.bits

@@ -7,7 +7,7 @@ any training at few bits; it counts flips in every optimizer step, which costs s
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -19,13 +19,12 @@ from ofqctl.oscillation.flips import Flips
 from ofqctl.quantizers.cores import step_gradient_scale
 from ofqctl.recipe.methods import REMEDIES
 from ofqctl.remedies.holding import Holding, StepStart, encode, groups_of, learned_step
-from ofqctl.remedies.remedy import RemedySettings
-from ofqctl.remedies.schedule import Schedule
+from ofqctl.remedies.schedule import ScheduledSettings
 
 _ROUNDS = 10  # iterations of moving frozen weights along with a grid step that is computed from them and so moves again
 
 
-class Freezing(RemedySettings):
+class Freezing(ScheduledSettings):
     """Iterative freezing (Nagel et al. 2022): the code of a weight that oscillates too often is permanently fixed.
 
     Attributes:
@@ -37,12 +36,7 @@ class Freezing(RemedySettings):
 
     start: float = Field(default=0.1, gt=0.0, le=1.0)
     end: float = Field(default=0.01, gt=0.0, le=1.0)
-    delay: float = Field(default=0.25, ge=0.0, lt=1.0)
     momentum: float = Field(default=0.01, gt=0.0, lt=1.0)
-
-    def at_end(self) -> Self:
-        """Settings that have their final value from the first optimizer step on."""
-        return self.model_copy(update={"start": self.end, "delay": 0.0})
 
 
 @REMEDIES.register("freezing", Freezing, traits=["holds_codes"])
@@ -76,7 +70,7 @@ class IterativeFreezing(Holding):
     def __init__(self, model: nn.Module, settings: Freezing, steps: int) -> None:
         sites = dict(weight_sites(model))
         super().__init__(sites.values())
-        self._limit = Schedule(settings.start, settings.end, settings.delay, steps)
+        self._limit = settings.over(steps)
         self._momentum = settings.momentum
         self._step = 0
         with torch.no_grad():

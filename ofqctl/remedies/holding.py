@@ -53,11 +53,7 @@ class Holding(Remedy):
         self.sites = list(sites)
         self._starts: dict[WeightSite, StepStart] = {}
         self._hooks: list[RemovableHandle] = []
-        with torch.no_grad():
-            for site in self.sites:
-                if is_merged(site):
-                    latent = site.latent()
-                    site.hold(torch.zeros_like(latent, dtype=torch.bool), latent)
+        allow_holding(self.sites)
 
     @abstractmethod
     def held(self, site: WeightSite, latent: Tensor, encoded: Encoded) -> Tensor:
@@ -111,6 +107,15 @@ class Holding(Remedy):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """There is no state to restore."""
+
+
+def allow_holding(sites: Iterable[WeightSite]) -> None:
+    """Give merged products the correction that holding their entries needs; no weight changes."""
+    with torch.no_grad():
+        for site in sites:
+            if is_merged(site):
+                latent = site.latent()
+                site.hold(torch.zeros_like(latent, dtype=torch.bool), latent)
 
 
 def is_merged(site: WeightSite) -> bool:

@@ -53,6 +53,7 @@ def _tiles(report: Report) -> str:
         "of the weights oscillate": total.oscillating,
         "of the codes change in a step": total.flips_per_step,
         "of the codes never changed": total.never_flipped,
+        "of the codes are not those at the start": total.moved,
         f"of the weights are confident (beyond {report.boundary_range:g} grid steps)": total.confident,
         "of the weights lie outside of the grid": total.clipped,
     }
@@ -164,6 +165,7 @@ def _words(report: Report) -> str:
         "oscillates": f"A weight whose moving average of oscillations is above {report.threshold:g}.",
         "confident": f"A weight farther than {report.boundary_range:g} grid steps from every threshold.",
         "never changed": "A code that never changed since tracking began.",
+        "moved": "A code that is not the one at the start; so of the sign and the magnitude of its point.",
         "dead codes": "Codes of the grid that no weight of a channel has.",
         "bits used": "Entropy of the codes of a layer.",
     }

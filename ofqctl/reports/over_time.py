@@ -40,6 +40,7 @@ def training_section(report: Report) -> str:
             "StatsQ computes them from the weights, LSQ learns them.",
         ),
     ]
+    plots += _moved(report)
     plots += _annealing(report)
     lead = "Records of the tracker over the whole training, by role."
     if len(low) < len(history.roles):
@@ -158,7 +159,21 @@ def _epochs(report: Report) -> str:
         (title, curves(epochs, [Line("c1", values)], x_label="epoch", y_label=label, marks=marks), "")
         for (title, label), values in series.items()
     ]
+    plots += _moved(report)
     return page.section("Over training", "All layers together, at the end of each epoch.", page.cards(plots))
+
+
+def _moved(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Which codes are not those at the start, epoch by epoch."""
+    rows = [row for row in report.epochs if row.moved is not None]
+    if len(rows) < 2:
+        return
+    figures = {"c1": [row.moved for row in rows], "c2": [row.signs_moved for row in rows]}
+    figures["muted"] = [row.magnitudes_moved for row in rows]
+    lines = [Line(colour, [100.0 * (value or 0.0) for value in values]) for colour, values in figures.items()]
+    svg = curves([float(row.step) for row in rows], lines, x_label="optimizer step", y_label="% of the codes")
+    key = page.legend((page.Key("code", "c1"), page.Key("sign", "c2"), page.Key("magnitude", "muted")))
+    yield "Codes that are not those at the start", svg + key, "At the end of each epoch, all layers together."
 
 
 def _phase_marks(report: Report) -> list[tuple[float, str]]:

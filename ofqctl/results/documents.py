@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 from ofqctl.results.analyze_oscillation import Analysis
 from ofqctl.results.bench import BenchInferResult, BenchStepResult
 from ofqctl.results.compare import Comparison
+from ofqctl.results.distill_cache import DistillCacheResult
 from ofqctl.results.doctor import DoctorResult
 from ofqctl.results.evaluate import EvaluateEmbeddingsResult, EvaluateResult
 from ofqctl.results.export import ExportOnnxResult, ExportSafetensorsResult, ExportWebResult
@@ -32,6 +33,7 @@ DOCUMENTS: dict[str, tuple[type[BaseModel], ...]] = {
     "bench infer": (BenchInferResult,),
     "bench step": (BenchStepResult,),
     "compare": (Comparison,),
+    "distill-cache": (DistillCacheResult,),
     "doctor": (DoctorResult,),
     "evaluate": (EvaluateResult, EvaluateEmbeddingsResult),
     "export": (ExportOnnxResult, ExportSafetensorsResult, ExportWebResult),

@@ -33,10 +33,25 @@ class Evaluated(MeasuredOn, Document):
     saved_predictions: str | None
 
 
+class AtWidth(Accuracy):
+    """Figures of the same weights, rounded to another width.
+
+    Attributes:
+        wbits: Bits of the weights.
+    """
+
+    wbits: int
+
+
 class EvaluateResult(Accuracy, Evaluated):
-    """Figures of a classifier on labelled images."""
+    """Figures of a classifier on labelled images.
+
+    Attributes:
+        widths: Figures of its weights at the widths that were asked for.
+    """
 
     gives: Literal["classes"] = "classes"
+    widths: tuple[AtWidth, ...] = ()
 
 
 class EvaluateEmbeddingsResult(EmbeddingFigures, Evaluated):

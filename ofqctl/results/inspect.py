@@ -15,12 +15,14 @@ class InspectedGrid(Part):
         high: Largest code.
         offset: Smallest and largest difference of a point to its code, in grid steps.
         points: In place of that, the points of a table, in grid steps.
+        thresholds: Where codes change, in grid steps, if not midway between these points.
     """
 
     low: int
     high: int
     offset: IfAny[tuple[float, float]] = None
     points: IfAny[tuple[float, ...]] = None
+    thresholds: IfAny[tuple[float, ...]] = None
 
 
 class InspectedQuantizer(Part):

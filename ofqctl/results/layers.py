@@ -83,6 +83,9 @@ class Tracked(Part):
         flips_per_step: Share of the codes that flip in an optimizer step, mean of the last 30; for the whole fused
             projection if the tracker counted its flips together.
         never_flipped: Share of the weights whose code never changed while it was tracked.
+        moved: Share of the weights whose code is not the one at the start; null if the start is unknown.
+        signs_moved: Share of the weights whose quantized value has another sign than at the start; 0 is one.
+        magnitudes_moved: Share of the weights whose quantized value has another magnitude, in grid steps.
         frequency: Quantiles of the frequency over the weights.
         channels: The channels that oscillate most, at most ``top``.
     """
@@ -90,6 +93,9 @@ class Tracked(Part):
     oscillating: float
     flips_per_step: float
     never_flipped: float
+    moved: float | None = None
+    signs_moved: float | None = None
+    magnitudes_moved: float | None = None
     frequency: Quantiles
     channels: tuple[Channel, ...]
 
@@ -164,6 +170,9 @@ class Summary(Part):
     oscillating: float | None = None
     flips_per_step: float | None = None
     never_flipped: float | None = None
+    moved: float | None = None
+    signs_moved: float | None = None
+    magnitudes_moved: float | None = None
     confident: float | None = None
     clipped: float | None = None
     within: dict[str, float] | None = None

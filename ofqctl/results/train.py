@@ -26,6 +26,9 @@ class TrainedEpoch(Part):
         val_recall1: Share of those whose nearest is of their class, in percent.
         oscillating: Share of the weights that oscillate, 0 to 1.
         flips_per_step: Share of the codes that change in an optimizer step, 0 to 1, mean of the last 30.
+        moved: Share of the codes that are not those at the first optimizer step, 0 to 1.
+        signs_moved: Share of the weights whose quantized value has another sign than then, 0 to 1; 0 is one.
+        magnitudes_moved: Share of the weights whose quantized value has another magnitude in grid steps, 0 to 1.
         seconds: Time spent in optimizer steps.
     """
 
@@ -42,6 +45,9 @@ class TrainedEpoch(Part):
     val_recall1: IfAny[Number] = None
     oscillating: IfAny[Number] = None
     flips_per_step: IfAny[Number] = None
+    moved: IfAny[Number] = None
+    signs_moved: IfAny[Number] = None
+    magnitudes_moved: IfAny[Number] = None
     seconds: IfAny[Number] = None
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
@@ -97,6 +97,7 @@ class Table(Frozen):
         rows: Axes whose labels name the lines.
         columns: Axis whose labels name the columns; None for a column a figure.
         figures: Names of figures.
+        best: Whether the best of a line or of a column is marked; by default of a line where ``columns`` names an axis.
         where: Which rows it is of; all by default.
     """
 
@@ -105,6 +106,7 @@ class Table(Frozen):
     rows: tuple[str, ...]
     columns: str | None = None
     figures: tuple[str, ...] = Field(min_length=1)
+    best: Literal["line", "column"] | None = None
     where: Where = Field(default_factory=dict)
 
 

@@ -33,7 +33,8 @@ def table_of(table: Table, rows: Sequence[SeededRow], figures: Figures, kind_of:
         labels: {(label, figure): row for label, row in line.items() for figure in table.figures}
         for labels, line in placed.items()
     }
-    best = _best(lines, spots, figures, kind_of, down=table.columns is None)
+    down = table.columns is None if table.best is None else table.best == "column"
+    best = _best(lines, spots, figures, kind_of, down=down)
     titles = [
         Column(
             title=" ".join(filter(None, (label, kind_of(figure).title if several or not label else ""))), figure=figure

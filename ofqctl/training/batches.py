@@ -21,9 +21,10 @@ from ofqctl.data import Batch, ImageData, Skipped, UnusableImageError
 from ofqctl.data.samples import forget_inherited_locks
 from ofqctl.data.sources.source import Record
 from ofqctl.data.workers import load_batches
+from ofqctl.distill import SoftLabels
 from ofqctl.errors import DataError
 from ofqctl.recipe.training import Training
-from ofqctl.training.augmentation import seeded, training_transform
+from ofqctl.training.augmentation import Crop, DrawnCrops, StoredCrops, training_transform
 
 Place = tuple[int, int, int]  # epoch, position in the epoch, index of the image
 
@@ -73,7 +74,7 @@ class TrainingBatches:
         share: The part of a batch that this process takes.
         seed: Seed of order and augmentation.
         workers: Number of loader processes.
-        targets: Returns tensors that were computed for a batch before training, by name; None if there are none.
+        labels: Soft labels, whose crops are trained on; None draws crops as the recipe says.
 
     Attributes:
         steps_per_epoch: Number of optimizer steps in an epoch.
@@ -92,7 +93,7 @@ class TrainingBatches:
         *,
         seed: int,
         workers: int = 0,
-        targets: Callable[[Batch], dict[str, Tensor]] | None = None,
+        labels: SoftLabels | None = None,
     ) -> None:
         augmentation = training.augmentation
         _check_share(share, augmentation.crops, mixed=augmentation.mixup > 0.0 or augmentation.cutmix > 0.0)
@@ -100,8 +101,9 @@ class TrainingBatches:
         self.repeats = max(1, augmentation.repeats)
         self._decoded = replace(share, batch_size=share.batch_size // augmentation.crops)
         self.steps_per_epoch = _steps(data, self._decoded.batch_size, training.steps_per_epoch)
-        self._augmented = _Augmented(data, training_transform(config, augmentation), seed, augmentation.crops)
-        self._targets = targets
+        self._stored = None if labels is None else StoredCrops(labels, config, augmentation.crops)
+        drawn = DrawnCrops(training_transform(config, augmentation), seed, augmentation.crops)
+        self._augmented = _Augmented(data, self._stored or drawn, seed, augmentation.crops)
         self._batch_bytes = 4 * math.prod(config["input_size"]) * share.images
         self.skipped: dict[str, str] = {}
 
@@ -130,7 +132,7 @@ class TrainingBatches:
                 raise loaded
             batch, skipped = loaded
             self._count(skipped)
-            yield batch if self._targets is None else replace(batch, targets=self._targets(batch))
+            yield batch if self._stored is None else replace(batch, targets=self._stored.answers(batch, epoch))
 
     def _count(self, skipped: Iterable[Skipped]) -> None:
         """Add images to those that could not be used, which must not become too many."""
@@ -199,8 +201,8 @@ Candidate = tuple[int, Callable[[], tuple[Image.Image, int]]]  # number of an im
 class _Augmented(Dataset[Item]):
     """Augmented images by place."""
 
-    def __init__(self, data: ImageData, transform: Any, seed: int, crops: int) -> None:
-        self.data, self.transform, self.seed, self.crops = data, transform, seed, crops
+    def __init__(self, data: ImageData, crop: Callable[[Image.Image, Crop], Tensor], seed: int, crops: int) -> None:
+        self.data, self.crop, self.seed, self.crops = data, crop, seed, crops
 
     def __getitem__(self, place: Place) -> Item:
         epoch, position, index = place
@@ -218,14 +220,9 @@ class _Augmented(Dataset[Item]):
                 continue
             except DataError as error:
                 return error
-            first = (self.seed * 1_000_003 + epoch) * 10_000_019 + position * self.crops
-            return torch.stack([self._crop(image, first + own) for own in range(self.crops)]), label, number, skipped
+            crops = [self.crop(image, Crop(epoch, position, number, own)) for own in range(self.crops)]
+            return torch.stack(crops), label, number, skipped
         return _too_many(self.data, skipped)
-
-    def _crop(self, image: Image.Image, seed: int) -> Tensor:
-        with seeded(seed):
-            augmented: Tensor = self.transform(image)
-        return augmented
 
 
 class _Streamed(IterableDataset[Item]):

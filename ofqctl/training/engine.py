@@ -18,11 +18,12 @@ from ofqctl.distill import Teacher
 from ofqctl.documents import fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.models import embeds
-from ofqctl.oscillation import OscillationTracker
+from ofqctl.oscillation import MOVED, OscillationTracker
 from ofqctl.quantizers import Quantizer, without
+from ofqctl.randomness import random_state, restore_random
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
-from ofqctl.remedies import Remedy, check_remedies, remedies_of
+from ofqctl.remedies import Remedy, check_remedies, prepare_remedies, remedies_of
 from ofqctl.training.batches import TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective
@@ -35,7 +36,7 @@ from ofqctl.training.optimization import (
     switched_off,
 )
 from ofqctl.training.processes import Processes
-from ofqctl.training.state import Checkpoint, Meter, Position, random_state, restore_random
+from ofqctl.training.state import Checkpoint, Meter, Position
 
 Row = dict[str, Any]
 
@@ -94,7 +95,9 @@ class Engine:
         assert self.recipe.training is not None
         self.settings: Training = self.recipe.training
         for phase in self.settings.phases:
-            check_remedies(phase, self.model)
+            check_remedies(phase, self.model, amp=self.amp)
+        for phase in self.settings.phases:
+            prepare_remedies(phase, self.model)
         if self.settings.tracking is not None and not any(module.weight for module in self.plan.modules.values()):
             raise RecipeError("training.tracking: follows the codes of quantized weights, and this recipe has none")
         self.position, self.meter = Position(), Meter()
@@ -173,7 +176,7 @@ class Engine:
         self._called = self.processes.wrap(self.model)
         schedule = make_schedule(optimizer, self.settings, phase, self.batches.steps_per_epoch)
         remedies = remedies_of(phase, self.model, phase.epochs * self.batches.steps_per_epoch)
-        self._continue(phase, optimizer, remedies)
+        self._begin(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
                 self._run_epoch(phase, optimizer, schedule, remedies)
@@ -181,16 +184,18 @@ class Engine:
             for remedy in remedies:
                 remedy.close()
 
-    def _continue(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
-        """Restore the checkpoint's state of the current phase, or of the optimizer of the previous phase."""
+    def _begin(self, phase: Phase, optimizer: torch.optim.Optimizer, remedies: list[Remedy]) -> None:
+        """Begin the phase, or continue with the checkpoint's state of it or of the previous phase's optimizer."""
         checkpoint, self._resumed = self._resumed, None
-        if checkpoint is None:
-            return
-        begun = checkpoint.position["phase_step"] > 0
+        begun = checkpoint is not None and checkpoint.position["phase_step"] > 0
         with fitting("last.pt: its state does not fit the phase"):
-            if checkpoint.optimizer and (begun or phase.optimizer == "carried"):
+            if checkpoint is not None and checkpoint.optimizer and (begun or phase.optimizer == "carried"):
                 restore_optimizer(optimizer, checkpoint.optimizer, self.model)
                 self._restored = True
+            for remedy in remedies:
+                remedy.begin(optimizer)
+            if checkpoint is None:
+                return
             if begun:
                 for remedy, state in zip(remedies, checkpoint.remedies, strict=True):
                     remedy.load_state_dict(state)
@@ -238,13 +243,11 @@ class Engine:
             remedy.before_step()
         if self.settings.optimizer.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_grad)
-        try:
-            optimizer.step()
-        except KeyError as error:
-            if not self._restored:
-                raise
-            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
+        take = partial(self._move, optimizer)
         for remedy in remedies:
+            take = partial(remedy.step, take)
+        take()
+        for remedy in reversed(remedies):
             remedy.after_step()
         if self.ema is not None:
             self.ema.update(self.model, step=self.position.total_steps)
@@ -258,6 +261,15 @@ class Engine:
         self.meter.steps += 1
         return loss_mean
 
+    def _move(self, optimizer: Any) -> None:
+        """Let the optimizer move the weights."""
+        try:
+            optimizer.step()
+        except KeyError as error:
+            if not self._restored:
+                raise
+            raise ArtifactError(f"last.pt: the optimizer's state of a parameter lacks {error}") from error
+
     def _gradients(self, step: list[Batch], remedies: list[Remedy]) -> Tensor:
         """Compute the gradients of an optimizer step; return the sums of losses, correct predictions and images."""
         self.model.zero_grad()
@@ -267,7 +279,10 @@ class Engine:
             for number, batch in enumerate(batch.to(self.processes.device) for batch in step):
                 with self.processes.exchanging(self._called, number == len(step) - 1):
                     loss, correct = self._objective(self._called, batch, self.position.total_steps, progress)
-                    (loss / len(step)).backward()  # type: ignore[no-untyped-call]
+                    wanted = loss
+                    for remedy in remedies:
+                        wanted = remedy.objective(wanted)
+                    (wanted / len(step)).backward()  # type: ignore[no-untyped-call]
                 seen += torch.tensor([loss.item() / len(step), correct, len(batch)], dtype=torch.float64)
         for penalty in (remedy.penalty() for remedy in remedies):
             if penalty is not None:
@@ -280,7 +295,7 @@ class Engine:
             "phase": phase.name,
             "epoch": self.position.total_epochs + 1,
             "step": self.position.total_steps,
-            "lr": optimizer.param_groups[-1]["lr"],
+            "lr": optimizer.param_groups[0]["lr"],
             "loss": meter.loss / max(1, meter.steps),
             **({"train_top1": 100.0 * meter.correct / max(1, meter.images)} if self._ranks else {}),
             "images_per_second": meter.images / max(meter.seconds, 1e-9),
@@ -291,7 +306,7 @@ class Engine:
         if self.tracker is None or self.settings.tracking is None:
             return {}
         total = self.tracker.summary(self.settings.tracking.threshold)["total"]
-        return {"oscillating": total["oscillating"], "flips_per_step": total["flips_per_step"]}
+        return {key: total[key] for key in ("oscillating", "flips_per_step", *MOVED) if key in total}
 
     def _maybe_save(self, optimizer: Any, remedies: list[Remedy]) -> None:
         asked = max(self.processes.gather(self._signals.came))

@@ -22,21 +22,21 @@ from ofqctl.results.document import Gives
 class Objective:
     """The loss of one forward pass.
 
-    With a teacher, a model with a distillation head trains its two heads separately: the class head on the labels, the
-    distillation head on the teacher's predictions. Without a teacher, the mean of both is trained, which is also what
-    is evaluated.
+    With distillation, a model with a distillation head trains its two heads separately: the class head on the labels,
+    the distillation head on the teacher's predictions. Without, the mean of both is trained, which is also what is
+    evaluated.
 
     Args:
         model: The converted and calibrated model.
         settings: Training part of the recipe.
-        teacher: For distillation, or None.
+        teacher: For distillation; None if there is none, or if batches have its answers.
         amp: Autocast to bfloat16.
     """
 
     def __init__(self, model: nn.Module, settings: Training, teacher: Teacher | None, *, amp: bool) -> None:
         self._model, self._teacher, self._amp = model, teacher, amp
         self._embeds = embeds(model)
-        set_separate_heads(model, teacher is not None and not self._embeds)
+        set_separate_heads(model, settings.distillation is not None and not self._embeds)
         self._labelled = bool(needs_labels(settings))
         self._mixup = _mixup(settings, int(getattr(model, "num_classes", 0)))
         float_model = None if teacher is None else teacher.model
@@ -68,7 +68,9 @@ class Objective:
             for term in self._terms:
                 running.enter_context(term.watching())
             running.enter_context(torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._amp))
-            answers = None if self._teacher is None else self._teacher(batch.images)
+            answers = batch.targets.get("answers")
+            if answers is None and self._teacher is not None:
+                answers = self._teacher(batch.images)
             logits = called(batch.images)
         seen = Pass(batch, target, logits, answers, progress)
         loss = torch.stack([term.loss(seen) for term in self._terms]).sum()

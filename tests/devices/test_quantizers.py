@@ -26,7 +26,8 @@ def choices(settings):
 def cases():
     for role, (step_shape, shape) in ROLES.items():
         for name, method in QUANTIZERS.methods(role).items():
-            fields = {"method": name, "bits": 4, "step_shape": step_shape}
+            own_shape = (1,) * len(step_shape) if "one_step" in method.traits else step_shape
+            fields = {"method": name, "bits": 4, "step_shape": own_shape}
             of_weight = {"shape": shape}
             others = ({"dynamic": d, "shift_shape": s} for d, s in product((False, True), (None, (1,))))
             for own, more in product(choices(method.settings_in(role)), [of_weight] if role == "weights" else others):

@@ -28,12 +28,27 @@ def test_figures_follow_from_the_state_entry_by_entry(lsq_run):
         assert found.frequency["0.5"] == pytest.approx(flat[-(-len(flat) // 2) - 1])
         recent = [row[weight.part] for row in opened.tracker[f"{name}.recent_flips"].tolist()]
         assert found.flips_per_step == pytest.approx(sum(recent) / len(recent) / len(flat))
+        start, now = (opened.tracker[f"{name}.{key}"][first : first + rows].flatten() for key in ("start", "codes"))
+        assert found.moved == pytest.approx((start != now).double().mean().item())
+        assert found.signs_moved == pytest.approx((start.sign() != now.sign()).double().mean().item())
+        assert found.magnitudes_moved == pytest.approx((start.int().abs() != now.int().abs()).double().mean().item())
         means = {index: sum(row) / len(row) for index, row in enumerate(frequency)}
         best = sorted(means.values(), reverse=True)[:3]
         assert [channel.frequency for channel in found.channels] == pytest.approx([m for m in best if m], rel=1e-5)
         for channel in found.channels:
             row = frequency[channel.index]
             assert channel.oscillating == pytest.approx(sum(f > 0.005 for f in row) / len(row))
+
+
+def test_codes_that_moved_are_in_the_report_and_in_each_epoch_and_null_without_a_start(lsq_run):
+    opened = open_source(lsq_run)
+    report, _ = report_on(opened, Selection())
+    assert report.total.moved == pytest.approx(report.epochs[-1].moved)
+    assert report.total.signs_moved == pytest.approx(report.epochs[-1].signs_moved)
+    assert report.total.moved > report.epochs[0].moved > 0
+    opened.tracker = {key: tensor for key, tensor in opened.tracker.items() if not key.endswith(".start")}
+    report, _ = report_on(opened, Selection())
+    assert report.total.moved is report.layers[0].tracked.moved is None
 
 
 def test_the_history_of_a_role_is_the_mean_over_its_weights(lsq_run):

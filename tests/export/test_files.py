@@ -37,9 +37,14 @@ def exported(directory, path, **changes):
     return export_onnx(ExportRequest(ModelRequest(str(directory)), output=path, images=8, **changes))
 
 
+KINDS = ("integers", "halves", "zero points", "zero points between")
+KINDS += ("integer table", "table of halves", "table", "powers of two")
+
+
 def grid_of(kind, bits, rows, random):
     """A grid of every kind: on integers or not, computed from the codes or looked up."""
     codes = CodeRange.of_bits(bits, signed=kind != "zero points")
+    powers = 2.0 ** torch.arange(codes.count // 2)
     distances = random.integers(1, 4, codes.count) if bits < 7 else np.ones(codes.count)
     ascending = torch.tensor(np.cumsum(distances) - distances.sum() / 2, dtype=torch.float32)
     return {
@@ -50,13 +55,12 @@ def grid_of(kind, bits, rows, random):
         "integer table": TableGrid(codes, ascending.round()),
         "table of halves": TableGrid(codes, ascending.round() / 2),
         "table": TableGrid(codes, ascending * 0.3),
+        "powers of two": TableGrid(codes, torch.cat([-powers.flip(0), powers])),
     }[kind]
 
 
 @given(
-    kind=st.sampled_from(
-        ["integers", "halves", "zero points", "zero points between", "integer table", "table of halves", "table"]
-    ),
+    kind=st.sampled_from(KINDS),
     bits=st.integers(1, 8),
     rows=st.integers(1, 5),
     columns=st.integers(1, 9),
@@ -68,6 +72,7 @@ def test_weights_of_every_width_and_grid_are_stored_at_it_and_decoded_at_load(
     streamed, kind, bits, rows, columns, seed
 ):
     random = np.random.default_rng(seed)
+    bits = min(bits, 4) if kind == "powers of two" else bits
     grid = grid_of(kind, bits, rows, random)
     codes = torch.tensor(random.integers(grid.range.low, grid.range.high + 1, (rows, columns)), dtype=torch.int16)
     encoded = Encoded(codes, torch.tensor(random.uniform(0.01, 1, (rows, 1)).astype(np.float32)), grid)
@@ -82,8 +87,11 @@ def test_weights_of_every_width_and_grid_are_stored_at_it_and_decoded_at_load(
         integers = weight.multiplier * grid.points(codes).double().numpy()
         expected = integers - weight.zero + weight.centre
         assert expected.min() >= -128
-        assert expected.max() <= 127
-        wanted[writer.integers(weight)] = (TensorProto.INT8, expected)
+        assert expected.max() <= 127 + weight.overflows
+        wanted[writer.integers(weight)] = (TensorProto.INT8, expected.clip(max=127))
+        assert weight.overflows == (kind == "powers of two" and bits == 4)
+        if weight.overflows:
+            wanted[writer.excess(weight)] = (TensorProto.INT8, expected > 127)
         if -128 <= weight.smallest <= weight.largest < 128 and not weight.zero.ndim:
             assert weight.centre == weight.zero
     outputs = [helper.make_tensor_value_info(name, t, [rows, columns]) for name, (t, _) in wanted.items()]
@@ -185,20 +193,21 @@ def test_a_file_that_describes_itself_and_was_changed_is_refused(w2a2, tmp_path)
         open_run(path)
 
 
-def test_weights_alone_fit_the_layout_of_compressed_tensors(run, tmp_path):
+@pytest.mark.parametrize(("recipe", "bits"), [("ptq/minmax", 4), ("lcq/vit_w3a3", 2)])
+def test_weights_alone_fit_the_layout_of_compressed_tensors(run, tmp_path, recipe, bits):
     off = ("activations.bits=32", "first.activations.bits=32", "last.activations.bits=32")
-    directory = run("ptq/minmax", "weights.bits=4", *off)
+    directory = run(recipe, f"weights.bits={bits}", *off)
     export_safetensors(SafetensorsRequest(directory, "compressed-tensors", tmp_path / "ct"))
     config = json.loads((tmp_path / "ct" / "config.json").read_text())["quantization_config"]
     tensors, name = load_file(tmp_path / "ct" / "model.safetensors"), "blocks.0.mlp.fc1"
     group = next(g for g in config["config_groups"].values() if name in g["targets"])
-    assert (config["format"], group["weights"]["num_bits"]) == ("pack-quantized", 4)
+    assert (config["format"], group["weights"]["num_bits"]) == ("pack-quantized", bits)
     packed, shape = tensors[f"{name}.weight_packed"], tensors[f"{name}.weight_shape"]
-    integers = np.empty(shape, np.int64)
+    integers, each = np.empty(shape, np.int64), 32 // bits
     for row in range(shape[0]):
         for column in range(shape[1]):
-            word = int(packed[row, column // 8]) & 0xFFFFFFFF
-            integers[row, column] = (word >> (4 * (column % 8)) & 15) - 8
+            word = int(packed[row, column // each]) & 0xFFFFFFFF
+            integers[row, column] = (word >> (bits * (column % each)) & (1 << bits) - 1) - (1 << bits - 1)
     expected = load_run(directory).model.get_submodule(name).quantized_weight().detach().numpy()
     assert np.array_equal((integers * tensors[f"{name}.weight_scale"]).astype(np.float32), expected)
     assert "patch_embed.proj" in config["ignore"]

@@ -55,6 +55,15 @@ def walks(draw):
     return method, bits, codes
 
 
+def moved(codes):
+    """Shares of codes, signs and magnitudes that are not those at the start; points are the codes."""
+    pairs = list(zip(codes[0], codes[-1], strict=True))
+    signs = [((a > 0) - (a < 0)) != ((b > 0) - (b < 0)) for a, b in pairs]
+    return [
+        sum(each) / len(pairs) for each in ([a != b for a, b in pairs], signs, [abs(a) != abs(b) for a, b in pairs])
+    ]
+
+
 @settings(max_examples=150, deadline=None)
 @given(walks())
 def test_flips_and_frequencies_are_those_of_a_plain_loop(walk):
@@ -76,6 +85,7 @@ def test_flips_and_frequencies_are_those_of_a_plain_loop(walk):
         assert figures["weights"] == len(oracles)
         assert figures["flips"] == sum(oracle.flips for oracle in oracles)
         assert figures["oscillating"] == sum(f > 0.05 for f in expected) / len(oracles)
+        assert (figures["moved"], figures["signs_moved"], figures["magnitudes_moved"]) == pytest.approx(moved(codes))
         recent = flips[-30:]
         assert figures["flips_per_step"] == pytest.approx(sum(recent) / max(1, len(recent) * len(oracles)))
 
@@ -135,16 +145,18 @@ def test_a_tracker_that_was_saved_and_read_goes_on_as_one_that_was_not(quantized
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=0, equal_nan=True)
-    assert int(expected["steps"]) == 16 and expected["head.weight.trajectory"].shape == (7, 4, 4)
+    assert int(expected["steps"]) == 16 and expected["head.weight.trajectory"].shape == (7, 4, 5)
     assert second.summary(0.005) == tracker.summary(0.005)
 
 
-def test_a_weight_takes_six_bytes(quantized):
+def test_a_weight_takes_seven_bytes(quantized):
     tracker = OscillationTracker(quantized(), samples=0)
     tracker.update()
-    tensors = {k: t for k, t in tracker.state_dict().items() if k.endswith((".codes", ".direction", ".frequency"))}
+    tensors = {
+        k: t for k, t in tracker.state_dict().items() if k.endswith((".codes", ".start", ".direction", ".frequency"))
+    }
     weights = tracker.summary(0.0)["total"]["weights"]
-    assert sum(t.numel() * t.element_size() for t in tensors.values()) == 6 * weights
+    assert sum(t.numel() * t.element_size() for t in tensors.values()) == 7 * weights
 
 
 def test_forward_passes_change_nothing(quantized, backward, images):
@@ -173,11 +185,12 @@ def test_a_trajectory_holds_latent_value_step_code_and_gradient_of_the_latest_st
     for step in range(6):
         train(model, backward, optimizer, tracker, [step])
         codes = site.encode_weight()
-        tensors = site.weight.detach(), codes.step.expand_as(site.weight), codes.codes, site.weight.grad
+        positions = codes.grid.position(site.weight.detach() / codes.step)
+        tensors = site.weight.detach(), codes.step.expand_as(site.weight), codes.codes, site.weight.grad, positions
         rows.append([t.flatten().float().clone() for t in tensors])
     found = tracker.trajectory("blocks.0.mlp.fc1.weight")
     assert len(set(found.entries.tolist())) == 3
-    for number, tensor in enumerate((found.latent, found.step, found.code, found.gradient)):
+    for number, tensor in enumerate((found.latent, found.step, found.code, found.gradient, found.position)):
         expected = torch.stack([row[number][found.entries] for row in rows[-4:]])
         torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
     again = OscillationTracker(model, samples=3)
@@ -185,6 +198,24 @@ def test_a_trajectory_holds_latent_value_step_code_and_gradient_of_the_latest_st
     model.zero_grad()
     tracker.update()
     assert bool(tracker.trajectory("blocks.0.mlp.fc1.weight").gradient[-1].isnan().all())
+
+
+def test_a_state_of_an_earlier_version_is_read_and_says_nothing_of_what_it_lacks(quantized, backward):
+    model = quantized()
+    tracker = OscillationTracker(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    train(model, backward, optimizer, tracker, range(2))
+    old = {key: t[..., :4] if key.endswith("trajectory") else t for key, t in tracker.state_dict().items()}
+    old = {key: t for key, t in old.items() if not key.endswith(".start")}
+    again = OscillationTracker(model)
+    again.load_state_dict(old)
+    train(model, backward, optimizer, again, [2])
+    found = again.trajectory("blocks.0.mlp.fc1.weight")
+    assert torch.equal(found.latent[:2], tracker.trajectory("blocks.0.mlp.fc1.weight").latent)
+    assert found.position.isnan().all(dim=1).tolist() == [True, True, False]
+    assert "moved" in tracker.summary(0.0)["total"]
+    assert "moved" not in again.summary(0.0)["total"]
+    assert not any(key.endswith(".start") for key in again.state_dict())
 
 
 def test_the_gradient_of_a_merged_product_is_summed_over_the_batches_of_a_step(quantized, backward, monkeypatch):

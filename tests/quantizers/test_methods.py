@@ -1,5 +1,7 @@
 """Each method against its formula, written out with plain numbers or with autograd."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -51,11 +53,17 @@ def test_statsq_uses_all_levels_and_has_no_zero():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(2, 8), st.integers(0, 10**6), st.integers(3, 40), st.sampled_from([1.0, 1e-3, 30.0]))
-def test_a_latent_weight_is_found_that_statsq_encodes_as_given_codes(bits, seed, width, size):
+@given(
+    st.sampled_from(["statsq", "quest"]),
+    st.integers(2, 8),
+    st.integers(0, 10**6),
+    st.integers(3, 40),
+    st.sampled_from([1.0, 1e-3, 30.0]),
+)
+def test_a_latent_weight_is_found_that_computed_steps_encode_as_given_codes(method, bits, seed, width, size):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(5, width, generator=generator) * size
-    quantizer = StatsQ(quantizer_plan(method="statsq", bits=bits, step_shape=(5, 1)))
+    quantizer = build_quantizer(quantizer_plan(method=method, bits=bits, step_shape=(5, 1)))
     codes = quantizer.encode(weight)
     again = quantizer.encode(quantizer.latent_of(codes))
     assert torch.equal(again.codes, codes.codes)
@@ -72,6 +80,43 @@ def test_the_values_of_codes_are_encoded_as_these_codes(settings):
     quantizer.finish()
     codes = quantizer.encode(weight)
     assert torch.equal(quantizer.encode(quantizer.latent_of(codes)).codes, codes.codes)
+
+
+def quest_by_hand(row, bits):
+    """Values, and which weights get a gradient."""
+    rms = math.sqrt(sum(w * w for w in row) / len(row))
+    top = {2: 1.494, 3: 2.051, 4: 2.514}[bits] * rms
+    width = 2 * top / (2**bits - 1)
+    levels = [-top + width * k for k in range(2**bits)]
+    values = [min(levels, key=lambda level: abs(level - w)) for w in row]
+    return values, [abs(v - w) <= width / 2 * (1 + 1e-6) for v, w in zip(values, row, strict=True)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 4), st.lists(st.floats(-3, 3, width=32).filter(lambda v: abs(v) > 1e-3), min_size=2, max_size=9))
+def test_quest_is_the_formula_of_the_paper_with_trusted_gradients(bits, row):
+    weight = torch.tensor([row], requires_grad=True)
+    quantizer = build_quantizer(quantizer_plan(method="quest", bits=bits, step_shape=(1, 1)))
+    got, width = quantizer(weight), float(quantizer.step_of(weight))
+    got.backward(torch.ones_like(got))
+    values, trusted = quest_by_hand(row, bits)
+    for w, found, wanted, passed, grad in zip(
+        row, got[0].tolist(), values, trusted, weight.grad[0].tolist(), strict=True
+    ):
+        near = abs((w / width) % 1.0 - 0.5) > 0.495 or abs(abs(w) / width - 2 ** (bits - 1)) < 0.01
+        assert near or (found == pytest.approx(wanted, rel=1e-3) and grad == float(passed))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6])
+def test_the_range_of_quest_has_the_least_error_of_normal_weights(bits):
+    normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(1e-6, 1 - 1e-6, 200_001, dtype=torch.float64))
+    quantizer = build_quantizer(quantizer_plan(method="quest", bits=bits, step_shape=(1, 1)))
+    step, grid = float(quantizer.step_of(normal[None])), quantizer.grid
+
+    def error(step):
+        return float((grid.points(grid.nearest(normal / step)) * step - normal).square().mean())
+
+    assert error(step) <= min(error(0.98 * step), error(1.02 * step))
 
 
 def test_statsq_flattens_a_stack_of_matrices_to_rows():

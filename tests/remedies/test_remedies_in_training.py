@@ -10,7 +10,10 @@ from ofqctl.data import DataSpec
 from ofqctl.jobs.train import TrainRequest, train
 from ofqctl.models import ModelRequest
 from ofqctl.recipe.catalogue import load
+from ofqctl.remedies import ConfidentFreezing
+from ofqctl.remedies.pull import PullToCodes
 from ofqctl.training import read_checkpoint_state
+from tests.interrupting import StopAfter, same
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 PHASES = (
@@ -22,18 +25,6 @@ PHASES = (
     "training.steps_per_epoch=22",
     "calibration.images=16",
 )
-
-
-class StopAfter:
-    """Kills the run, as the machine might, after a number of steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, _row, _total):
-        self.left -= 1
-        if self.left == 0:
-            raise MemoryError
 
 
 @pytest.fixture(params=["lsq", pytest.param("ofq", marks=pytest.mark.slow)])
@@ -51,14 +42,6 @@ def request_for(request, tmp_path):
         )
 
     return make
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return list(one) == list(other) if isinstance(one, list | tuple) else one == other
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(request_for):
@@ -96,3 +79,14 @@ def test_codes_frozen_in_one_phase_are_those_at_the_end_of_the_next(request_for)
             assert torch.equal(codes[marks], after.tracker[key][marks]), name
             held += int(marks.sum())
     assert held > 100
+
+
+def test_the_remedy_that_holds_codes_has_the_last_word(request_for, monkeypatch):
+    order = []
+    for kind in (ConfidentFreezing, PullToCodes):
+        plain = kind.after_step
+        monkeypatch.setattr(kind, "after_step", lambda self, plain=plain: order.append(type(self)) or plain(self))
+    request = request_for("run", checkpoint_every=0)
+    phases = ["training.phases=[{epochs: 1, cga: {}, pull: {}}]", "training.steps_per_epoch=1"]
+    train(replace(request, recipe=load("demo/digits_ofq_w2a2", [*PHASES, *phases])))
+    assert order == [PullToCodes, ConfidentFreezing]

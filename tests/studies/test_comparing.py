@@ -154,6 +154,14 @@ class TestBest:
         means = figures(rows, bytes=[[1.0], [2.0], [4.0], [3.0]])
         assert marked(rows, means, "bytes", columns="m") == {"a": [True, False], "b": [False, True]}
 
+    def test_a_study_may_have_the_best_of_each_column_marked_instead(self):
+        rows = [row(name, {"": None}, m=label) for name in "ab" for label in "xy"]
+        means = figures(rows, bytes=[[1.0], [5.0], [4.0], [3.0]])
+        found = marked(rows, means, "bytes", columns="m", best="column")
+        assert found == {"a": [True, False], "b": [False, True]}
+        means = figures(rows, bytes=[[1.0], [2.0], [4.0], [3.0]])
+        assert marked(rows, means, "bytes", columns="m", best="column") == {"a": [True, True], "b": [False, False]}
+
     def test_columns_are_in_the_order_of_the_rows_and_a_row_that_is_not_there_is_an_empty_cell(self):
         rows = [row(name, {"": None}, m=label) for name, label in ("ay", "bx", "by")]
         made = table_of(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from ofqctl.data import DataSpec, open_data
+from ofqctl.distill import AboutSoftLabels, SoftLabels
 from ofqctl.errors import DataError
 from ofqctl.recipe.training import Training
 from ofqctl.training import Share, TrainingBatches
@@ -26,8 +27,8 @@ def data(tmp_path):
 
 
 def batches_of(data, share, **kwargs):
-    targets = kwargs.pop("targets", None)
-    return TrainingBatches(data, CONFIG, Training(augmentation=kwargs), share, seed=3, targets=targets)
+    labels = kwargs.pop("labels", None)
+    return TrainingBatches(data, CONFIG, Training(augmentation=kwargs), share, seed=3, labels=labels)
 
 
 def test_ids_say_which_images_they_are(data):
@@ -69,9 +70,28 @@ def test_a_batch_of_parts_of_images_is_refused(data):
         batches_of(data, Share(6, micro_batches=2), crops=2)
 
 
-def test_targets_made_ahead_come_with_the_images_they_were_made_for(data):
-    answers = torch.arange(12.0)
-    batches = batches_of(data, Share(4), targets=lambda batch: {"answers": answers[batch.ids]})
-    for batch in batches.epoch(0):
-        assert batch.targets["answers"].tolist() == batch.ids.tolist()
-        assert batch.to(torch.device("cpu")).targets.keys() == {"answers"}
+def test_stored_crops_come_with_the_answers_that_they_were_made_for(data):
+    number = torch.arange(12)[:, None] * 3 + torch.arange(3)
+    about = AboutSoftLabels(
+        teacher="t",
+        teacher_digest="",
+        data=data.identity,
+        input_size=CONFIG["input_size"],
+        interpolation=CONFIG["interpolation"],
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        hflip=0.5,
+        views=3,
+        top=1,
+        classes=40,
+        seed=0,
+    )
+    boxes = torch.tensor([0, 0, 20, 12]).expand(12, 3, 4).to(torch.int32)  # the left half has one colour
+    likely, sure = number[..., None].to(torch.int32), torch.ones(12, 3, 1, dtype=torch.float16)
+    labels = SoftLabels(about, boxes, torch.zeros(12, 3, dtype=torch.bool), likely, sure)
+    for epoch, views in ((0, [0, 1]), (1, [2, 0]), (2, [1, 2])):
+        for batch in batches_of(data, Share(4), labels=labels, crops=2).epoch(epoch):
+            wanted = [3 * int(image) + view for image, view in zip(batch.ids, views * 2, strict=True)]
+            assert batch.targets["answers"].argmax(1).tolist() == wanted
+            assert batch.to(torch.device("cpu")).targets.keys() == {"answers"}
+            assert torch.equal(batch.images.amin((1, 2, 3)), batch.images.amax((1, 2, 3)))

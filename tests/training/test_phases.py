@@ -7,6 +7,7 @@ from ofqctl.jobs.train import train
 from ofqctl.jobs.trained_run import TrainedRun
 from ofqctl.models import ModelRequest
 from ofqctl.training import Checkpoint, read_checkpoint_state
+from tests.interrupting import same
 
 SHORT = "training.steps_per_epoch=2"
 ONE = "training.phases=[{epochs: 3, schedule: constant}]"
@@ -16,10 +17,6 @@ FLOAT = "demo/digits_float"
 
 def model_of(output):
     return read_checkpoint_state(output).model
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def steps_of(output):

@@ -20,6 +20,7 @@ from ofqctl.errors import ArtifactError, DataError, ModelError, RecipeError
 from ofqctl.jobs.train import recorded_request, train
 from ofqctl.models import ModelRequest
 from ofqctl.training import FILE, Interrupted, read_checkpoint_state
+from tests.interrupting import StopAfter
 
 WEIGHTS_IN_FLOAT = [f"{part}weights.bits=32" for part in ("", "first.", "last.")]
 
@@ -85,18 +86,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(request_for
     a, b, c = (weights_of(request.output) for request in outputs)
     assert a == b
     assert a != c
-
-
-class StopAfter:
-    """Kills the run, as the machine might, after a number of steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, _row, _total):
-        self.left -= 1
-        if self.left == 0:
-            raise MemoryError
 
 
 @pytest.mark.parametrize("steps", [[7], *(pytest.param(s, marks=pytest.mark.slow) for s in OTHER_STEPS)])
