@@ -13,10 +13,11 @@ from ofqctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from ofqctl.jobs.mixing import Target
-    from ofqctl.results.quantize import QuantizeResult
+    from ofqctl.results.quantize import MixedPrecision, QuantizeResult
 
 AT_8_BITS, WITH_IMAGES, WITHOUT_IMAGES = "deploy/w8a8", "ptq/best", "ptq/minmax"
 Cost = Literal["bits", "latency"]
+Measure = Literal["kl", "gradient", "fisher"]
 
 EXAMPLES = (
     "ofqctl quantize deit_small --wbits 4 --abits 8 --calib-data imagenet/train --data imagenet/val",
@@ -45,6 +46,9 @@ class _Mixing:
         "BITS", "Mixed precision: average bits of the weights, allocated by each layer's sensitivity."
     )
     target_size: str | None = option("SIZE", "Mixed precision: largest size of the weights' file, such as 3MB.")
+    target_abits: float | None = option(
+        "BITS", "Mixed precision: average bits of the activations, over the numbers in them, allocated alike."
+    )
     candidates: str = option(
         "N,N,...", "Mixed precision: bit-widths to choose from for each layer.", default="2,3,4,5,6,8"
     )
@@ -54,23 +58,31 @@ class _Mixing:
         "take at so many bits, measured on this machine.",
         default="bits",
     )
+    measure: Measure = option(
+        "kl|gradient|fisher",
+        "How sensitivities are found: `kl` measures each, in minutes; the others estimate all in one pass, `fisher` by "
+        "the second-order term of the loss, `gradient` by the first and the second.",
+        default="kl",
+    )
 
     def target(self) -> "Target | None":
         """The target; None without one."""
         bits, size = self.target_bits, self.target_size
         if self.cost == "latency" and (bits is None or size is not None):
             raise RecipeError("--cost latency: needs --target-bits, which says how long layers may take")
-        if bits is None and size is None:
+        if bits is None and size is None and self.target_abits is None:
             return None
         if bits is not None and size is not None:
             raise RecipeError("--target-bits and --target-size: only one of them can be given")
         from ofqctl.jobs.mixing import Target
 
         return Target(
-            bits,
-            None if size is None else parse_size(size),
-            parse_widths("--candidates", self.candidates, least=2),
-            self.cost,
+            bits=bits,
+            size=None if size is None else parse_size(size),
+            activation_bits=self.target_abits,
+            candidates=parse_widths("--candidates", self.candidates, least=2),
+            cost=self.cost,
+            measure=self.measure,
         )
 
 
@@ -153,13 +165,21 @@ def _render(result: "QuantizeResult", model: str, data: str | None, *, chosen: b
     rows = result.ptq.get("rows")
     if isinstance(rows, ChosenRows):
         yield f"rows      the inputs of {len(rows.chosen)} of {len(rows.errors)} layers are quantized row by row"
-    mixed = result.mixed_precision
-    if mixed is not None:
-        counts = Counter(mixed.bits.values())
-        spread = ", ".join(f"{counts[bits]} layers at {bits}" for bits in sorted(counts))
-        yield f"mixed     {mixed.average_bits:.3f} bits of weights on average: {spread}"
-        cost = mixed.cost
-        if cost.unit == "ms":
-            yield f"products  {cost.spent:.2f} ms of {cost.budget:.2f} ms, one image, one thread"
+    if result.mixed_precision is not None:
+        yield from _mixed(result.mixed_precision)
     yield from training_hint(result.bits, model, result.gives)
     yield from next_commands(Path(str(result.output)), data)
+
+
+def _mixed(mixed: "MixedPrecision") -> Iterator[str]:
+    for part, allocation in (("weights", mixed.weights), ("activations", mixed.activations)):
+        if allocation is None:
+            continue
+        counts = Counter(allocation.bits.values())
+        spread = ", ".join(f"{counts[bits]} layers at {bits}" for bits in sorted(counts))
+        yield f"mixed     {allocation.average_bits:.3f} bits of {part} on average: {spread}"
+        cost = allocation.cost
+        if cost.unit == "ms":
+            yield f"products  {cost.spent:.2f} ms of {cost.budget:.2f} ms, one image, one thread"
+    unit = " nats" if mixed.unit == "kl" else ""
+    yield f"together  {mixed.measured:.4g}{unit} from float; the sum over layers predicted {mixed.predicted:.4g}"

@@ -25,6 +25,12 @@ class _What:
     part: Literal["all", "weights", "activations"] = option(
         "all|weights|activations", "Which part of a layer is quantized.", default="all"
     )
+    measure: Literal["kl", "gradient", "fisher"] = option(
+        "kl|gradient|fisher",
+        "`kl` measures each layer; the others estimate all in one pass, `fisher` by the second-order term of the loss, "
+        "`gradient` by the first and the second.",
+        default="kl",
+    )
 
 
 @group("Recipe")
@@ -73,6 +79,7 @@ def sensitivity(
         calibration=calibration.spec(reading),
         bits=widths,
         part=what.part,
+        measure=what.measure,
         plot=output.plot,
         seed=seed,
         device=execution.device,
@@ -86,7 +93,8 @@ def _render(result: "SensitivityResult") -> Iterator[Table | str]:
     what = "weights and activations" if result.part == "all" else result.part
     from ofqctl.ptq.divergence import MEASURES
 
-    title = f"{result.model}: {MEASURES[result.measure]}, when only one layer's {what} are quantized"
+    how = "" if result.measure == "kl" else f", estimated by `{result.measure}`"
+    title = f"{result.model}: {MEASURES[result.unit]}, when only one layer's {what} are quantized{how}"
     table = Table(["layer", *(f">{bits} bits" for bits in result.bits)], title=title)
     for layer in result.layers:
         table.add(layer.layer, *(_figures(layer.damage[str(bits)]) for bits in result.bits))
@@ -99,6 +107,6 @@ def _render(result: "SensitivityResult") -> Iterator[Table | str]:
 
 def _figures(value: float) -> str:
     """A number with the two digits that count, without an exponent down to 0.0001."""
-    if value < 1e-4:
+    if abs(value) < 1e-4:
         return f"{value:.1e}" if value else "0"
-    return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(abs(value))))}f}"

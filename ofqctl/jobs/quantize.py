@@ -51,8 +51,8 @@ class QuantizeRequest:
         batch_size: Number of images in one forward pass of the evaluation.
         workers: Number of processes that decode images.
         strict: Whether anything left undone is an error.
-        target: Limit for the bits of the weights, which are then allocated layer by layer; None uses those of the
-            recipe.
+        target: Limits for the bits of weights, activations or both, which are then allocated layer by layer; None uses
+            those of the recipe.
         time_budget: Seconds for the stages after calibration, > 0; None sets no limit.
         compiled: Whether the quantizers are compiled, which pays off if a stage runs them many times.
         index: Images that embeddings are looked up among; None takes the others of ``data``.
@@ -133,8 +133,9 @@ def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack 
     config = run_config(job.loaded, recipe, task.plan, weights, job.float_bytes)
     about = about_run(task.model, config, len(weights))
     if mixed is not None:
-        average = about.bits.model_copy(update={"weights": round(mixed.average_bits, 3)})
-        about = about.model_copy(update={"bits": average})
+        allocated = {"weights": mixed.weights, "activations": mixed.activations}
+        averages = {part: round(a.average_bits, 3) for part, a in allocated.items() if a is not None}
+        about = about.model_copy(update={"bits": about.bits.model_copy(update=averages)})
     result = QuantizeResult(
         **dict(about),
         output=None if claimed is None else str(job.output),
@@ -312,7 +313,12 @@ def _output(request: QuantizeRequest, output: Path) -> AbstractContextManager[No
 def _default_output(architecture: str, request: QuantizeRequest) -> Path:
     if request.target is None:
         return default_output(architecture, request.recipe)
-    return Path("runs") / f"{architecture}-mixed-a{request.recipe.activations.bits}"
+    mixed = request.target.parts
+    weights, activations = (
+        "mixed" if part in mixed else f"{part[0]}{getattr(request.recipe, part).bits}"
+        for part in ("weights", "activations")
+    )
+    return Path("runs") / f"{architecture}-{weights}-{activations}"
 
 
 def refuse_undone(result: QuantizeResult) -> None:

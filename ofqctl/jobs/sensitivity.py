@@ -20,7 +20,7 @@ from ofqctl.oscillation import role_of
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.ptq.divergence import MEASURES, measure_of
-from ofqctl.ptq.sensitivity import Part, sensitivities
+from ofqctl.ptq.sensitivity import Measure, Part, check_measure, sensitivities
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.schema import Layer
 from ofqctl.results.sensitivity import LayerSensitivity, SensitivityResult
@@ -36,6 +36,7 @@ class SensitivityRequest:
         calibration: Calibration images (labels are not used); None uses synthetic images.
         bits: Bit-widths to try.
         part: Quantize weights, activations or all of one layer at a time.
+        measure: How sensitivities are found.
         plot: Path of a .png, .svg or .pdf file for a plot of the result, or None.
         seed: Seed of random weights and of the choice of images.
         device: Device to compute on.
@@ -47,6 +48,7 @@ class SensitivityRequest:
     calibration: DataSpec | None = None
     bits: tuple[int, ...] = (2, 3, 4, 8)
     part: Part = "all"
+    measure: Measure = "kl"
     plot: Path | None = None
     seed: int = 0
     device: DeviceName = "auto"
@@ -54,10 +56,10 @@ class SensitivityRequest:
 
 
 def sensitivity(request: SensitivityRequest, progress: Progress = silent) -> SensitivityResult:
-    """Quantize one layer at a time, at each width, and measure how much the model's output changes.
+    """Quantize one layer at a time, at each width, and measure or estimate how much the model's output changes.
 
     Returns:
-        Layers, most sensitive first, each with its damage for each width, in what ``measure`` says (see `divergence`).
+        Layers, most sensitive first, each with its damage for each width, in what ``unit`` says (see `divergence`).
 
     Raises:
         OfqctlError: An error that the user can fix.
@@ -75,6 +77,7 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitivity
     loaded = open_float(request.model)
     subject = of_model(loaded)
     size = tuple(subject.data_config["input_size"])
+    check_measure(request.measure, measure_of(loaded.model))
     table: dict[str, dict[str, float]] = {}
     with calibration_images(
         request.calibration,
@@ -91,7 +94,13 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitivity
             with denormals_flushed(device), suited_threads(model):
                 calibrate(model, plan, images.batches)
                 for found in sensitivities(
-                    model, list(plan.modules), bits, images.batches, part=request.part, progress=progress
+                    model,
+                    plan,
+                    bits,
+                    images.batches,
+                    part=request.part,
+                    measure=request.measure,
+                    progress=progress,
                 ):
                     table.setdefault(found.module, {})[str(bits)] = found.damage
     ranked = sorted(table.items(), key=lambda layer: max(layer[1].values()), reverse=True)
@@ -99,7 +108,8 @@ def _sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitivity
         model=loaded.architecture,
         recipe=request.recipe.name,
         part=request.part,
-        measure=measure_of(loaded.model),
+        measure=request.measure,
+        unit=measure_of(loaded.model),
         bits=request.bits,
         layers=tuple(LayerSensitivity(layer=name, damage=dict(damage)) for name, damage in ranked),
         calibration=images.about,
@@ -120,7 +130,8 @@ def _draw(result: SensitivityResult, roles: dict[str, str]) -> None:
     path = Path(str(result.plot))
     damage = {layer.layer: {int(bits): value for bits, value in layer.damage.items()} for layer in result.layers}
     what = "weights and activations" if result.part == "all" else result.part
-    title = f"{result.model}: {what} of one layer quantized at a time\n{MEASURES[result.measure]}"
+    how = "" if result.measure == "kl" else f", estimated ({result.measure})"
+    title = f"{result.model}: {what} of one layer quantized at a time\n{MEASURES[result.unit]}{how}"
     drawn = {name: damage[name] for name in roles if name in damage}
     content = draw(drawn, roles, title, path.suffix[1:])  # type: ignore[arg-type]
     with replaced_file(path) as fresh:

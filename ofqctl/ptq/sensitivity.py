@@ -1,68 +1,26 @@
 """Sensitivity of each module: how much quantizing it alone changes the output of the model."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ofqctl.convert import operands, weight_site
-from ofqctl.layers import WeightSite
-from ofqctl.layers.attention import QuantAttention
+from ofqctl.errors import RecipeError
 from ofqctl.models.outputs import check_output
 from ofqctl.progress import Progress, silent
-from ofqctl.ptq.divergence import divergence, measure_of
+from ofqctl.ptq import divergence as outputs
+from ofqctl.ptq.expansion import Told, estimates
+from ofqctl.ptq.switching import Quantized, Quantizers
 from ofqctl.ptq.units import Batches
-from ofqctl.quantizers import Quantizer
+from ofqctl.recipe import Plan
 
 Part = Literal["all", "weights", "activations"]
-
-
-class Quantizers:
-    """Switches the quantizers of a converted model off and on.
-
-    Args:
-        model: The converted and calibrated model, in evaluation mode.
-        names: Names of its planned modules.
-        part: Which quantizers to use: of weights, of activations, or all.
-    """
-
-    def __init__(self, model: nn.Module, names: Sequence[str], part: Part) -> None:
-        self._weights: list[tuple[str, WeightSite, Quantizer]] = []
-        self._operands: list[tuple[str, nn.Module, str, Quantizer]] = []
-        for name in names:
-            module = model.get_submodule(name)
-            site = weight_site(module)
-            if site is not None and site.weight_quantizer is not None:
-                self._weights.append((name, site, site.weight_quantizer))
-            holder = module.products if isinstance(module, QuantAttention) else module
-            self._operands += [(name, holder, operand, q) for operand, q in operands(module).items()]
-        self._part = part
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the modules that have such quantizers."""
-        of_weights = [name for name, *_ in self._weights] if self._part != "activations" else []
-        of_operands = [name for name, *_ in self._operands] if self._part != "weights" else []
-        return list(dict.fromkeys([*of_weights, *of_operands]))
-
-    @contextmanager
-    def only(self, name: str | None) -> Iterator[None]:
-        """Switch on the quantizers of one module and no others; None switches all off."""
-        for module, site, quantizer in self._weights:
-            site.weight_quantizer = quantizer if module == name and self._part != "activations" else None
-        for module, holder, operand, quantizer in self._operands:
-            chosen = module == name and self._part != "weights"
-            setattr(holder, operand, quantizer if chosen else nn.Identity())
-        try:
-            yield
-        finally:
-            for _, site, quantizer in self._weights:
-                site.weight_quantizer = quantizer
-            for _, holder, operand, quantizer in self._operands:
-                setattr(holder, operand, quantizer)
+Measure = Literal["kl", "gradient", "fisher"]
+"""How sensitivities are found: ``kl`` measures the output, a pass of all images for every module; the others estimate
+it from gradients, in one pass for all modules: ``fisher`` by the second-order term of the loss, ``gradient`` by the
+first and the second."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +30,8 @@ class Sensitivity:
     Attributes:
         module: Name of the module.
         bits: Bits of its quantizers.
-        damage: Mean distance of the model's outputs from the float ones, by the model's `measure_of`.
+        damage: Mean distance of the model's outputs from the float ones, by the model's `measure_of`; an estimate of a
+            change of the loss may be negative.
     """
 
     module: str
@@ -80,37 +39,96 @@ class Sensitivity:
     damage: float
 
 
+def check_measure(measure: Measure, unit: outputs.Measure) -> None:
+    """Refuse a measure that outputs of this kind have not.
+
+    Raises:
+        RecipeError: Embeddings have no loss whose gradient is not 0 where nothing is quantized.
+    """
+    if measure == "gradient" and unit != "kl":
+        raise RecipeError(
+            "--measure gradient: needs predictions; this model gives embeddings", hint="--measure kl or fisher"
+        )
+
+
 def sensitivities(
     model: nn.Module,
-    names: Sequence[str],
+    plan: Plan,
     bits: int,
     images: Batches,
     *,
+    names: Sequence[str] | None = None,
     part: Part = "all",
+    measure: Measure = "kl",
     progress: Progress = silent,
 ) -> list[Sensitivity]:
-    """Quantize one module at a time and measure how much the model's output changes.
+    """Quantize one module at a time and measure, or estimate, how much the model's output changes.
 
     Args:
         model: The model, converted with ``bits`` and calibrated, in evaluation mode; unchanged afterwards.
-        names: Names of the modules to measure.
+        plan: The plan that it was converted by.
         bits: Bits of the quantizers, recorded in the results.
         images: Normalized images, (B, 3, H, W) each.
+        names: Names of the modules to measure; None for all.
         part: Whether to quantize a module's weights, its activations or all of it.
-        progress: Called before every module and at the end.
+        measure: How it is found.
+        progress: Called before every module, or every image, and at the end.
+
+    Raises:
+        RecipeError: The model's outputs do not have the measure.
     """
-    quantizers, measure = Quantizers(model, names, part), measure_of(model)
-    with quantizers.only(None):
+    unit = outputs.measure_of(model)
+    check_measure(measure, unit)
+    quantizers, work = Quantizers(model, plan), f"sensitivity at {bits} bits"
+    parts: tuple[Quantized, ...] = ("weights", "activations") if part == "all" else (part,)
+    chosen = [name for name in quantizers.names(*parts) if names is None or name in names]
+    if measure == "kl":
+        found = _measured(model, quantizers, chosen, parts, images, lambda *done: progress(work, *done))
+    else:
+        first = measure == "gradient"
+        found = estimates(model, quantizers, parts, images, lambda *done: progress(work, *done), first_order=first)
+    return [Sensitivity(name, bits, found[name]) for name in chosen]
+
+
+def _measured(
+    model: nn.Module,
+    quantizers: Quantizers,
+    names: Sequence[str],
+    parts: Sequence[Quantized],
+    images: Batches,
+    told: Told,
+) -> dict[str, float]:
+    """The sensitivities of ``names``."""
+    unit = outputs.measure_of(model)
+    with quantizers.only():
         expected = _outputs(model, images)
-    found = []
-    work = f"sensitivity at {bits} bits"
-    for done, name in enumerate(quantizers.names):
-        progress(work, done, len(quantizers.names))
-        with quantizers.only(name):
-            ours = _outputs(model, images)
-        found.append(Sensitivity(name, bits, float(divergence(ours, expected, measure))))
-    progress(work, len(quantizers.names), len(quantizers.names))
+    found = {}
+    for done, name in enumerate(names):
+        told(done, len(names))
+        with quantizers.only(**{key: [name] for key in parts}):
+            found[name] = float(outputs.divergence(_outputs(model, images), expected, unit))
+    told(len(names), len(names))
     return found
+
+
+def damage_together(
+    model: nn.Module, plan: Plan, images: Batches, *, weights: Sequence[str] = (), activations: Sequence[str] = ()
+) -> float:
+    """How much the output changes when all of these modules are quantized at once.
+
+    Args:
+        model: The converted and calibrated model, in evaluation mode; unchanged afterwards.
+        plan: The plan that it was converted by.
+        images: Normalized images, (B, 3, H, W) each.
+        weights: Modules whose weights are quantized.
+        activations: Modules whose activations are quantized.
+    """
+    quantizers = Quantizers(model, plan)
+    with quantizers.only():
+        expected = _outputs(model, images)
+    with quantizers.only(weights=weights, activations=activations):
+        ours = _outputs(model, images)
+    return float(outputs.divergence(ours, expected, outputs.measure_of(model)))
 
 
 def _outputs(model: nn.Module, images: Batches) -> Tensor:

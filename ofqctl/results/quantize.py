@@ -9,6 +9,7 @@ from ofqctl.results.data import CalibratedOn, MeasuredOn
 from ofqctl.results.document import Number, Part
 from ofqctl.results.embeddings import ComparedEmbeddings
 from ofqctl.results.run import RunResult
+from ofqctl.results.sensitivity import OutputMeasure, SensitivityMeasure
 
 CostUnit = Literal["bits on average", "bytes", "ms"]
 
@@ -106,14 +107,13 @@ class Spent(Part):
     layers: dict[str, dict[str, float]]
 
 
-class MixedPrecision(Part):
-    """Bits allocated layer by layer, and the figures that led to them.
+class Allocation(Part):
+    """Bits of the weights, or of the activations, allocated module by module.
 
     Attributes:
-        bits: Bits of each layer's weights.
-        average_bits: Their average over all weights.
-        sensitivities: How far the output is from the float model's for each layer at each width: divergence of the
-            predictions, in nats, or squared error of the embeddings, relative to their square.
+        bits: Bits of each module.
+        average_bits: Their average over all weights, or over all numbers in the activations of one image.
+        sensitivities: How far the output is from the float model's, for each module at each width, by ``measure``.
         cost: What they cost.
     """
 
@@ -123,6 +123,29 @@ class MixedPrecision(Part):
     cost: Spent
 
 
+class MixedPrecision(Part):
+    """Bits allocated module by module, and the figures that led to them.
+
+    Attributes:
+        measure: How sensitivities were found: measured (``kl``), or estimated from gradients.
+        unit: Their unit. ``kl``: divergence of the predictions, in nats. ``relative_error``: squared error of the
+            embeddings, relative to their square.
+        weights: Bits of the weights; None if they are the recipe's.
+        activations: Bits of the activations; None if they are the recipe's.
+        predicted: Sum of the sensitivities at the bits chosen.
+        measured: How far the output is when all that got its bits is quantized at once; the rest is float.
+        seconds: Time that the sensitivities took.
+    """
+
+    measure: SensitivityMeasure
+    unit: OutputMeasure
+    weights: Allocation | None
+    activations: Allocation | None
+    predicted: float
+    measured: float
+    seconds: float
+
+
 class QuantizeResult(RunResult):
     """A quantized model, and what was measured.
 
@@ -130,7 +153,7 @@ class QuantizeResult(RunResult):
         calibration: The calibration images.
         evaluation: Figures beside those of the float model; None if nothing was measured.
         ptq: Figures of the stages by their names; a stage of another package has its own.
-        mixed_precision: Bits of each layer, if there was a target.
+        mixed_precision: Bits of each module, if there was a target.
         seed: Seed of random weights and of the choice of calibration images.
         device: Device that it was computed on.
         seconds: Time that it took.

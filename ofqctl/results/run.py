@@ -21,13 +21,13 @@ class ModelBits(Part):
         first: Those of the first layer.
         last: Those of the last layer.
         weights: Bits of the weights of all other layers; their average in mixed precision.
-        activations: Bits of the activations of all other layers.
+        activations: Bits of the activations of all other layers; their average in mixed precision.
     """
 
     first: Bits
     last: Bits
     weights: int | float
-    activations: int
+    activations: int | float
 
 
 class AboutRun(Part):

@@ -5,13 +5,17 @@ from typing import Literal
 from ofqctl.results.data import CalibratedOn
 from ofqctl.results.document import Document, Part
 
+SensitivityMeasure = Literal["kl", "gradient", "fisher"]
+OutputMeasure = Literal["kl", "relative_error"]
+
 
 class LayerSensitivity(Part):
     """One layer.
 
     Attributes:
         layer: Name of the module.
-        damage: What ``measure`` says of the model's output, by number of bits.
+        damage: How far the model's output is from the float one, in ``unit``, by number of bits; an estimate may be
+            negative.
     """
 
     layer: str
@@ -25,7 +29,8 @@ class SensitivityResult(Document):
         model: timm's architecture.
         recipe: Name of the recipe that says how layers are quantized.
         part: What of a layer was quantized.
-        measure: ``kl``: divergence of the predictions, in nats. ``relative_error``: squared error of the embeddings,
+        measure: How it was found: measured (``kl``), or estimated from gradients.
+        unit: ``kl``: divergence of the predictions, in nats. ``relative_error``: squared error of the embeddings,
             relative to their square.
         bits: The bit-widths tried.
         layers: Every layer, the most sensitive first.
@@ -38,7 +43,8 @@ class SensitivityResult(Document):
     model: str
     recipe: str
     part: Literal["all", "weights", "activations"]
-    measure: Literal["kl", "relative_error"]
+    measure: SensitivityMeasure
+    unit: OutputMeasure
     bits: tuple[int, ...]
     layers: tuple[LayerSensitivity, ...]
     calibration: CalibratedOn

@@ -100,11 +100,25 @@ def test_a_time_budget_of_zero_is_refused(ofqctl):
 def test_mixed_precision_keeps_to_an_average(ofqctl):
     result = ofqctl(*quantize_tiny(*DIGITS, "--target-bits", 3.5, "--output", "a", "--json")).json
     mixed = result["mixed_precision"]
-    assert mixed["average_bits"] <= 3.5 + 1e-9
-    assert result["bits"]["weights"] == pytest.approx(mixed["average_bits"], abs=1e-3)
+    assert mixed["weights"]["average_bits"] <= 3.5 + 1e-9
+    assert result["bits"]["weights"] == pytest.approx(mixed["weights"]["average_bits"], abs=1e-3)
     config = json.loads(Path("a/config.json").read_text())["quantization_config"]
-    for name, bits in mixed["bits"].items():
+    for name, bits in mixed["weights"]["bits"].items():
         assert config["plan"]["modules"][name]["weight"]["bits"] == bits
+    assert ofqctl("evaluate", "a", "--data", "digits").code == 0
+
+
+def test_activations_get_their_bits_as_well_and_the_sum_stands_beside_the_whole(ofqctl):
+    arguments = ("--target-bits", 4, "--target-abits", 5, "--measure", "fisher", "--candidates", "3,4,8")
+    ended = ofqctl(*quantize_tiny(*DIGITS, *arguments, "--output", "a"))
+    assert "bits of activations on average:" in ended.out
+    assert "nats from float; the sum over layers predicted" in ended.out
+    mixed = json.loads(Path("a/results.json").read_text())["mixed_precision"]
+    assert mixed["measure"] == "fisher"
+    assert mixed["activations"]["average_bits"] <= 5
+    config = json.loads(Path("a/config.json").read_text())["quantization_config"]
+    for name, bits in mixed["activations"]["bits"].items():
+        assert {q["bits"] for q in config["plan"]["modules"][name]["operands"].values()} == {bits}
     assert ofqctl("evaluate", "a", "--data", "digits").code == 0
 
 
@@ -121,7 +135,7 @@ def test_mixed_precision_keeps_to_a_time_measured_in_the_runtime(ofqctl):
             *DIGITS, "--target-bits", 6, "--cost", "latency", "--candidates", "4,8", "--output", "a", "--json"
         )
     ).json
-    cost, bits = result["mixed_precision"]["cost"], result["mixed_precision"]["bits"]
+    cost, bits = result["mixed_precision"]["weights"]["cost"], result["mixed_precision"]["weights"]["bits"]
     assert cost["unit"] == "ms"
     assert all(of["4"] > 0 and of["8"] > 0 for of in cost["layers"].values())
     assert cost["spent"] == pytest.approx(sum(cost["layers"][name][str(b)] for name, b in bits.items()))
@@ -134,6 +148,7 @@ def test_mixed_precision_keeps_to_a_time_measured_in_the_runtime(ofqctl):
     ("options", "message"),
     [
         (("--cost", "latency"), "--cost latency: needs --target-bits"),
+        (("--target-abits", 1.5), "--target-abits: no allocation reaches 1.5 bits on average; from 2 to 8"),
         (("--target-bits", 1.5), "no allocation reaches 1.5 bits on average; from 2 to 8 can be reached"),
         (("--target-size", "1kB"), "no allocation reaches 1000 bytes; from"),
         (("--target-size", "much"), "not a size"),

@@ -206,7 +206,7 @@ def test_files_give_embeddings_and_tokens_exactly(photos, tmp_path, name, tokens
 def test_sensitivities_are_errors_of_embeddings(photos, classifier):
     recipe = catalogue.load("ptq/minmax", FEW)
     found = sensitivity(SensitivityRequest(classifier, recipe, spec(photos / "train"), bits=(2, 8)))
-    assert found["measure"] == "relative_error"
+    assert found["unit"] == "relative_error"
     assert all(layer["damage"]["2"] > layer["damage"]["8"] >= 0 for layer in found["layers"])
 
 

@@ -27,7 +27,7 @@ def test_it_is_the_divergence_of_a_model_with_that_module_alone(converted, image
     original, model, plan = converted
     name = "blocks.1.mlp.fc1"
     with on_disk([images], torch.device("cpu")) as stored:
-        found = {s.module: s.damage for s in sensitivities(model, list(plan.modules), 2, stored)}
+        found = {s.module: s.damage for s in sensitivities(model, plan, 2, stored)}
     alone = copy.deepcopy(original)
     alone.blocks[1].mlp.fc1 = copy.deepcopy(model.blocks[1].mlp.fc1)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_weights_and_activations_can_be_looked_at_by_themselves(converted, image
     _, model, plan = converted
     with on_disk([images], torch.device("cpu")) as stored:
         found = {
-            part: {s.module: s.damage for s in sensitivities(model, list(plan.modules), 2, stored, part=part)}
+            part: {s.module: s.damage for s in sensitivities(model, plan, 2, stored, part=part)}
             for part in ("weights", "activations", "all")
         }
     assert "blocks.0.attn" not in found["weights"]
@@ -55,5 +55,5 @@ def test_the_model_is_left_as_it_was(converted, images):
     with torch.no_grad():
         before = model(images)
         with on_disk([images], torch.device("cpu")) as stored:
-            sensitivities(model, list(plan.modules), 2, stored)
+            sensitivities(model, plan, 2, stored)
         assert torch.equal(model(images), before)
