@@ -26,6 +26,7 @@ STUDIES = (
     "imagenette",
     "evolq",
     "widths",
+    "mixed",
     "methods",
 )  # in the order in which they get their time
 DATA = {
