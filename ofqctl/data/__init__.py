@@ -11,7 +11,7 @@ from ofqctl.data.loader import ImageLoader, image_loader, make_transform, none_u
 from ofqctl.data.opening import open_data
 from ofqctl.data.samples import Skipped
 from ofqctl.data.spec import DataSpec, LabelSpace
-from ofqctl.data.synthetic import synthetic_images
+from ofqctl.data.synthetic import coloured, synthetic_images, white_noise
 
 __all__ = [
     "Batch",
@@ -21,6 +21,7 @@ __all__ = [
     "LabelSpace",
     "Skipped",
     "UnusableImageError",
+    "coloured",
     "image_loader",
     "label_names",
     "make_transform",
@@ -28,4 +29,5 @@ __all__ = [
     "none_usable",
     "open_data",
     "synthetic_images",
+    "white_noise",
 ]

@@ -28,25 +28,31 @@ def synthetic_images(config: Mapping[str, Any], count: int, batch_size: int, see
     Returns:
         Batches, float32 (B, C, H, W).
     """
-    generator = torch.Generator().manual_seed(seed)
-    channels, *size = config["input_size"]
-    amplitude = _amplitude(*size)
-    mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    images = torch.stack([_image(amplitude, channels, generator) for _ in range(count)])
-    return list(torch.split((images - mean) / std, batch_size))
+    white = white_noise(config, count, torch.Generator().manual_seed(seed))
+    return list(torch.split(coloured(config, white), batch_size))
 
 
-def _image(amplitude: Tensor, channels: int, generator: torch.Generator) -> Tensor:
-    """One image (C, H, W) with values in 0..1."""
-    height, width = amplitude.shape
-    white = torch.randn(channels, height, width, generator=generator)
-    components: Tensor = torch.fft.ifft2(torch.fft.fft2(white) * amplitude).real
+def white_noise(config: Mapping[str, Any], count: int, generator: torch.Generator) -> Tensor:
+    """Independent normal numbers in the shape of images, (count, C, H, W)."""
+    return torch.stack([torch.randn(*config["input_size"], generator=generator) for _ in range(count)])
+
+
+def coloured(config: Mapping[str, Any], white: Tensor) -> Tensor:
+    """The images that white noise stands for, normalised as the model's data config says; differentiable.
+
+    Args:
+        config: timm's data config.
+        white: White noise, (B, C, H, W).
+    """
+    _, channels, *size = white.shape
+    components: Tensor = torch.fft.ifft2(torch.fft.fft2(white) * _amplitude(*size).to(white.device)).real
     if channels != 3:
         values = _MEAN.mean() + components * (_VARIANCES[0] / 3).sqrt()
     else:
-        colours = _DIRECTIONS * _VARIANCES.sqrt()
-        values = _MEAN.view(3, 1, 1) + torch.einsum("cd,dhw->chw", colours, components)
-    return values.clamp(0, 1)
+        colours = (_DIRECTIONS * _VARIANCES.sqrt()).to(white.device)
+        values = _MEAN.view(3, 1, 1).to(white.device) + torch.einsum("cd,ndhw->nchw", colours, components)
+    mean, std = (torch.tensor(config[key], device=white.device).view(-1, 1, 1) for key in ("mean", "std"))
+    return (values.clamp(0, 1) - mean) / std
 
 
 def _amplitude(height: int, width: int) -> Tensor:

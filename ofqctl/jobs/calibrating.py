@@ -8,14 +8,19 @@ import torch
 from torch import Tensor
 
 from ofqctl.data import DataSpec, ImageLoader, image_loader, open_data, synthetic_images
+from ofqctl.devices import denormals_flushed, suited_threads
 from ofqctl.errors import ModelError
 from ofqctl.evaluation import Subject
 from ofqctl.progress import Progress
-from ofqctl.ptq import Batches, on_disk
+from ofqctl.ptq import Batches, fitted_images, on_disk
 from ofqctl.recipe.schema import Calibration
 from ofqctl.results.data import CalibratedOn
 
-SYNTHETIC = "calibrated on synthetic images: do not expect accuracy; give --calib-data"
+SYNTHETIC = (
+    "calibrated on synthetic images: do not expect accuracy; give --calib-data, "
+    "or fit them to the model with --set calibration.fitting=60"
+)
+FITTED = "calibrated on synthetic images that were fitted to the model; --calib-data gives more accuracy"
 _SHOWN = 3
 
 
@@ -53,9 +58,10 @@ def calibration_images(
         DataError: There are no images, or they cannot be read.
         ModelError: Memory ran out while they were used; the message names options that reduce it.
     """
+    source: Iterator[Tensor]
     if spec is None:
-        name, notes, loader = "synthetic", [SYNTHETIC], None
-        source: Iterator[Tensor] = iter(synthetic_images(subject.data_config, wanted.images, wanted.batch_size, seed))
+        name, notes, loader = "synthetic", [FITTED if wanted.fitting else SYNTHETIC], None
+        source = _synthetic(subject, wanted, device, progress, seed)
     elif not isinstance(spec, DataSpec):
         name, notes, loader = "the images given", [], None
         source = _first(spec, wanted.images)
@@ -71,6 +77,20 @@ def calibration_images(
             notes.append(f"calibration: {name} has {batches.images} images, {wanted.images} were requested")
         about = CalibratedOn(data=name, images=batches.images, turned=0 if loader is None else loader.turned)
         yield CalibrationImages(batches, about, [*notes, *_unreadable(loader)])
+
+
+def _synthetic(
+    subject: Subject, wanted: Calibration, device: torch.device, progress: Progress, seed: int
+) -> Iterator[Tensor]:
+    """Noise, or images fitted to the model."""
+    noise = synthetic_images(subject.data_config, wanted.images, wanted.batch_size, seed)
+    if not wanted.fitting:
+        yield from noise
+        return
+    model = subject.model.to(device)
+    sizes = [len(batch) for batch in noise]
+    with denormals_flushed(device), suited_threads(model):
+        yield from fitted_images(model, subject.data_config, sizes, wanted.fitting, seed, progress)
 
 
 def _first(batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:

@@ -181,10 +181,13 @@ class Calibration(Frozen):
         images: Number of calibration images.
         batch_size: Images in one forward pass; bounds memory. Activations with ``lsq`` and ``start: mean`` need a pass
             for each quantizer if it is less than ``images``.
+        fitting: Steps in which synthetic images, used where there are no others, are fitted to the float model; 60 are
+            enough. With 0 they are noise with the spectrum of photographs.
     """
 
     images: int = Field(default=128, ge=1)
     batch_size: int = Field(default=32, ge=1)
+    fitting: int = Field(default=0, ge=0)
 
 
 class Recipe(Frozen):

@@ -91,6 +91,14 @@ def test_calibrating_on_the_images_that_are_measured_on_is_told(ofqctl):
     assert "are calibration images" not in ended.err
 
 
+def test_images_can_be_fitted_to_the_model_where_there_are_none(ofqctl):
+    fitting = ("--set", "calibration.fitting=2", "calibration.images=8")
+    ended = ofqctl(*quantize_tiny(*fitting, "--output", "a"))
+    assert "calibrated on synthetic images that were fitted to the model" in ended.err
+    about = json.loads(Path("a/results.json").read_text())["calibration"]
+    assert (about["data"], about["images"]) == ("synthetic", 8)
+
+
 def test_a_time_budget_of_zero_is_refused(ofqctl):
     ended = ofqctl(*quantize_tiny("--time-budget", 0))
     assert ended.code == 1
