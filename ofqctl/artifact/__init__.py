@@ -1,6 +1,7 @@
 """Files on disk: the only reader and writer of run directories."""
 
 from ofqctl.artifact.config import ForeignConfigError, QuantizationConfig, RunConfig, read_config, sign_config
+from ofqctl.artifact.latents import latents_file, read_latents
 from ofqctl.artifact.ledger import make_ledger
 from ofqctl.artifact.results import read_results
 from ofqctl.artifact.run import (
@@ -25,9 +26,11 @@ __all__ = [
     "RunConfig",
     "digest",
     "is_run",
+    "latents_file",
     "load_run",
     "make_ledger",
     "read_config",
+    "read_latents",
     "read_results",
     "save_run",
     "save_single_file",

@@ -26,7 +26,7 @@ from ofqctl.artifact.tensors import from_tensors, to_tensors
 from ofqctl.convert import apply_plan
 from ofqctl.documents import UNSUITABLE, fitting
 from ofqctl.errors import ArtifactError
-from ofqctl.files import RUN_FILES, WEIGHTS, located, replaced_file, replaced_files
+from ofqctl.files import LATENTS, RUN_FILES, WEIGHTS, located, replaced_file, replaced_files
 from ofqctl.models import build_architecture
 from ofqctl.recipe.reading import to_yaml
 from ofqctl.results.size import Ledger
@@ -115,7 +115,14 @@ def digest(weights: bytes) -> str:
     return hashlib.sha256(weights).hexdigest()
 
 
-def save_run(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:
+def save_run(
+    directory: Path,
+    model: nn.Module,
+    weights: bytes,
+    config: RunConfig,
+    results: dict[str, Any],
+    latents: bytes | None = None,
+) -> None:
     """Write a run directory; all its files are replaced at one moment.
 
     Args:
@@ -124,12 +131,15 @@ def save_run(directory: Path, model: nn.Module, weights: bytes, config: RunConfi
         weights: Result of :func:`serialize`.
         config: Content of ``config.json``, with the digest of ``weights``.
         results: Content of ``results.json``.
+        latents: Content of ``latents.safetensors``, see `latents_file`, or None.
 
     Raises:
         ArtifactError: The disk is full or cannot be written, or the written file does not match the model.
     """
     with replaced_files(directory, removed=RUN_FILES) as fresh:
         write_files(fresh, model, weights, config, results)
+        if latents is not None:
+            (fresh / LATENTS).write_bytes(latents)
 
 
 def write_files(directory: Path, model: nn.Module, weights: bytes, config: RunConfig, results: dict[str, Any]) -> None:

@@ -70,13 +70,13 @@ def float_tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     steps = _names_of_steps(model)
     modules = {name for name, _ in model.named_modules()}
-    replaced = {name for prefix, site in weight_sites(model) for name in _replaced_by_codes(prefix, site)}
+    replaced = {name for prefix, site in weight_sites(model) for name in replaced_by_codes(prefix, site)}
     state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
     state |= {name: state[name].clamp(min=SMALLEST_STEP) for name in steps & state.keys()}
     return {name: t for name, t in state.items() if name.rpartition(".")[0] in modules and name not in replaced}
 
 
-def _replaced_by_codes(weight: str, site: WeightSite) -> set[str]:
+def replaced_by_codes(weight: str, site: WeightSite) -> set[str]:
     """Names in the state dict that packed codes replace: latent weights and tensors of the weight quantizer."""
     assert site.weight_quantizer is not None
     prefix = weight.removesuffix("weight")

@@ -23,7 +23,9 @@ EXAMPLES = (
 class _Sending:
     private: bool = flag("Make the new repository private.", "--private")
     overwrite: bool = flag("Replace the run in an existing repository by a new commit.", "--overwrite")
-    training_state: bool = flag("Send last.pt, too, from which training goes on exactly.", "--training-state")
+    training_state: bool = flag(
+        "Send last.pt or latents.safetensors too, which training goes on from.", "--training-state"
+    )
     dry_run: bool = flag("Print the card and the names of the files; send nothing.", "--dry-run")
 
 

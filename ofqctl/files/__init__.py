@@ -1,6 +1,7 @@
 """Every output, files and run directories: checked ahead, written whole, and nothing of others replaced."""
 
 from ofqctl.files.output import (
+    LATENTS,
     NEXT_STATE,
     RUN_FILES,
     TRACKER_FILE,
@@ -18,6 +19,7 @@ from ofqctl.files.output import (
 from ofqctl.files.staging import located, only_one, sweep
 
 __all__ = [
+    "LATENTS",
     "NEXT_STATE",
     "RUN_FILES",
     "TRACKER_FILE",

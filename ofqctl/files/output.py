@@ -22,9 +22,10 @@ from ofqctl.errors import ArtifactError, OfqctlError, write_fault
 from ofqctl.files.staging import PREFIX, Stage, located, run_stage, sweep
 
 WEIGHTS, TRAINING_STATE, TRACKER_FILE = "model.safetensors", "last.pt", "oscillation.safetensors"
+LATENTS = "latents.safetensors"  # beside the codes of a run that no training state belongs to
 NEXT_STATE = "next.pt"  # of a training whose run will replace the one that lies there
 _OF_TRAINING = (TRAINING_STATE, NEXT_STATE, TRACKER_FILE, "summary.csv")
-RUN_FILES = frozenset(("config.json", WEIGHTS, "recipe.yaml", "results.json", *_OF_TRAINING))
+RUN_FILES = frozenset(("config.json", WEIGHTS, "recipe.yaml", "results.json", LATENTS, *_OF_TRAINING))
 _BESIDES = ("logs", "wandb", "lost+found")  # a directory with nothing else counts as empty
 _EXPORTED = {"architecture", "model_args", "data_config", "source", "quantization_config"}  # keys of our config.json
 _TRAINED = (b"phase_step", b"total_epochs", b"plan")  # keys of our training states

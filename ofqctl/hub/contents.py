@@ -10,7 +10,7 @@ from ofqctl.artifact.results import RESULTS
 from ofqctl.errors import ArtifactError
 from ofqctl.export.metadata import Description, read_description, read_entry
 from ofqctl.export.sealing import check_seal, read_model
-from ofqctl.files import WEIGHTS, located
+from ofqctl.files import LATENTS, TRAINING_STATE, WEIGHTS, located
 from ofqctl.hub.figures import measured
 from ofqctl.hub.pulling import TRAINING
 
@@ -72,8 +72,8 @@ def contents_of(run: Run, *, training_state: bool = False) -> Contents:
     files = {name: path for name in wanted if (path := located(directory, name)).is_file()}
     if not run.results:
         files.pop(RESULTS, None)  # it cannot be used, as the notes of the run say
-    if training_state and TRAINING[0] not in files:
-        raise ArtifactError(f"{directory}: has no training state ({TRAINING[0]})", hint="leave --training-state out")
+    if training_state and not files.keys() & {TRAINING_STATE, LATENTS}:
+        raise ArtifactError(f"{directory}: has no training state ({TRAINING_STATE})", hint="leave --training-state out")
     graphs, notes = {}, []
     for path in sorted(directory.glob("*.onnx")):
         try:

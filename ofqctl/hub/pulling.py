@@ -12,10 +12,10 @@ from ofqctl.artifact.config import CONFIG, parse_config
 from ofqctl.artifact.results import RESULTS
 from ofqctl.documents import read_text
 from ofqctl.errors import ArtifactError
-from ofqctl.files import TRACKER_FILE, TRAINING_STATE, WEIGHTS
+from ofqctl.files import LATENTS, TRACKER_FILE, TRAINING_STATE, WEIGHTS
 from ofqctl.models.hub import check_reachable, downloading, hub_id, split_id
 
-TRAINING = (TRAINING_STATE, TRACKER_FILE, "summary.csv")
+TRAINING = (TRAINING_STATE, LATENTS, TRACKER_FILE, "summary.csv")
 _BESIDES = ("recipe.yaml", RESULTS)  # a run without them is a run
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ofqctl.artifact import RunConfig, save_run, serialize
+from ofqctl.artifact import RunConfig, latents_file, save_run, serialize
 from ofqctl.data import DataSpec, ImageLoader
 from ofqctl.devices import DeviceName, denormals_flushed, memory_kept, pick_device, suited_threads
 from ofqctl.errors import DataError, RecipeError
@@ -29,6 +29,7 @@ from ofqctl.progress import Progress, silent
 from ofqctl.ptq import Clock, Task, quantize_post_training
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
+from ofqctl.recipe.methods import PTQ_STAGES
 from ofqctl.results.embeddings import ComparedEmbeddings
 from ofqctl.results.quantize import Compared, MixedPrecision, QuantizeResult
 from ofqctl.training import Processes
@@ -117,9 +118,12 @@ class Quantized:
     config: RunConfig
     result: QuantizeResult
 
-    def files(self) -> tuple[nn.Module, bytes, RunConfig, dict[str, Any]]:
-        """What a run directory is written from."""
-        return self.model, self.weights, self.config, self.result.stored()
+    def files(self) -> tuple[nn.Module, bytes, RunConfig, dict[str, Any], bytes | None]:
+        """What a run directory is written from; with latent weights, if a stage has trained them."""
+        about = self.config.quantization_config
+        trained = any("latents" in PTQ_STAGES[stage.stage].traits for stage in about.recipe.ptq)
+        latents = latents_file(self.model, about.sha256) if trained else None
+        return self.model, self.weights, self.config, self.result.stored(), latents
 
 
 def _quantized(request: QuantizeRequest, progress: Progress, claimed: ExitStack | None) -> Quantized:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from ofqctl.artifact import Run
+from ofqctl.artifact import Run, read_latents
 from ofqctl.convert import apply_plan, describe, make_plan, notes_on_sizes, operands, replace_modules, weight_site
 from ofqctl.data import ImageLoader
 from ofqctl.errors import ModelError, RecipeError
@@ -76,7 +76,14 @@ class Start:
         notes = notes_on_sizes(model, recipe)
         plan, kept = _carried_over(previous, plan)
         replace_modules(model, plan.replaced)
-        state = None if self.run is None or self.plan is None else _latent_state(self.run, kept)
+        state = None
+        if self.run is not None and self.plan is not None:
+            if self.run.download is not None:
+                find_run(self.run.exact_name, TRAINING)  # downloads what it keeps for training, if it was sent along
+            state = kept_state(self.run)
+            if state is None:
+                state = _computed_state(self.run, kept)
+                notes.append(f"{self.run.name} keeps no latent weights: weights start in the middle of their bins")
         if state is not None:  # projections that are only merged now must be loaded before
             _fill(model, state, lacks=[f"{name}.qkv." for name in _merged(previous)])
         apply_plan(model, plan)
@@ -186,20 +193,30 @@ def recipe_of_run(name: str) -> Recipe:
     return recipe
 
 
-def _latent_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
-    """The tensors of a quantized run with latent weights: those it was trained with, else computed from its codes.
+def kept_state(run: Run) -> Mapping[str, Tensor] | None:
+    """The state of a run's model with the latent weights that it keeps; None if it keeps none.
+
+    A training keeps them, averaged ones if these are what the run holds, and so does post-training quantization with a
+    stage that has trained them.
+
+    Raises:
+        ArtifactError: What it keeps is damaged, or of other codes.
+    """
+    if run.directory.is_file() or not located(run.directory, FILE).is_file():
+        return read_latents(run)
+    checkpoint = read_checkpoint_state(run.directory)
+    if checkpoint.ema is None:
+        return checkpoint.model
+    return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}
+
+
+def _computed_state(run: Run, kept: Collection[str]) -> Mapping[str, Tensor]:
+    """The tensors of a run, with latent weights that are computed from its codes.
 
     Args:
         run: The run, whose model is changed.
         kept: Names of the quantizers that keep their values, whose weights must be encoded as the same codes.
     """
-    if run.download is not None:
-        find_run(run.exact_name, TRAINING)  # downloads the state that it was trained with, if it was sent along
-    if located(run.directory, FILE).is_file():
-        checkpoint = read_checkpoint_state(run.directory)
-        if checkpoint.ema is not None:
-            return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}
-        return checkpoint.model
     for name in run.config.quantization_config.plan.modules:
         site = weight_site(run.model.get_submodule(name))
         if site is not None and site.fixed_codes is not None:

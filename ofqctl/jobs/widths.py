@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -10,13 +9,12 @@ from ofqctl.artifact import Run
 from ofqctl.convert import convert
 from ofqctl.errors import ModelError
 from ofqctl.evaluation import Subject
-from ofqctl.files import located
+from ofqctl.jobs.starting import kept_state
 from ofqctl.layers import weight_sites
 from ofqctl.ptq.calibration import calibrate_weights
 from ofqctl.quantizers import build_quantizer
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.schema import FLOAT_BITS, Activations, Layer, Weights, plan_for
-from ofqctl.training import FILE, read_checkpoint_state
 
 EDGE_BITS = 8  # of the first and the last layer of a float model
 
@@ -49,19 +47,8 @@ def at_widths(subject: Subject, widths: tuple[int, ...], rounding: Recipe | None
         return {bits: _of_float(subject, weights) for bits, weights in wanted.items()}
     if subject.run is None:
         raise ModelError(f"{subject.name}: is quantized already; name its run, which says of how many bits it was made")
-    state = _latent_weights(subject.run)
+    state = kept_state(subject.run)
     return {bits: _of_run(subject.run, weights, state) for bits, weights in wanted.items()}
-
-
-def _latent_weights(run: Run) -> Mapping[str, Tensor] | None:
-    """The latent weights of a run, the averaged ones if these are what it holds; None if there is no state."""
-    directory = Path(run.directory)
-    if not directory.is_dir() or not located(directory, FILE).is_file():
-        return None
-    checkpoint = read_checkpoint_state(directory)
-    if checkpoint.ema is None:
-        return checkpoint.model
-    return {name.removeprefix("module."): tensor for name, tensor in checkpoint.ema.items()}
 
 
 def _of_float(subject: Subject, weights: Weights) -> nn.Module:

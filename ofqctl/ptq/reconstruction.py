@@ -84,7 +84,7 @@ class Reconstruct(Frozen):
         return self
 
 
-@PTQ_STAGES.register("reconstruct", Reconstruct)
+@PTQ_STAGES.register("reconstruct", Reconstruct, traits=["latents"])
 def reconstruct(task: Task, settings: Reconstruct) -> None:
     """Train the units of the model one after the other.
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from ofqctl.artifact import load_run
+from ofqctl.artifact import digest, load_run
 from ofqctl.data import DataSpec
 from ofqctl.errors import ArtifactError, DataError, RecipeError
 from ofqctl.jobs.quantize import QuantizeRequest, quantize
@@ -66,13 +67,82 @@ def test_training_starts_with_the_codes_and_the_logits_of_a_quantized_run(run_of
     run = run_of(recipe, *sets)
     before = load_run(run).model
     model, notes = started(run, load(recipe, [*QUICK, *sets]))
-    assert notes == []
+    assert notes == [f"{run} keeps no latent weights: weights start in the middle of their bins"]
+    check_same(before, model, images)
+
+
+def check_same(before, model, images):
+    """That a model with latent weights has the codes and the logits of a run."""
     codes = {name: site.encode_weight().codes for name, site in weight_sites(before)}
     for name, site in weight_sites(model):
         assert site.fixed_codes is None
         assert torch.equal(site.encode_weight().codes, codes[name]), name
     with torch.no_grad():
         assert torch.allclose(model(images), before(images), atol=1e-4)
+
+
+RECONSTRUCTED = "ptq=[{stage: reconstruct, iterations: 3, weight_rate: 0.1}]"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets"),
+    [
+        ("ofq/vit_w2a2", ()),
+        ("lsq", ()),
+        ("ptq/mse", ("weights.bits=3", "activations.bits=4")),
+        ("denseshift/vit_w3a8", ("weights.decomposition=true",)),
+    ],
+)
+def test_training_starts_with_the_latent_weights_that_reconstruction_has_trained(run_of, images, recipe, sets):
+    sets = (*sets, RECONSTRUCTED)
+    run = run_of(recipe, *sets)
+    kept = load_file(run / "latents.safetensors")
+    model, notes = started(run, load(recipe, [*QUICK, *sets]))
+    assert notes == []
+    check_same(load_run(run).model, model, images)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in kept.items())
+    (run / "latents.safetensors").unlink()
+    middle, notes = started(run, load(recipe, [*QUICK, *sets]))
+    assert len(notes) == 1
+    check_same(load_run(run).model, middle, images)
+    assert any(not torch.equal(middle.state_dict()[name], tensor) for name, tensor in kept.items())
+
+
+def test_latent_weights_are_the_start_of_other_widths_as_well(run_of, folder):
+    run = run_of("statsq", RECONSTRUCTED)
+    kept = load_file(run / "latents.safetensors")
+    from ofqctl.data import image_loader, open_data
+
+    start = open_start(ModelRequest(str(run)), None)
+    loader = image_loader(open_data(DataSpec(str(folder))), start.loaded.data_config, batch_size=8, limit=8)
+    start.quantized(load("statsq", [*QUICK, "weights.bits=4"]), lambda: loader, lambda *_: None, lambda model: model)
+    name = "blocks.0.mlp.fc1.weight"
+    assert torch.equal(start.loaded.model.state_dict()[name], kept[name])
+
+
+def test_latent_weights_that_are_damaged_or_of_other_codes_are_refused(run_of):
+    run, other = run_of("statsq", RECONSTRUCTED), run_of("statsq", RECONSTRUCTED, "calibration.images=4", name="other")
+    file = run / "latents.safetensors"
+    own = file.read_bytes()
+    file.write_bytes((other / file.name).read_bytes())
+    with pytest.raises(ArtifactError, match=r"latents\.safetensors: not of this run's codes"):
+        started(run, load("statsq", [*QUICK]))
+    file.write_bytes(own[:-4])
+    with pytest.raises(ArtifactError, match=r"latents\.safetensors: truncated"):
+        started(run, load("statsq", [*QUICK]))
+    tensors = load_file(other / file.name)
+    tensors["blocks.0.mlp.fc1.weight"][0, 0] = float("nan")
+    save_file(tensors, file, metadata={"weights_sha256": digest((run / "model.safetensors").read_bytes())})
+    with pytest.raises(ArtifactError, match=r"blocks\.0\.mlp\.fc1\.weight has 1 values that are NaN or infinite"):
+        started(run, load("statsq", [*QUICK]))
+
+
+def test_latent_weights_go_when_the_run_is_replaced_by_one_that_keeps_none(run_of, request_for):
+    run = run_of("statsq", RECONSTRUCTED)
+    model = request_for().model
+    again = QuantizeRequest(model, load("statsq", [*QUICK]), output=run, overwrite=True, device="cpu")
+    quantize(again)
+    assert not (run / "latents.safetensors").exists()
 
 
 def test_training_starts_with_the_latent_weights_of_an_earlier_training(request_for):
