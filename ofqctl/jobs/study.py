@@ -193,6 +193,7 @@ def study_report(request: ReportRequest) -> StudyReport:
     with output_file(request.html), output_file(request.markdown):
         kept = Path(request.study)
         if kept.suffix == ".json":
+            _check_finished(request)
             made = checked(StudyReport, parse_json(read_text(kept), str(kept)), str(kept))
         else:
             work = _open(request, lenient=True)
@@ -210,6 +211,16 @@ def study_report(request: ReportRequest) -> StudyReport:
             with replaced_file(request.markdown) as fresh:
                 fresh.write_text(study_markdown(made), encoding="utf-8")
     return made
+
+
+def _check_finished(request: ReportRequest) -> None:
+    """Refuse options that choose what a report is made of, for one that is made already."""
+    given = {"--output": request.folder, "--data": request.data, "--model": request.models, "--only": request.only}
+    if asked := [name for name, value in given.items() if value]:
+        raise StudyError(
+            f"{', '.join(asked)}: {request.study} is a report already, and is shown as it is",
+            hint="the name of the study, or its folder, makes another",
+        )
 
 
 def _open(request: StudyRequest, shard: tuple[int, int] = (1, 1), *, lenient: bool = False) -> _Work:

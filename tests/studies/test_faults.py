@@ -224,6 +224,15 @@ def test_a_kept_report_that_is_damaged_is_named(done, text):
     assert "kept.json" in told(done.ofqctl("study", "report", "kept.json"))
 
 
+def test_a_kept_report_is_shown_as_it_is_and_nothing_else_is_asked_of_it(done):
+    (done.folder / "kept.json").write_text(done.do("report", "--json").out)
+    assert done.ofqctl("study", "report", "kept.json").code == 0
+    for option in (("--only", "x"), ("--data", "a=b"), ("--output", "c")):
+        assert f"{option[0]}: kept.json is a report already" in told(
+            done.ofqctl("study", "report", "kept.json", *option)
+        )
+
+
 def test_images_of_a_copy_elsewhere_are_the_same(tmp_path):
     for name in ("here", "there"):
         rows = "".join(f"/data/{name}/{image},1,0.5\n" for image in ("a/1.png", "b/1.png"))
