@@ -8,7 +8,7 @@ may be augmented.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,19 @@ class AboutSoftLabels(Frozen):
     top: int
     classes: int
     seed: int
+
+
+def labels_digest(path: Path) -> str:
+    """SHA-256 of a file of soft labels, in hexadecimal digits.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)

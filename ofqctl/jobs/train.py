@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from ofqctl.artifact import load_run
 from ofqctl.convert import apply_plan
 from ofqctl.data import ImageData, ImageLoader, image_loader
 from ofqctl.devices import denormals_flushed, pick_device
-from ofqctl.distill import TERMS, SoftLabels, Teacher
+from ofqctl.distill import TERMS, SoftLabels, Teacher, labels_digest
 from ofqctl.documents import field_fault, fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
@@ -118,14 +119,17 @@ def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], 
     """Train while no other process can write the run directory."""
     request, processes = job.request, job.processes
     run = TrainedRun.open(request, processes, job.start, job.output, progress)
+    identity = run.data.identity
+    if request.soft_labels is not None:
+        identity |= {"soft_labels": labels_digest(request.soft_labels)}
     if job.checkpoint is not None and not request.force_recipe:
-        job.start.loaded.notes.extend(check_same_data(job.checkpoint, run.data.identity, job.output))
+        job.start.loaded.notes.extend(check_same_data(job.checkpoint, identity, job.output))
     if job.is_finished:
         return _finished(job.output)
     if request.check_data:
         run.check_headers()
     run.replaces = (job.output / NEXT_STATE).is_file() if job.checkpoint else is_ours(job.output)
-    engine = _engine(job, run.data, progress)
+    engine = _engine(job, run.data, identity, progress)
     run.teacher = engine.teacher
     if job.checkpoint is not None:
         engine.restore(job.checkpoint)
@@ -161,7 +165,7 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
     return _Job(request, settings, processes, start, output, _resumable(request, output, processes))
 
 
-def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
+def _engine(job: _Job, data: ImageData, identity: dict[str, Any], progress: Progress) -> Engine:
     """The engine with batches, teacher and quantized model."""
     request, processes, loaded = job.request, job.processes, job.start.loaded
     share = Share(job.settings.batch_size, request.grad_accum, processes.rank, processes.world)
@@ -187,7 +191,7 @@ def _engine(job: _Job, data: ImageData, progress: Progress) -> Engine:
         amp=request.amp,
         checkpoint_every=request.checkpoint_every,
         request=request.recorded(),
-        data=data.identity,
+        data=identity,
     )
 
 

@@ -1,5 +1,7 @@
 """Soft labels: what is stored is what the teacher says of these crops, and training with them asks no teacher."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,22 @@ def test_training_with_them_asks_no_teacher_and_is_the_same_twice(float_run, pho
     ]
     assert losses[0] == losses[1]
     assert all(0.0 < loss < 5.0 for loss in losses[0])
+
+
+def test_a_training_goes_on_with_the_same_soft_labels_alone(float_run, photos, tmp_path):
+    labels = cached(float_run, photos, tmp_path / "soft.safetensors", views=2)
+    request = training(float_run, photos, tmp_path / "run", labels)
+
+    def stop(_row, _total):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(replace(request, checkpoint_every=1), on_step=stop)
+    moved = labels.rename(tmp_path / "moved.safetensors")
+    resumed = replace(request, resume="auto", soft_labels=cached(float_run, photos, labels, views=2, seed=1))
+    with pytest.raises(RecipeError, match=r"was trained on other data:\n  data\.soft_labels: "):
+        train(resumed)
+    train(replace(resumed, soft_labels=moved))
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_told(float_run, photos, tmp_path):
