@@ -3,7 +3,7 @@
 from torch import nn
 
 from ofqctl.convert.planning import make_plan, notes_on_sizes
-from ofqctl.convert.surgery import apply_plan, describe, operands, origin_of, replace_modules, weight_site
+from ofqctl.convert.surgery import apply_plan, describe, operands, origin_of, replace_modules, requantize, weight_site
 from ofqctl.convert.survey import takes_any_size
 from ofqctl.recipe import Plan, Recipe
 
@@ -33,6 +33,7 @@ __all__ = [
     "operands",
     "origin_of",
     "replace_modules",
+    "requantize",
     "takes_any_size",
     "weight_site",
 ]

@@ -6,7 +6,7 @@ from torch import nn
 
 from ofqctl.layers import QuantConv2d, QuantLinear, WeightSite
 from ofqctl.layers.attention import AttentionProducts, QKRProducts, QuantAttention, quantize_attention
-from ofqctl.quantizers import Quantizer
+from ofqctl.quantizers import Quantizer, build_quantizer
 from ofqctl.recipe import Plan, QuantizerPlan
 from ofqctl.recipe.plan import Replacement
 
@@ -70,6 +70,26 @@ def _places(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, st
         if held is module:
             parent, _, child = name.rpartition(".")
             yield model.get_submodule(parent), child
+
+
+def requantize(model: nn.Module, plan: Plan) -> None:
+    """Give a converted model new quantizers for its weights and activations, whose start values are not set yet.
+
+    Args:
+        model: The converted model, with latent weights; changed in place.
+        plan: A plan of the same modules.
+    """
+    device = next(model.parameters()).device
+    for name, module_plan in plan.modules.items():
+        module = model.get_submodule(name)
+        site = weight_site(module)
+        if site is not None and site.weight_quantizer is not None and module_plan.weight is not None:
+            if site.weight_quantizer.own_latents:  # beside the latent weight, which alone is none to quantize
+                site.install_latent(site.quantized_weight().detach().clone())
+            site.weight_quantizer = build_quantizer(module_plan.weight).to(device)
+        holder = module.products if isinstance(module, QuantAttention) else module
+        for operand, quantizer in module_plan.operands.items():
+            setattr(holder, operand, build_quantizer(quantizer).to(device))
 
 
 def describe(model: nn.Module, plan: Plan) -> Plan:

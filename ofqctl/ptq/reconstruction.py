@@ -21,29 +21,37 @@ All but ``glfq`` are relative to how much the targets vary from image to image, 
 unit. With ``ahead: k``, the outputs of the next ``k`` units, computed in float, are compared in place of the unit's,
 and the mean taken: the cross-block reconstruction of WKVQuant (``loss: mae``, ``ahead: 5``). Where what follows a unit
 reads more than its output, that output alone is compared, with a note.
+
+With ``through``, as in Bit-by-Bit, the width falls in stages, and the latent weights of each are the start of the next.
 """
 
 import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import repeat
-from typing import Self
+from itertools import pairwise, repeat
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ofqctl.convert import requantize
+from ofqctl.errors import RecipeError
 from ofqctl.hooks import attached
 from ofqctl.layers import WeightSite
+from ofqctl.ptq.calibration import calibrate
 from ofqctl.ptq.reconstruction_loss import Kind, Losses
 from ofqctl.ptq.task import Task
 from ofqctl.ptq.units import Part, Piece, rebatched, walk
 from ofqctl.ptq.views import views_of
 from ofqctl.quantizers import Quantizer
+from ofqctl.recipe import Plan
 from ofqctl.recipe.methods import PTQ_STAGES
+from ofqctl.recipe.plan import AnyQuantizerPlan
 from ofqctl.registry import Frozen
 
+_Width = Annotated[int, Field(ge=1, le=8)]
 _TIMED = 3  # iterations that are timed to find how many fit into the time budget
 
 
@@ -52,7 +60,9 @@ class Reconstruct(Frozen):
 
     Attributes:
         share: Share of the calibration images to use; the others are left to a search in a later stage.
-        iterations: Number of optimizer steps (Adam) for each block.
+        through: Widths on the way to the recipe's, from many bits to few: all quantizers of fewer bits have these
+            first, and the model is reconstructed at each of them; weights go on, all else starts anew.
+        iterations: Number of optimizer steps (Adam) for each block and width.
         batch_size: Number of images in one iteration.
         loss: What is minimized: the squared error of the unit's output, weighted by the mean squared gradient
             (``fisher``), by the average perturbation Hessian (``aphq``), or not at all (``mse``); its absolute error
@@ -67,6 +77,7 @@ class Reconstruct(Frozen):
     """
 
     share: float = Field(default=1.0, gt=0.0, le=1.0)
+    through: tuple[_Width, ...] = ()
     iterations: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     loss: Kind = "fisher"
@@ -81,6 +92,8 @@ class Reconstruct(Frozen):
     def _compares_one_thing(self) -> Self:
         if self.loss == "glfq" and self.ahead:
             raise ValueError(f"ahead: {self.ahead} units behind; glfq compares the features behind all of them, so 0")
+        if any(later >= width for width, later in pairwise(self.through)):
+            raise ValueError(f"through: {list(self.through)}; widths go from many bits to few")
         return self
 
 
@@ -94,30 +107,63 @@ def reconstruct(task: Task, settings: Reconstruct) -> None:
     fitted = max(1, round(settings.share * task.images.images))
     views = views_of(Part(task.images, stop=fitted), settings.views, generator)
     images = rebatched(views, repeat(settings.batch_size), task.images.beside("views"))
+    plans = {width: _of_at_least(task.plan, width) for width in settings.through}
     done: list[int] = []
     with _constant(task.original):
         losses = Losses(task, settings.loss, settings.ahead, images, generator)
-        for piece in walk(task.model, task.original, task.plan, images):
-            task.progress("reconstruct", piece.number, piece.count)
-            if task.clock.over:
-                break
-            done.append(_train(task, settings, piece, losses, generator))
-            task.progress("reconstruct", piece.number + 1, piece.count)
+        blocks = len(losses.units) * (len(plans) + 1)
+        for width, plan in [*plans.items(), (None, task.plan)]:
+            if plans:
+                requantize(task.model, plan)
+                calibrate(task.model, plan, task.images)
+            work = "reconstruct" if width is None else f"reconstruct at {width} bits"
+            for piece in walk(task.model, task.original, plan, images):
+                task.progress(work, piece.number, piece.count)
+                if task.clock.over:
+                    break
+                done.append(_train(task, settings, piece, losses, generator, blocks - len(done)))
+                task.progress(work, piece.number + 1, piece.count)
     images.delete()
     task.fitted = max(task.fitted, fitted)
-    units = len(losses.units)
-    if len(done) < units or min(done) < settings.iterations:
+    if len(done) < blocks or min(done) < settings.iterations:
         task.notes.append(
-            f"reconstruct: the time budget allowed {sum(done) // units} of {settings.iterations} iterations for each "
-            f"of {units} blocks"
+            f"reconstruct: the time budget allowed {sum(done) // blocks} of {settings.iterations} iterations for each "
+            f"of {len(losses.units)} blocks"
         )
 
 
-def _train(task: Task, settings: Reconstruct, piece: Piece, losses: Losses, generator: torch.Generator) -> int:
-    """Reconstruct one unit; return the number of iterations that the time budget allowed."""
+def _of_at_least(plan: Plan, bits: int) -> Plan:
+    """The plan with quantizers of fewer bits at ``bits``.
+
+    Raises:
+        RecipeError: A quantizer does not have this width.
+    """
+
+    def widened(quantizer: AnyQuantizerPlan) -> AnyQuantizerPlan:
+        wide = quantizer.model_copy(update={"bits": max(bits, quantizer.bits)})
+        if (reason := wide.refused(wide.bits)) is not None:
+            raise RecipeError(f"reconstruct: through: {reason}")
+        return wide
+
+    modules = {
+        name: module.model_copy(
+            update={
+                "weight": None if module.weight is None else widened(module.weight),
+                "operands": {operand: widened(quantizer) for operand, quantizer in module.operands.items()},
+            }
+        )
+        for name, module in plan.modules.items()
+    }
+    return plan.model_copy(update={"modules": modules})
+
+
+def _train(
+    task: Task, settings: Reconstruct, piece: Piece, losses: Losses, generator: torch.Generator, left: int
+) -> int:
+    """Reconstruct one unit, of ``left`` to come; return the number of iterations that the time budget allowed."""
     began, share = time.monotonic(), task.clock.left
     if share is not None:
-        share /= piece.count - piece.number
+        share /= left
     loss_of = losses.of(piece)
     order: list[int] = []
     iterations, done = settings.iterations, 0
