@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ofqctl.artifact import Run, read_latents
 from ofqctl.convert import apply_plan, describe, make_plan, notes_on_sizes, operands, replace_modules, weight_site
 from ofqctl.data import ImageLoader
+from ofqctl.devices import suited_threads
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.evaluation import find_run
 from ofqctl.files import located
@@ -16,7 +17,7 @@ from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model, sources
 from ofqctl.models.outputs import leave_out_classifier
 from ofqctl.progress import Progress
-from ofqctl.ptq import calibrate
+from ofqctl.ptq import calibrate, on_disk, quantize_post_training
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.plan import computes_alike
@@ -42,6 +43,12 @@ class Start:
         return plan if plan is not None and plan.modules else None
 
     @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Size of one image, (3, H, W)."""
+        channels, height, width = self.loaded.data_config["input_size"]
+        return channels, height, width
+
+    @property
     def origin(self) -> str:
         """Source of the float weights."""
         return self.loaded.source if self.run is None else self.run.config.source
@@ -52,8 +59,10 @@ class Start:
         images: Callable[[], ImageLoader],
         progress: Progress,
         prepare: Callable[[nn.Module], object],
+        *,
+        seed: int = 0,
     ) -> tuple[Plan, list[str]]:
-        """Quantize the model in place as ``recipe`` says.
+        """Quantize the model in place as ``recipe`` says; a float model with its stages of post-training quantization.
 
         Quantizers that the run also has, with the same grid, keep their values; the others start from the weights and
         from training images, after those.
@@ -63,6 +72,7 @@ class Start:
             images: Opens the calibration images; called only if something must be calibrated.
             progress: Called to report the progress of calibration.
             prepare: Moves the model to the device to compute on.
+            seed: Seed of everything random in the stages.
 
         Returns:
             The plan, and notes on what could not be carried over.
@@ -70,8 +80,14 @@ class Start:
         Raises:
             RecipeError: The run has merged query and key, and the recipe has not, or merges them differently.
         """
-        model, previous = self.loaded.model, self.plan or Plan(modules={})
-        plan = make_plan(model, recipe, tuple(self.loaded.data_config["input_size"]))
+        model, previous, size = self.loaded.model, self.plan or Plan(modules={}), self.input_size
+        if recipe.ptq and self.plan is None:
+            prepare(model)
+            seen = on_disk((batch for batch, _ in images()), next(model.parameters()).device)
+            with seen as stored, suited_threads(model):
+                task = quantize_post_training(model, recipe, size, stored, progress=progress, seed=seed)
+            return describe(model, task.plan), task.notes
+        plan = make_plan(model, recipe, size)
         _check_merged(previous, plan, recipe, self.loaded.source)
         notes = notes_on_sizes(model, recipe)
         plan, kept = _carried_over(previous, plan)

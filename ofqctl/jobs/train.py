@@ -156,9 +156,9 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
     check_objective(
         settings, gives(start.loaded.num_classes), recipe=request.recipe.name, model=start.loaded.architecture
     )
-    if request.recipe.ptq:
+    if request.recipe.ptq and start.plan is not None:
         stages = ", ".join(stage.stage for stage in request.recipe.ptq)
-        start.loaded.notes.append(f"ptq is for `ofqctl quantize`; training starts without {stages}")
+        start.loaded.notes.append(f"the run is quantized already: training starts without {stages}")
     if settings.augmentation.crop_pct is not None:
         start.loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
     output = _output(request, start.loaded)
@@ -323,6 +323,8 @@ def _quantized(
         size, count = wanted.batch_size, wanted.images
         return image_loader(data, loaded.data_config, batch_size=size, limit=count, seed=request.seed)
 
-    plan, notes = start.quantized(request.recipe, images, progress, lambda model: model.to(processes.device))
+    plan, notes = start.quantized(
+        request.recipe, images, progress, lambda model: model.to(processes.device), seed=request.seed
+    )
     loaded.notes.extend(notes)
     return plan

@@ -205,7 +205,7 @@ class Recipe(Frozen):
         attention: What is done to attention.
         layers: Exceptions by module name; later ones win.
         calibration: Where start values come from.
-        ptq: Stages that ``quantize`` runs in addition to calibration, in this order.
+        ptq: Stages that follow calibration, in this order: in ``quantize``, and ahead of training in ``train``.
         training: How ``train`` trains, or None if the recipe does not say.
     """
 

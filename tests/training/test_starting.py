@@ -108,6 +108,23 @@ def test_training_starts_with_the_latent_weights_that_reconstruction_has_trained
     assert any(not torch.equal(middle.state_dict()[name], tensor) for name, tensor in kept.items())
 
 
+def test_a_float_model_starts_with_what_the_recipes_stages_make_of_it(request_for, folder, tmp_path):
+    from ofqctl.data import image_loader, open_data
+
+    recipe, model, data = load("statsq", [*QUICK, RECONSTRUCTED]), request_for().model, DataSpec(str(folder))
+    quantize(QuantizeRequest(model, recipe, output=tmp_path / "run", calibration=data, device="cpu"))
+    torch.manual_seed(0)  # of the model's weights
+    start = open_start(model, None)
+    loader = image_loader(open_data(data), start.loaded.data_config, batch_size=8, limit=8)
+    plan, notes = start.quantized(recipe, lambda: loader, lambda *_: None, lambda model: model)
+    assert notes == []
+    run = load_run(tmp_path / "run")
+    assert plan == run.config.quantization_config.plan
+    expected = {name: site.encode_weight().codes for name, site in weight_sites(run.model)}
+    for name, site in weight_sites(start.loaded.model):
+        assert torch.equal(site.encode_weight().codes, expected[name]), name
+
+
 def test_latent_weights_are_the_start_of_other_widths_as_well(run_of, folder):
     run = run_of("statsq", RECONSTRUCTED)
     kept = load_file(run / "latents.safetensors")

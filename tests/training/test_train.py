@@ -258,9 +258,14 @@ def test_a_recipe_for_another_model_is_refused(request_for):
         train(request_for(sets=["model=swin_tiny_patch4_window7_224"]))
 
 
-def test_stages_of_post_training_quantization_that_training_leaves_out_are_named(request_for):
-    result = train(request_for(sets=["ptq=[{stage: layer_norm}, {stage: erq}]"]))
-    assert any("training starts without layer_norm, erq" in note for note in result.notes)
+def test_stages_of_post_training_quantization_come_before_training_and_never_again(request_for):
+    sets = ["ptq=[{stage: layer_norm}, {stage: erq}]", "training.distillation=null"]
+    first = train(request_for(sets=sets))
+    assert not any("training starts without" in note for note in first.notes)
+    again = train(
+        replace(request_for(sets=sets), model=ModelRequest(first.output), output=Path(first.output + "-again"))
+    )
+    assert any("training starts without layer_norm, erq" in note for note in again.notes)
 
 
 def test_a_phase_that_ends_within_its_warm_up_is_told(request_for):
