@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofqctl.data import coloured, white_noise
 from ofqctl.errors import ModelError
@@ -17,6 +16,7 @@ from ofqctl.models.outputs import check_output
 from ofqctl.progress import Progress
 
 _RATE = 0.05  # of Adam; white noise has a variance of 1
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _MOVED = 1 / 14  # of the sides of an image, by which it is shifted at most
 
 
@@ -53,7 +53,7 @@ def fitted_images(
     Source: the idea is that of ZeroQ, arXiv 2001.00281, and, for models without batch normalization, of PSAQ-ViT, arXiv
     2203.02250; the images are ours.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
     if embeds(model) and not norms:
         raise ModelError(
             "calibration.fitting: this model has neither classes nor running statistics to fit images to",
@@ -95,7 +95,7 @@ def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
     return moved.flip(3) if torch.rand(1, generator=generator) < 0.5 else moved
 
 
-def _loss(model: nn.Module, norms: Sequence[_BatchNorm], images: Tensor, classes: Tensor | None) -> Tensor:
+def _loss(model: nn.Module, norms: Sequence[nn.Module], images: Tensor, classes: Tensor | None) -> Tensor:
     seen: list[Tensor] = []
     hooks = (norm.register_forward_pre_hook(lambda own, args: seen.append(_divergence(own, args[0]))) for norm in norms)
     with attached(hooks):
@@ -108,7 +108,7 @@ def _loss(model: nn.Module, norms: Sequence[_BatchNorm], images: Tensor, classes
 
 def _divergence(norm: nn.Module, x: Tensor) -> Tensor:
     """Divergence of the normal distribution of each channel from the one that was seen in training, a mean."""
-    assert isinstance(norm, _BatchNorm)
+    assert isinstance(norm, _NORMS)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     over = [dim for dim in range(x.dim()) if dim != 1]

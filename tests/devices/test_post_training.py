@@ -61,6 +61,6 @@ def test_sensitivities_are_those_of_the_cpu(device, vit, images):
         with on_disk(images.to(place).split(4), place) as stored:
             target = Target(bits=5, candidates=(4, 8))
             _, figures = mix_precision(model, load("ptq/minmax"), target, SIZE, stored, silent)
-        measured[place] = figures.sensitivities
+        measured[place] = figures.weights.sensitivities
     for name, widths in measured[CPU].items():
         assert measured[device][name] == pytest.approx(widths, rel=0.05, abs=1e-6), name

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file
@@ -66,6 +66,7 @@ def grid_of(kind, bits, rows, random):
     columns=st.integers(1, 9),
     seed=st.integers(0, 99),
 )
+@example(kind="table of halves", bits=8, rows=1, columns=1, seed=0)  # its largest integer is 128
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("streamed", [(), (2, 4)])
 def test_weights_of_every_width_and_grid_are_stored_at_it_and_decoded_at_load(
@@ -89,7 +90,9 @@ def test_weights_of_every_width_and_grid_are_stored_at_it_and_decoded_at_load(
         assert expected.min() >= -128
         assert expected.max() <= 127 + weight.overflows
         wanted[writer.integers(weight)] = (TensorProto.INT8, expected.clip(max=127))
-        assert weight.overflows == (kind == "powers of two" and bits == 4)
+        every = torch.arange(grid.range.low, grid.range.high + 1, dtype=torch.int16).expand(rows, -1)
+        largest = weight.multiplier * float(grid.points(every).max())
+        assert weight.overflows == (kind in ("powers of two", "table of halves") and largest == 128)
         if weight.overflows:
             wanted[writer.excess(weight)] = (TensorProto.INT8, expected > 127)
         if -128 <= weight.smallest <= weight.largest < 128 and not weight.zero.ndim:
