@@ -15,13 +15,13 @@ QUICKLY = {
     "repq": (),
     "erq": (),
     "gptaq": (),
-    "evolq": ("ptq.1.iterations=5", "ptq.2.passes=1"),
-    "best": ("ptq.1.iterations=5",),
-    "glfq": ("ptq.1.iterations=5",),
-    "aphq": ("ptq.1.iterations=5",),
-    "wkvquant": ("ptq.2.iterations=5",),
-    "rotation": ("ptq.2.iterations=5",),
-    "residual_rotation": ("ptq.1.iterations=5",),
+    "evolq": ("ptq.1.iterations=5", "ptq.1.views=16", "ptq.2.passes=1"),
+    "best": ("ptq.1.iterations=5", "ptq.1.views=16"),
+    "glfq": ("ptq.1.iterations=5", "ptq.1.views=16"),
+    "aphq": ("ptq.1.iterations=5", "ptq.1.views=16"),
+    "wkvquant": ("ptq.2.iterations=5", "ptq.2.views=16"),
+    "rotation": ("ptq.2.iterations=5", "ptq.2.views=16"),
+    "residual_rotation": ("ptq.1.iterations=5", "ptq.1.views=16"),
 }
 
 

@@ -81,7 +81,7 @@ def check_same(before, model, images):
         assert torch.allclose(model(images), before(images), atol=1e-4)
 
 
-RECONSTRUCTED = "ptq=[{stage: reconstruct, iterations: 3, weight_rate: 0.1}]"
+RECONSTRUCTED = "ptq=[{stage: reconstruct, iterations: 3, views: 8, weight_rate: 0.1}]"
 
 
 @pytest.mark.parametrize(
