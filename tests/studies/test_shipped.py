@@ -105,9 +105,10 @@ def test_smoke_has_the_same_figures_in_two_folders(bench):
     tables = []
     for name in ("one", "two"):
         bench.output = bench.folder / name
-        ended = bench.do("run", "--only", "*seed=0*", "--json", study="smoke")  # all of it: the demonstration
+        some = ("--only", "*seed=0*")  # all of it is the demonstration
+        ended = bench.do("run", *some, "--json", study="smoke")
         assert (ended.code, {row["state"] for row in ended.json["rows"]}) == (0, {"done"})
-        report = bench.do("report", "--html", f"{name}.html", "--json", study="smoke").json
+        report = bench.do("report", *some, "--html", f"{name}.html", "--json", study="smoke").json
         assert not report["failures"]
         rows = {row["row"]: row["figures"] for row in report["rows"]}
         exact = ("top1", "top1 vs float", "loss", "loss vs float", "bytes", "oscillating", "flips")
