@@ -3,7 +3,16 @@
 from torch import nn
 
 from ofqctl.convert.planning import make_plan, notes_on_sizes
-from ofqctl.convert.surgery import apply_plan, describe, operands, origin_of, replace_modules, requantize, weight_site
+from ofqctl.convert.surgery import (
+    apply_plan,
+    describe,
+    operand_holder,
+    operands,
+    origin_of,
+    replace_modules,
+    requantize,
+    weight_site,
+)
 from ofqctl.convert.survey import takes_any_size
 from ofqctl.recipe import Plan, Recipe
 
@@ -30,6 +39,7 @@ __all__ = [
     "describe",
     "make_plan",
     "notes_on_sizes",
+    "operand_holder",
     "operands",
     "origin_of",
     "replace_modules",

@@ -87,9 +87,8 @@ def requantize(model: nn.Module, plan: Plan) -> None:
             if site.weight_quantizer.own_latents:  # beside the latent weight, which alone is none to quantize
                 site.install_latent(site.quantized_weight().detach().clone())
             site.weight_quantizer = build_quantizer(module_plan.weight).to(device)
-        holder = module.products if isinstance(module, QuantAttention) else module
         for operand, quantizer in module_plan.operands.items():
-            setattr(holder, operand, build_quantizer(quantizer).to(device))
+            setattr(operand_holder(module), operand, build_quantizer(quantizer).to(device))
 
 
 def describe(model: nn.Module, plan: Plan) -> Plan:
@@ -119,9 +118,14 @@ def weight_site(module: nn.Module) -> WeightSite | None:
     return module if isinstance(module, WeightSite) else None
 
 
+def operand_holder(module: nn.Module) -> nn.Module:
+    """What holds the activation quantizers of a planned module: itself, or the products of an attention block."""
+    return module.products if isinstance(module, QuantAttention) else module
+
+
 def operands(module: nn.Module) -> dict[str, Quantizer]:
     """The activation quantizers of a planned module, by operand name."""
-    holder = module.products if isinstance(module, QuantAttention) else module
+    holder = operand_holder(module)
     names = ("input",) if not isinstance(holder, AttentionProducts) else ("x", "q", "k", "qkx", "softmax", "v")
     found = {name: getattr(holder, name, None) for name in names}
     return {name: q for name, q in found.items() if isinstance(q, Quantizer)}

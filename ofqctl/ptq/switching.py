@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ofqctl.convert import operands, weight_site
+from ofqctl.convert import operand_holder, operands, weight_site
 from ofqctl.layers import WeightSite
-from ofqctl.layers.attention import QuantAttention
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan
 
@@ -33,8 +32,7 @@ class Quantizers:
             site = weight_site(module)
             if site is not None and site.weight_quantizer is not None:
                 self.weights.append((name, site, site.weight_quantizer))
-            holder = module.products if isinstance(module, QuantAttention) else module
-            self.operands += [(name, holder, operand, q) for operand, q in operands(module).items()]
+            self.operands += [(name, operand_holder(module), operand, q) for operand, q in operands(module).items()]
 
     def names(self, *parts: Quantized) -> list[str]:
         """Names of the modules that have quantizers of these parts."""

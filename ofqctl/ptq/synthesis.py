@@ -61,10 +61,11 @@ def fitted_images(
         )
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
+    count = 0 if embeds(model) else _outputs(model, config)
     for number, size in enumerate(sizes):
         white = white_noise(config, size, generator).to(device).requires_grad_()
         optimizer = torch.optim.Adam([white], lr=_RATE, betas=(0.5, 0.9))
-        classes = None if embeds(model) else _drawn(model, config, size, generator)
+        classes = torch.randint(count, (size,), generator=generator).to(device) if count else None
         for step in range(steps):
             progress("fit synthetic images", number * steps + step, len(sizes) * steps)
             with torch.enable_grad():
@@ -77,12 +78,11 @@ def fitted_images(
     progress("fit synthetic images", len(sizes) * steps, len(sizes) * steps)
 
 
-def _drawn(model: nn.Module, config: Mapping[str, Any], size: int, generator: torch.Generator) -> Tensor:
-    """A class for each image."""
-    device = next(model.parameters()).device
+def _outputs(model: nn.Module, config: Mapping[str, Any]) -> int:
+    """Number of outputs of the model."""
     with torch.no_grad():
-        count = model(torch.zeros(1, *config["input_size"], device=device)).shape[1]
-    return torch.randint(count, (size,), generator=generator).to(device)
+        blank = torch.zeros(1, *config["input_size"], device=next(model.parameters()).device)
+        return check_output(model(blank), blank).shape[1]
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:

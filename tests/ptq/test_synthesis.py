@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from ofqctl.data import synthetic_images
+from ofqctl.data import synthetic_images, white_noise
 from ofqctl.errors import ModelError
 from ofqctl.progress import silent
 from ofqctl.ptq import fitted_images, synthesis
@@ -35,9 +35,10 @@ def fitted(model, steps, sizes=(4,), seed=0):
     return list(fitted_images(model, CONFIG, sizes, steps, seed, silent))
 
 
-def test_a_model_comes_to_see_the_drawn_classes_in_the_images(lively_vit, monkeypatch):
-    classes = torch.tensor([0, 3, 3, 7])
-    monkeypatch.setattr(synthesis, "_drawn", lambda *_: classes)
+def test_a_model_comes_to_see_the_drawn_classes_in_the_images(lively_vit):
+    generator = torch.Generator().manual_seed(0)
+    white_noise(CONFIG, 4, generator)
+    classes = torch.randint(10, (4,), generator=generator)  # drawn behind the noise
     lively_vit.eval()
     with torch.no_grad():
         lively_vit.head.weight.mul_(10.0)
