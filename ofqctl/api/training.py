@@ -37,6 +37,7 @@ def train(
     soft_labels: str | Path | None = None,
     checkpoint_every: int = 0,
     logs: Sequence[LogName] = (),
+    time_budget: float | None = None,
     seed: int = 0,
     device: DeviceName = "auto",
     amp: bool = False,
@@ -68,6 +69,8 @@ def train(
         soft_labels: File of soft labels, whose crops are trained on in place of asking the teacher.
         checkpoint_every: Optimizer steps between checkpoints within an epoch; 0 saves after epochs only.
         logs: Programs that figures are logged with, beside the run's own tables.
+        time_budget: Seconds for all of it: at most half for stages ahead of training, then as many epochs of the recipe
+            as fit; None sets no limit.
         seed: Seed of random weights, order and augmentation.
         device: Device to compute on.
         amp: Whether to autocast to bfloat16.
@@ -101,6 +104,7 @@ def train(
         soft_labels=None if soft_labels is None else Path(soft_labels),
         checkpoint_every=checkpoint_every,
         logs=tuple(logs),
+        time_budget=time_budget,
         seed=seed,
         device=device,
         amp=amp,

@@ -81,6 +81,10 @@ class _Execution:  # a resumed run has these options already: without a value he
     compiled: bool = flag(
         "Compile the quantizers: about half a minute first, then faster steps; needs a C++ compiler.", "--compile"
     )
+    time_budget: float | None = option(
+        "SECONDS",
+        "Time limit in seconds: at most half for stages ahead of training, then as many of the recipe's epochs as fit.",
+    )
     grad_accum: int | None = option(
         "N", "Cut each batch into N parts, one after another: less memory, the same steps; by default 1.", min=1
     )
@@ -143,6 +147,7 @@ def train(
         "force_recipe": output.force_recipe or None,
         "check_data": images.check_data or None,
         "soft_labels": images.soft_labels,
+        "time_budget": execution.time_budget,
         "seed": execution.seed,
         "device": execution.device,
         "amp": execution.amp and True,

@@ -17,7 +17,7 @@ from ofqctl.hub.pulling import TRAINING
 from ofqctl.models import LoadedModel, ModelRequest, build_architecture, load_model, sources
 from ofqctl.models.outputs import leave_out_classifier
 from ofqctl.progress import Progress
-from ofqctl.ptq import calibrate, on_disk, quantize_post_training
+from ofqctl.ptq import Clock, calibrate, on_disk, quantize_post_training
 from ofqctl.quantizers import Quantizer
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.plan import computes_alike
@@ -61,6 +61,7 @@ class Start:
         prepare: Callable[[nn.Module], object],
         *,
         seed: int = 0,
+        clock: Clock | None = None,
     ) -> tuple[Plan, list[str]]:
         """Quantize the model in place as ``recipe`` says; a float model with its stages of post-training quantization.
 
@@ -73,6 +74,7 @@ class Start:
             progress: Called to report the progress of calibration.
             prepare: Moves the model to the device to compute on.
             seed: Seed of everything random in the stages.
+            clock: Time budget of the stages.
 
         Returns:
             The plan, and notes on what could not be carried over.
@@ -85,7 +87,7 @@ class Start:
             prepare(model)
             seen = on_disk((batch for batch, _ in images()), next(model.parameters()).device)
             with seen as stored, suited_threads(model):
-                task = quantize_post_training(model, recipe, size, stored, progress=progress, seed=seed)
+                task = quantize_post_training(model, recipe, size, stored, progress=progress, clock=clock, seed=seed)
             return describe(model, task.plan), task.notes
         plan = make_plan(model, recipe, size)
         _check_merged(previous, plan, recipe, self.loaded.source)

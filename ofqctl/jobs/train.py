@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from ofqctl.documents import field_fault, fitting
 from ofqctl.errors import ArtifactError, RecipeError
 from ofqctl.evaluation import holds_run, open_subject
 from ofqctl.files import NEXT_STATE, is_ours, output_directory, sweep
+from ofqctl.jobs.pacing import STAGES, as_begun, paced
 from ofqctl.jobs.starting import Start, check_model, open_start
 from ofqctl.jobs.train_request import TrainRequest, check_same, check_same_data, recorded_request
 from ofqctl.jobs.trained_run import TrainedRun
 from ofqctl.jobs.writing import about_run, default_output
 from ofqctl.models import LoadedModel, ModelRequest, gives
 from ofqctl.progress import Progress, silent
+from ofqctl.ptq import Clock
 from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Training
@@ -94,6 +96,7 @@ class _Job:
         start: The float model or the run to start from.
         output: The run directory.
         checkpoint: The state to continue from, or None.
+        clock: The time that is left.
     """
 
     request: TrainRequest
@@ -102,6 +105,7 @@ class _Job:
     start: Start
     output: Path
     checkpoint: Checkpoint | None
+    clock: Clock
 
     @property
     def is_finished(self) -> bool:
@@ -129,7 +133,7 @@ def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], 
     if request.check_data:
         run.check_headers()
     run.replaces = (job.output / NEXT_STATE).is_file() if job.checkpoint else is_ours(job.output)
-    engine = _engine(job, run.data, identity, progress)
+    engine = _engine(job, run, identity, progress)
     run.teacher = engine.teacher
     if job.checkpoint is not None:
         engine.restore(job.checkpoint)
@@ -143,11 +147,14 @@ def _train_claimed(job: _Job, progress: Progress, on_step: Callable[[Row, int], 
 
 def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _Job:
     """Open the model, and decide where the result is written and whether a run is continued."""
+    clock = Clock(request.time_budget)
     settings = request.recipe.training
     if settings is None:
         raise RecipeError(
             f"recipe '{request.recipe.name}': has no training part", hint="`ofqctl recipe ls` shows which have one"
         )
+    if request.time_budget is not None and request.time_budget <= 0:
+        raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
     check_logs(request.logs)
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)
@@ -162,12 +169,18 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
     if settings.augmentation.crop_pct is not None:
         start.loaded.data_config["crop_pct"] = settings.augmentation.crop_pct
     output = _output(request, start.loaded)
-    return _Job(request, settings, processes, start, output, _resumable(request, output, processes))
+    checkpoint = _begun(request, output)
+    if checkpoint is not None and request.time_budget is not None:
+        request = replace(request, recipe=as_begun(request.recipe, checkpoint))
+        settings = request.recipe.training or settings
+    if checkpoint is not None and not request.force_recipe:
+        check_same(checkpoint, request, processes.world, output)
+    return _Job(request, settings, processes, start, output, checkpoint, clock)
 
 
-def _engine(job: _Job, data: ImageData, identity: dict[str, Any], progress: Progress) -> Engine:
-    """The engine with batches, teacher and quantized model."""
-    request, processes, loaded = job.request, job.processes, job.start.loaded
+def _engine(job: _Job, run: TrainedRun, identity: dict[str, Any], progress: Progress) -> Engine:
+    """The engine with batches, teacher and quantized model, and with the epochs that there is time for."""
+    request, processes, loaded, data = job.request, job.processes, job.start.loaded, run.data
     share = Share(job.settings.batch_size, request.grad_accum, processes.rank, processes.world)
     teacher = _teacher(request, job.start, processes)
     labels = _soft_labels(request, teacher, data, loaded)
@@ -176,15 +189,20 @@ def _engine(job: _Job, data: ImageData, identity: dict[str, Any], progress: Prog
     )
     if labels is not None:
         teacher = None  # batches have its answers
-    plan = _quantized(request, job.start, data, job.checkpoint, processes, progress)
-    for phase in job.settings.phases:
+    plan = _quantized(job, data, progress)
+    recipe = request.recipe
+    if job.checkpoint is None and job.clock.left is not None:
+        trial = Engine(copy.deepcopy(loaded.model), plan, recipe, batches, teacher, processes, amp=request.amp)
+        recipe = paced(trial, job.clock, run.validated, progress)
+    assert recipe.training is not None
+    for phase in recipe.training.phases:
         warmup, steps = warmup_steps(phase, batches.steps_per_epoch), phase.epochs * batches.steps_per_epoch
         if warmup > steps:
             loaded.notes.append(f"phase '{phase.name}' ends within its warm-up: it has {steps} of {warmup} steps")
     return Engine(
         loaded.model,
         plan,
-        request.recipe,
+        recipe,
         batches,
         teacher,
         processes,
@@ -225,14 +243,11 @@ def _output(request: TrainRequest, loaded: LoadedModel) -> Path:
     return request.resume
 
 
-def _resumable(request: TrainRequest, output: Path, processes: Processes) -> Checkpoint | None:
+def _begun(request: TrainRequest, output: Path) -> Checkpoint | None:
     """The state to continue from, or None."""
     if request.resume is None or (request.resume == "auto" and not state_to_resume(output).is_file()):
         return None
-    checkpoint = read_checkpoint_state(output, resumed=True)
-    if not request.force_recipe:
-        check_same(checkpoint, request, processes.world, output)
-    return checkpoint
+    return read_checkpoint_state(output, resumed=True)
 
 
 def _finished(output: Path) -> TrainResult:
@@ -300,15 +315,9 @@ def _soft_labels(
     return labels
 
 
-def _quantized(
-    request: TrainRequest,
-    start: Start,
-    data: ImageData,
-    checkpoint: Checkpoint | None,
-    processes: Processes,
-    progress: Progress,
-) -> Plan:
+def _quantized(job: _Job, data: ImageData, progress: Progress) -> Plan:
     """Convert the model in place, with start values unless a checkpoint is restored."""
+    request, start, checkpoint, processes = job.request, job.start, job.checkpoint, job.processes
     loaded, wanted = start.loaded, request.recipe.calibration
     if checkpoint is not None:
         plan = Plan.model_validate(checkpoint.plan)
@@ -324,7 +333,12 @@ def _quantized(
         return image_loader(data, loaded.data_config, batch_size=size, limit=count, seed=request.seed)
 
     plan, notes = start.quantized(
-        request.recipe, images, progress, lambda model: model.to(processes.device), seed=request.seed
+        request.recipe,
+        images,
+        progress,
+        lambda model: model.to(processes.device),
+        seed=request.seed,
+        clock=job.clock.part(STAGES),
     )
     loaded.notes.extend(notes)
     return plan

@@ -14,7 +14,7 @@ from ofqctl.models import ModelRequest
 from ofqctl.recipe import Recipe
 from ofqctl.training import FILE, Checkpoint, LogName, read_checkpoint_state
 
-_NOT_KEPT = {"recipe", "output", "overwrite", "resume", "force_recipe", "check_data"}
+_NOT_KEPT = {"recipe", "output", "overwrite", "resume", "force_recipe", "check_data", "time_budget"}
 _DECISIVE = ("seed", "amp", "grad_accum")  # other values of these change the result
 _SHOWN = 12
 
@@ -34,6 +34,8 @@ class TrainRequest:
             is one.
         force_recipe: Whether to resume even if the request differs from that of the run.
         check_data: Whether the headers of all images are looked at before training.
+        time_budget: Seconds for all of it: at most half for stages ahead of training, then as many epochs of the recipe
+            as fit; None sets no limit. A run that is resumed has the epochs that it began with.
         seed: Seed of random weights, order and augmentation.
         device: Device to compute on.
         amp: Whether to autocast to bfloat16.
@@ -54,6 +56,7 @@ class TrainRequest:
     resume: Path | Literal["auto"] | None = None
     force_recipe: bool = False
     check_data: bool = False
+    time_budget: float | None = None
     seed: int = 0
     device: DeviceName = "auto"
     amp: bool = False

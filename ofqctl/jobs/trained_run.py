@@ -77,6 +77,11 @@ class TrainedRun:
                 _check_labelled(val_data, "so there is no accuracy to measure")
         return cls(request, processes, loaded, output, data, val_data, float_model_bytes(loaded.model), progress)
 
+    @property
+    def validated(self) -> int:
+        """Number of images that are measured after every epoch, 0 if it is not known."""
+        return 0 if self.val_data is None else self.val_data.image_count or 0
+
     def check_headers(self) -> None:
         """Look at the header of every image; the processes share them.
 
@@ -158,7 +163,7 @@ class TrainedRun:
     def _contents(self, engine: Engine) -> tuple[bytes, RunConfig]:
         weights = serialize(engine.trained)
         plan = describe(engine.trained, engine.plan)
-        return weights, run_config(self.loaded, self.request.recipe, plan, weights, self.float_bytes)
+        return weights, run_config(self.loaded, engine.recipe, plan, weights, self.float_bytes)
 
     def _result(self, engine: Engine, config: RunConfig, weights: bytes) -> TrainResult:
         figures = {k: v for k, v in (engine.history or [{}])[-1].items() if k in Validation.model_fields}

@@ -19,7 +19,13 @@ class Clock:
     """
 
     def __init__(self, budget: float | None = None) -> None:
-        self._end = None if budget is None else time.monotonic() + budget
+        self._began = time.monotonic()
+        self._end = None if budget is None else self._began + budget
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
 
     @property
     def left(self) -> float | None:
@@ -30,6 +36,10 @@ class Clock:
     def over(self) -> bool:
         """Whether the budget is used up, so that no new work should start."""
         return self.left == 0.0
+
+    def part(self, share: float) -> "Clock":
+        """A budget of a share of what is left of this one."""
+        return Clock(None if self.left is None else share * self.left)
 
 
 @dataclass

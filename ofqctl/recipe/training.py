@@ -222,6 +222,25 @@ class Training(Frozen):
         phases = tuple(p.model_copy(update={"lr": p.lr and p.lr * factor}) for p in self.phases)
         return self.model_copy(update={"optimizer": optimizer, "phases": phases})
 
+    def shortened(self, epochs: int) -> "Training":
+        """The same with fewer epochs in all: each phase has its share, at least one, and warms up in proportion.
+
+        Args:
+            epochs: Number of epochs of all phases together, no fewer than there are phases.
+        """
+        every = sum(phase.epochs for phase in self.phases)
+        shares = [phase.epochs * epochs / every for phase in self.phases]
+        counts = [1] * len(shares)
+        for _ in range(epochs - len(shares)):
+            counts[max(range(len(shares)), key=lambda at: shares[at] - counts[at])] += 1
+        phases = tuple(
+            phase.model_copy(
+                update={"epochs": count, "warmup_epochs": round(phase.warmup_epochs * count / phase.epochs)}
+            )
+            for phase, count in zip(self.phases, counts, strict=True)
+        )
+        return self.model_copy(update={"phases": phases})
+
     @model_validator(mode="after")
     def _minimizes_something(self) -> Self:
         if not self.objective:

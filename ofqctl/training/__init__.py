@@ -8,6 +8,7 @@ from ofqctl.training.objective import check_objective, needs_labels
 from ofqctl.training.optimization import warmup_steps
 from ofqctl.training.processes import Processes, joined
 from ofqctl.training.state import FILE, Checkpoint, checkpoint_of, read_checkpoint_state, state_to_resume
+from ofqctl.training.trial import seconds_per_step
 
 __all__ = [
     "FILE",
@@ -28,6 +29,7 @@ __all__ = [
     "needs_labels",
     "open_logs",
     "read_checkpoint_state",
+    "seconds_per_step",
     "state_to_resume",
     "warmup_steps",
 ]

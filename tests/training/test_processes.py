@@ -79,7 +79,7 @@ def test_two_processes_take_the_same_steps_as_one(request_for, together, validat
     # one process takes the two halves of a batch in turn, as two do at once: sums in the same order, so the same bits
     validation = DataSpec(str(validation_folder))
     one = request_for("one", recipe, sets, val_data=validation, grad_accum=2)
-    two = request_for("two", recipe, sets, val_data=validation)
+    two = request_for("two", recipe, sets, val_data=validation, time_budget=10_000.0)  # which is enough for all
     (_, alone), (ended, shared) = together(one, 1), together(two, 2)
     assert ended.returncode == 0, ended.stderr
     assert len(alone) >= 24
