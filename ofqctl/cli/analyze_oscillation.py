@@ -33,7 +33,9 @@ class _Data:
 
 @group("Data")
 class _Reading(options.DataOptions):
-    split: str | None = option("NAME", "Part of --data to train on; by default its training split.")
+    split: str | None = option(
+        "NAME", "Split of --data to train on, or a part such as 'train[:80%]'; by default its training split."
+    )
 
 
 @group("Output")

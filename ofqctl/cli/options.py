@@ -153,7 +153,7 @@ class DataOptions(ImageOptions):
     """How labelled images are read."""
 
     split: str | None = option(
-        "NAME", "Part of the data to read, such as train or val; by default val, validation or test."
+        "NAME", "Split to read, such as val, or a part such as 'train[:80%]'; by default val, validation or test."
     )
     label_column: str | None = option(
         "NAME", "Column of a parquet or hub table that holds the labels; by default it is found by its type."
@@ -187,7 +187,9 @@ class CalibrationOptions:
     calib_data: str | None = option(
         "DATA", "Images for calibration (labels are not used); without this option, synthetic images are used."
     )
-    calib_split: str | None = option("NAME", "Split of --calib-data; by default the training split.")
+    calib_split: str | None = option(
+        "NAME", "Split of --calib-data, or a part such as 'train[:80%]'; by default the training split."
+    )
     calib_images: str | None = option("N", "Number of calibration images; by default as many as the recipe says.")
 
     def spec(self, reading: ImageOptions) -> "DataSpec | None":

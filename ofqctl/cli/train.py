@@ -44,7 +44,7 @@ class _Recipe:
 class _Images:
     data: str | None = option("DATA", "Labelled training images.")
     val_data: str | None = option("DATA", "Labelled images, measured after every epoch.")
-    val_split: str | None = option("NAME", "Split of --val-data.")
+    val_split: str | None = option("NAME", "Split of --val-data, or a part such as 'train[80%:]'.")
     soft_labels: Path | None = option(
         "FILE", "Soft labels that `ofqctl distill-cache` wrote: train on their crops, without asking the teacher."
     )
@@ -53,7 +53,9 @@ class _Images:
 
 @group("Data")
 class _Reading(options.StreamedDataOptions):
-    split: str | None = option("NAME", "Part of --data to train on; by default its training split.")
+    split: str | None = option(
+        "NAME", "Split of --data to train on, or a part such as 'train[:80%]'; by default its training split."
+    )
 
 
 @group("Output")

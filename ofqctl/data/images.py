@@ -86,7 +86,8 @@ class ImageData:
     def __init__(
         self, source: Source, mapping: LabelMapping | None, space: LabelSpace, notes: Sequence[str] = ()
     ) -> None:
-        self.name = source.name
+        self.name = source.name + source.part
+        self._folder = source.name
         self.labelled = mapping is not None
         self.class_count = source.class_count
         self.image_count = len(source.records) if isinstance(source.records, Sequence) else source.declared
@@ -126,7 +127,7 @@ class ImageData:
         if isinstance(records, TableRecords):
             digest = records.digest()
         elif isinstance(records, Sequence):
-            names = (f"{record.name.removeprefix(self.name)}\0{record.class_name}\n" for record in records)
+            names = (f"{record.name.removeprefix(self._folder)}\0{record.class_name}\n" for record in records)
             digest = blake2b("".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return {"images": self.image_count, "classes": self.labels, "digest": digest}
 

@@ -13,6 +13,7 @@ from ofqctl.data.sources.files import is_image
 from ofqctl.data.sources.folder import open_folder
 from ofqctl.data.sources.hub import check_hub
 from ofqctl.data.sources.huggingface import open_datasets
+from ofqctl.data.sources.parts import Part, named_part, part_of
 from ofqctl.data.sources.source import Source
 from ofqctl.data.spec import DataSpec, LabelSpace, Purpose
 from ofqctl.errors import DataError, did_you_mean
@@ -36,13 +37,15 @@ def open_data(
     Raises:
         DataError: The data is missing, unreadable or empty, or its classes do not fit the model.
     """
-    source, unused = _open_source(spec, purpose)
+    source, unused, part = _open_source(spec, purpose)
     class_map = None
     labelled = with_labels(source, spec.class_map) if spec.class_map and source.classes is None else None
     if labelled is not None:
         source, class_map = labelled
     elif spec.class_map:
         class_map = read_class_map(spec.class_map)
+    if part is not None:
+        source = part_of(source, part)
     if source.classes is None or purpose == "calibrate":
         unused += ["--class-map"] if class_map else []
         mapping = None
@@ -53,18 +56,19 @@ def open_data(
     return ImageData(source, mapping, labels or LabelSpace(0), notes)
 
 
-def _open_source(spec: DataSpec, purpose: Purpose) -> tuple[Source, list[str]]:
-    """The source that reads ``spec``, and the options that have no effect on it."""
+def _open_source(spec: DataSpec, purpose: Purpose) -> tuple[Source, list[str], Part | None]:
+    """The source that reads ``spec``, the options that have no effect on it, and the part of it that is wanted."""
     if spec.path.startswith(HUB_PREFIX):
         name = spec.path.removeprefix(HUB_PREFIX)
         check_hub(name)
-        return open_datasets(name, spec, purpose), []
+        return open_datasets(name, spec, purpose), [], None
+    split, part = named_part(spec.split)
     if spec.path == DIGITS:
-        return open_digits(spec.split, purpose), _table_options(spec)
+        return open_digits(split, purpose), _table_options(spec), part
     root = _existing_folder(spec.path)
     if _holds_tables(root):
-        return open_datasets(str(root.resolve()), spec, purpose), []
-    return open_folder(root, spec.split, purpose), _table_options(spec)
+        return open_datasets(str(root.resolve()), spec, purpose), [], None
+    return open_folder(root, split, purpose), _table_options(spec), part
 
 
 def _table_options(spec: DataSpec) -> list[str]:

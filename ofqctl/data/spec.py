@@ -14,7 +14,8 @@ class DataSpec:
 
     Args:
         path: An image folder, a directory with parquet files, ``hfds/NAME`` (the hub) or ``digits``.
-        split: Split to read, such as ``val``; None chooses one by what the data is opened for.
+        split: Split to read, such as ``val``, or a part such as ``train[:80%]``; without a name, one is chosen by what
+            the data is opened for.
         image_column: Column of a `datasets` table that holds the images; None looks for it.
         label_column: Column that holds the labels; None looks for it.
         class_map: File that gives each class name its label; see `class_map.read_class_map`.

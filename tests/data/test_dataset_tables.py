@@ -67,6 +67,7 @@ def test_a_split_goes_by_its_alias_and_may_be_sliced(make_table, images):
     root = make_table({"image": images, "label": (ANIMALS, [0, 1, 1, 0])}, ("train", "validation"))
     assert len(open_table(root, split="val")) == 4
     assert len(open_table(root, split="train[:50%]")) == 2
+    assert len(open_table(root, split="[:50%]")) == len(open_table(root)) // 2
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def open_datasets(repo: str, spec: DataSpec, purpose: Purpose) -> Source:
 
 def _choose_split(spec: DataSpec, splits: list[str], purpose: Purpose) -> tuple[str, list[str]]:
     """The split to load, with slices such as ``train[:10%]``, and a note if it was guessed."""
-    if spec.split is None:
-        split, note = choose_split(splits, purpose, spec.path)
-        return split, [note] if note else []
-    name, bracket, part = spec.split.partition("[")
-    return find_split(name, splits, spec.path) + bracket + part, []
+    name, bracket, part = (spec.split or "").partition("[")
+    if name:
+        return find_split(name, splits, spec.path) + bracket + part, []
+    split, note = choose_split(splits, purpose, spec.path)
+    return split + bracket + part, [note] if note else []
 
 
 def _source(where: str, table: Any, image: str, label: str | None, notes: list[str]) -> Source:

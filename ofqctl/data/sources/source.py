@@ -48,6 +48,7 @@ class Source:
         declared: Number of records according to a stream's description; None if it has none, or if the data has an
             index.
         unlabelled: Why the images have no labels, one sentence, for who needs some; None if they have.
+        part: The part of the split that it is, such as ``[:80%]``; empty for all of it.
     """
 
     name: str
@@ -57,3 +58,4 @@ class Source:
     notes: tuple[str, ...] = ()
     declared: int | None = None
     unlabelled: str | None = None
+    part: str = ""
