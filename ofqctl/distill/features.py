@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from ofqctl.distill.term import Pass, Term
 from ofqctl.errors import ModelError, RecipeError
 from ofqctl.hooks import attached
+from ofqctl.layers.attention import form_of
 from ofqctl.recipe.methods import TERMS
 from ofqctl.recipe.training import Features
 
 
 @TERMS.register("features", Features, traits=["needs_teacher"])
 class FeatureDistillation(Term):
-    """Compares the outputs of the modules that match a pattern in student and teacher.
+    """Compares the outputs of the blocks, or of the modules that match a pattern, in student and teacher.
 
     A quantized model keeps timm's module names, so names have the same meaning in both.
 
@@ -37,14 +38,16 @@ class FeatureDistillation(Term):
     def __init__(self, student: nn.Module, teacher: nn.Module | None, settings: Features) -> None:
         assert teacher is not None
         self.weight, target = settings.weight, settings.target
-        self.names = [name for name, _ in student.named_modules() if name and _matches(name, target)]
-        theirs = {name for name, _ in teacher.named_modules()}
-        missing = [name for name in self.names if name not in theirs]
-        if not self.names or missing:
-            fault = f"the teacher has no '{missing[0]}'" if missing else "matches no module"
+        own, theirs = (dict(model.named_modules()) for model in (student, teacher))
+        matching = [name for name in own if name and target and _matches(name, target)]
+        self.names = _blocks(teacher) if target is None else matching
+        lacking = [f"the teacher has no '{name}'" for name in self.names if name not in theirs]
+        lacking += [f"the student has no '{name}'" for name in self.names if name not in own]
+        if not self.names or lacking:
+            shown = "null" if target is None else f"'{target}'"
             raise RecipeError(
-                f"training.distillation.features.target '{target}': {fault}",
-                hint="'blocks.*' are the blocks of a ViT, 'layers.*.blocks.*' those of a Swin; '*' ends at a dot",
+                f"training.distillation.features.target {shown}: {lacking[0] if lacking else 'matches no module'}",
+                hint="a pattern such as 'blocks.*', the blocks of a ViT, or 'stages.*'; '*' ends at a dot",
             )
         self._models = student, teacher
         self._seen: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
@@ -85,6 +88,12 @@ def _relative_error(name: str, value: Any, wanted: Any) -> Tensor:
     value, wanted = value.float(), wanted.float()
     error: Tensor = (value - wanted).square().mean() / wanted.var(correction=0).clamp(min=1e-12)
     return error
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    """The modules that the attentions of a float model lie in, in their order."""
+    attentions = (name for name, module in model.named_modules() if form_of(module) is not None)
+    return [name for name in dict.fromkeys(name.rpartition(".")[0] for name in attentions) if name]
 
 
 def _matches(name: str, target: str) -> bool:

@@ -128,11 +128,12 @@ class Features(Frozen):
     """Training the student's modules to reproduce the outputs of the teacher's.
 
     Attributes:
-        target: Pattern of module names, in student and teacher; ``*`` does not match a dot.
+        target: Pattern of module names, in student and teacher; ``*`` does not match a dot. None: the blocks, which are
+            the modules that the teacher's attentions lie in.
         weight: Weight of the mean squared error, relative to the variance of the teacher's output.
     """
 
-    target: str = "blocks.*"
+    target: str | None = None
     weight: NotNegative = 1.0
 
 

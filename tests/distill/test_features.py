@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -68,7 +69,37 @@ def test_a_pattern_that_matches_nothing_is_refused(tiny_vit):
 
 def test_a_teacher_without_the_modules_is_refused(tiny_vit):
     with pytest.raises(RecipeError, match=r"the teacher has no 'blocks\.0'"):
-        FeatureDistillation(tiny_vit, nn.Identity(), Features())
+        FeatureDistillation(tiny_vit, nn.Identity(), Features(target="blocks.*"))
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks"),
+    [
+        ("vit_tiny_patch16_224", ["blocks.0", "blocks.1", "blocks.11"]),
+        ("swin_tiny_patch4_window7_224", ["layers.0.blocks.0", "layers.0.blocks.1", "layers.3.blocks.1"]),
+        ("cait_xxs24_224", ["blocks.0", "blocks.1", "blocks_token_only.1"]),
+        (
+            "maxvit_nano_rw_256",
+            ["stages.0.blocks.0.attn_block", "stages.0.blocks.0.attn_grid", "stages.3.blocks.0.attn_grid"],
+        ),
+    ],
+)
+def test_without_a_pattern_the_blocks_are_those_that_hold_an_attention(model, blocks):
+    with torch.device("meta"):
+        made = timm.create_model(model, pretrained=False)
+    names = FeatureDistillation(made, made, Features()).names
+    assert [*names[:2], names[-1]] == blocks
+    assert len(names) == len(set(names))
+
+
+def test_blocks_that_the_student_lacks_are_refused(tiny_vit):
+    with pytest.raises(RecipeError, match=r"the student has no 'blocks\.0'"):
+        FeatureDistillation(nn.Identity(), tiny_vit, Features())
+
+
+def test_a_model_without_blocks_is_refused():
+    with pytest.raises(RecipeError, match="target null: matches no module"):
+        FeatureDistillation(nn.Identity(), nn.Identity(), Features())
 
 
 def test_modules_that_do_not_give_out_alike_are_refused(tiny_vit, images):
