@@ -133,12 +133,14 @@ class Averaged(Part):
         error: Standard error of the mean: over images and seeds where it is a mean over images, else over seeds; None
             if neither is known.
         values: The value of each seed.
+        against: Name of the row that it is the difference to, if it is one.
     """
 
     mean: float
     spread: float | None
     error: float | None
     values: tuple[float, ...]
+    against: str | None = None
 
 
 class StudyRow(Part):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from ofqctl.results.study import Averaged, CheckedClaim, ComparedPair, FigureKind, Verdict
 from ofqctl.studies.definition import Claim
 from ofqctl.studies.figures import SeededRow, difference
-from ofqctl.studies.measures import OVER_IMAGES
+from ofqctl.studies.measures import OVER_IMAGES, of_machine
 from ofqctl.studies.rows import is_at
 
 Figures = Mapping[str, Mapping[str, Averaged]]
@@ -31,12 +31,18 @@ class Apart:
 
 
 def apart(row: SeededRow, other: SeededRow, figure: str, figures: Figures, kind: FigureKind) -> Apart:
-    """How far a figure of one row is above that of another: image by image where that is known, else over seeds."""
+    """How far a figure of one row is above that of another: image by image where that is known, else over seeds.
+
+    Differences to different rows are compared by their own errors. Nobody knows the error of a difference of times, or
+    of memory, between machines.
+    """
     mine, theirs = figures[row.name][figure], figures[other.name][figure]
+    if of_machine(figure) and row.machines != other.machines:
+        return Apart(mine.mean - theirs.mean, None)
     if kind.exact:
         return Apart(mine.mean - theirs.mean, 0.0)
     plain = figure.partition(" vs ")[0]
-    paired = difference(row, other, plain) if plain in OVER_IMAGES else None
+    paired = difference(row, other, plain) if plain in OVER_IMAGES and mine.against == theirs.against else None
     if paired is not None:
         return Apart(paired.mean, paired.error)
     errors = None if mine.error is None or theirs.error is None else math.hypot(mine.error, theirs.error)

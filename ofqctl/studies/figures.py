@@ -10,7 +10,7 @@ from ofqctl.results.study import Averaged, StudyRow
 from ofqctl.studies.averages import Table, averaged
 from ofqctl.studies.definition import ROW, SEED, Study
 from ofqctl.studies.ledger import Ledger
-from ofqctl.studies.measures import ACCURACY, MEASURES, OVER_IMAGES, PAIRED, own_figures
+from ofqctl.studies.measures import ACCURACY, MEASURES, OVER_IMAGES, PAIRED, of_machine, own_figures
 from ofqctl.studies.predictions import Predictions, read_predictions
 from ofqctl.studies.records import DOCUMENT, Record
 from ofqctl.studies.rows import Row, named, without_seed
@@ -26,12 +26,14 @@ class MeasuredRow:
         figures: Its figures.
         predictions: What its model said of each image, if that was measured.
         records: Records of all of its steps.
+        machine: Where it ran itself.
     """
 
     row: Row
     figures: dict[str, float]
     predictions: Predictions | None
     records: tuple[Record, ...]
+    machine: str = ""
 
 
 def measured_row(study: Study, row: Row, ledger: Ledger) -> MeasuredRow | None:
@@ -56,7 +58,8 @@ def measured_row(study: Study, row: Row, ledger: Ledger) -> MeasuredRow | None:
             raise StudyError(f"{there[step].folder}: its document lacks what '{name}' reads: {error}") from error
     judged = there[row.measured[ACCURACY]] if ACCURACY in row.measured else own
     predictions = read_predictions(judged.folder / PREDICTIONS)
-    return MeasuredRow(row, figures, predictions, tuple(one.record for one in there.values()))
+    records = tuple(one.record for one in there.values())
+    return MeasuredRow(row, figures, predictions, records, str(own.record.machine))
 
 
 @dataclass
@@ -77,6 +80,11 @@ class SeededRow:
     def name(self) -> str:
         """Its name."""
         return named(self.labels)
+
+    @property
+    def machines(self) -> set[str]:
+        """The machines that its seeds were measured on."""
+        return {one.machine for one in self.seeds.values()}
 
     def table(self, figure: str, seeds: Iterable[str] | None = None) -> Table | None:
         """Values of a figure for each seed and image; None if they are not known for all, or the images differ."""
@@ -126,8 +134,9 @@ def difference(row: SeededRow, other: SeededRow, figure: str) -> Averaged | None
 
 
 def figures_of(study: Study, row: SeededRow, every: Sequence[SeededRow]) -> dict[str, Averaged]:
-    """All figures of a row over its seeds."""
-    names = dict.fromkeys(name for one in row.seeds.values() for name in one.figures)
+    """All figures of a row over its seeds; no times and no memory if these were measured on several machines."""
+    every_name = dict.fromkeys(name for one in row.seeds.values() for name in one.figures)
+    names = [name for name in every_name if not (of_machine(name) and len(row.machines) > 1)]
     found = {}
     for name in names:
         values = [one.figures[name] for one in row.seeds.values() if name in one.figures]
@@ -138,7 +147,7 @@ def figures_of(study: Study, row: SeededRow, every: Sequence[SeededRow]) -> dict
         for name in OVER_IMAGES:
             apart = None if other is None or other is row else difference(row, other, name)
             if apart is not None:
-                found[f"{name} vs {label}"] = apart
+                found[f"{name} vs {label}"] = apart.model_copy(update={"against": other.name if other else None})
     return found
 
 

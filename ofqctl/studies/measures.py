@@ -41,6 +41,11 @@ _BY_BATCH = {
 FIGURES = (*_KINDS, *(f"{name}_N" for name in _BY_BATCH))  # their names, N for a number of images
 
 
+def of_machine(figure: str) -> bool:
+    """Whether a figure says as much of the machine as of what ran on it."""
+    return figure in ("seconds", "cpu_seconds", "peak_bytes") or figure.partition("_")[0] in _BY_BATCH
+
+
 @dataclass(frozen=True)
 class Measure:
     """Something that can be measured.

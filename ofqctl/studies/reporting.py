@@ -8,7 +8,7 @@ from ofqctl.packages import version_of
 from ofqctl.results.study import FailedRow, FigureKind, Provenance, StudyReport
 from ofqctl.studies.comparing import checked_claim
 from ofqctl.studies.definition import Study
-from ofqctl.studies.figures import as_result, figures_of, measured_row, references, seeded
+from ofqctl.studies.figures import SeededRow, as_result, figures_of, measured_row, references, seeded
 from ofqctl.studies.ledger import Ledger
 from ofqctl.studies.measures import FIGURES, PAIRED, kind_of
 from ofqctl.studies.records import Record
@@ -42,7 +42,7 @@ def report(study: Study, rows: Sequence[Row], ledger: Ledger) -> StudyReport:
         plots=plots,
         claims=tuple(checked_claim(claim, groups, figures, kind) for claim in study.claims),
         provenance=_provenance(records),
-        notes=tuple(_notes(records)),
+        notes=(*_notes(records), *_left_out(groups)),
     )
 
 
@@ -106,6 +106,13 @@ def _provenance(records: Sequence[Record]) -> Provenance:
 
 def _distinct(values: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if value is not None))
+
+
+def _left_out(groups: Sequence[SeededRow]) -> Iterable[str]:
+    """That there are no times of rows over several machines."""
+    names = [f"'{group.name}'" for group in groups if len(group.machines) > 1]
+    if names:
+        yield f"seeds of {', '.join(names)} were measured on different machines: their times and memory are left out"
 
 
 def _notes(records: Sequence[Record]) -> Iterable[str]:

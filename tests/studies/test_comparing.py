@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,8 +14,8 @@ from ofqctl.errors import StudyError
 from ofqctl.results.study import FigureKind
 from ofqctl.studies.averages import averaged, crossed_error
 from ofqctl.studies.comparing import checked_claim
-from ofqctl.studies.definition import Claim, Plot, Table
-from ofqctl.studies.figures import MeasuredRow, SeededRow, difference
+from ofqctl.studies.definition import Claim, Plot, Study, Table
+from ofqctl.studies.figures import MeasuredRow, SeededRow, difference, figures_of
 from ofqctl.studies.measures import kind_of
 from ofqctl.studies.predictions import Predictions
 from ofqctl.studies.rows import Row
@@ -142,6 +143,36 @@ class TestBest:
         clear, unclear = [[1.0, 1.1], [9.0, 9.2]], [[1.0, 9.0], [5.0, 6.0]]
         assert marked(rows, figures(rows, seconds=clear), "seconds") == {"a": [True], "b": [False]}
         assert marked(rows, figures(rows, seconds=unclear), "seconds") == {"a": [False], "b": [False]}
+
+    def test_gains_over_different_rows_are_compared_as_gains(self):
+        names = ("none 2", "more 2", "none 4", "more 4")
+        values = ([0, 0, 0, 0, 0, 100], [0, 0, 0, 0, 100, 0], [100] * 5 + [0], [100] * 5 + [0])
+        rows = [row(name, {"0": own}) for name, own in zip(names, values, strict=True)]
+        means = figures(rows)
+        for first, second in (rows[:2], rows[2:]):
+            gain = difference(second, first, "top1")
+            means[second.name]["top1 vs none"] = gain.model_copy(update={"against": first.name})
+        assert marked([rows[1], rows[3]], means) == {"more 2": [False], "more 4": [True]}
+        assert marked([rows[1], rows[3]], means, "top1 vs none") == {"more 2": [False], "more 4": [False]}
+
+    def test_times_of_different_machines_are_not_compared(self):
+        rows = [row("a", {"0": None, "1": None}), row("b", {"0": None, "1": None})]
+        clear = figures(rows, seconds=[[1.0, 1.1], [9.0, 9.2]])
+        for seed, one in rows[1].seeds.items():
+            rows[1].seeds[seed] = replace(one, machine="another")
+        assert marked(rows, clear, "seconds") == {"a": [False], "b": [False]}
+        assert judged(rows, clear, ["a", "b"], "seconds").verdict == "undecided"
+
+    def test_a_row_whose_seeds_were_measured_on_different_machines_has_no_times(self):
+        own = row("a", {"0": None, "1": None})
+        own.seeds = {
+            seed: replace(
+                one, machine=seed, figures={"seconds": 1.0, "ms_8": 1.0, "peak_bytes": 1.0, "oscillating": 1.0}
+            )
+            for seed, one in own.seeds.items()
+        }
+        study = Study(name="own", description="own", rows={"a": {"command": "evaluate x"}})
+        assert list(figures_of(study, own, [own])) == ["oscillating"]
 
     def test_an_exact_figure_is_best_by_any_difference_and_a_figure_without_direction_never(self):
         rows = [row("a", {"": None}), row("b", {"": None})]
