@@ -1,8 +1,9 @@
 """Live steps: optimizer steps from a checkpoint that are measured but not saved."""
 
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from ofqctl.artifact import RunConfig, read_config
 from ofqctl.convert import apply_plan
 from ofqctl.data import DataSpec, ImageData, LabelSpace, image_loader, open_data
-from ofqctl.devices import DeviceName, denormals_flushed, pick_device
+from ofqctl.devices import DeviceName, denormals_flushed, pick_device, suited_threads
 from ofqctl.diagnosis.live import LiveMeter
 from ofqctl.diagnosis.opening import Opened
 from ofqctl.distill import Teacher
@@ -22,7 +23,7 @@ from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Distillation, Terms, Training
 from ofqctl.remedies import RemedySettings
 from ofqctl.results.analyze_oscillation import Live
-from ofqctl.training import Checkpoint, Engine, Hooks, Processes, Row, Share, TrainingBatches
+from ofqctl.training import Checkpoint, Engine, Processes, Share, TrainingBatches
 from ofqctl.training.state import Meter, Position
 
 PROBE_IMAGES = 8  # number of images in the fixed batch
@@ -78,14 +79,16 @@ def live_steps(
     probe = next(iter(image_loader(data, config.data_config, batch_size=PROBE_IMAGES, limit=PROBE_IMAGES)))[0]
     tracking = opened.tracking
     meter = LiveMeter(model, plan, probe.to(device), momentum=tracking.momentum, threshold=tracking.threshold)
-    seen = _Steps(meter, request.steps, on_step)
-    engine.hooks = Hooks(step=seen.take)
-    with denormals_flushed(device), suppress(_Enough), closing(meter):
-        engine.fit()
+    lr = 0.0
+    with denormals_flushed(device), suited_threads(model), closing(meter):
+        for row in islice(engine.steps(), request.steps):
+            meter.update(row["step_loss"])
+            lr = row["lr"]
+            on_step(len(meter.steps))
     live = Live(
         data=data.name,
         phase=settings.phases[0].name,
-        lr=seen.lr,
+        lr=lr,
         batch_size=settings.batch_size,
         probe_images=len(probe),
         total=meter.total,
@@ -95,26 +98,6 @@ def live_steps(
         steps=tuple(meter.steps),
     )
     return live, notes + without
-
-
-class _Enough(Exception):  # noqa: N818
-    """Raised when the requested steps are done."""
-
-
-class _Steps:
-    """Passes the engine's optimizer steps to the meter, and stops after the last one."""
-
-    def __init__(self, meter: LiveMeter, wanted: int, on_step: Callable[[int], None]) -> None:
-        self._meter, self._wanted, self._on_step = meter, wanted, on_step
-        self.lr = 0.0
-
-    def take(self, row: Row) -> None:
-        """Measure one step."""
-        self._meter.update(row["step_loss"])
-        self.lr = row["lr"]
-        self._on_step(len(self._meter.steps))
-        if len(self._meter.steps) == self._wanted:
-            raise _Enough
 
 
 def _startable(opened: Opened) -> tuple[Checkpoint, RunConfig]:

@@ -1,6 +1,6 @@
 """Training: batches, optimization in phases, the training loop and its state, in one process or several."""
 
-from ofqctl.training.batches import Share, TrainingBatches
+from ofqctl.training.batches import SameBatch, Share, TrainingBatches
 from ofqctl.training.engine import Engine, Hooks, Row
 from ofqctl.training.interruption import Interrupted
 from ofqctl.training.logs import LogName, Logs, check_logs, open_logs
@@ -20,6 +20,7 @@ __all__ = [
     "Logs",
     "Processes",
     "Row",
+    "SameBatch",
     "Share",
     "TrainingBatches",
     "check_logs",

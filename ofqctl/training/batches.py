@@ -7,7 +7,7 @@ step k are the same in a resumed run. Only the distribution of a stream's files 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice, repeat
 from typing import Any
@@ -107,6 +107,11 @@ class TrainingBatches:
         self._batch_bytes = 4 * math.prod(config["input_size"]) * share.images
         self.skipped: dict[str, str] = {}
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.data.labelled
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from optimizer step ``first_step`` on, ``share.micro_batches`` for each step.
 
@@ -154,6 +159,30 @@ class TrainingBatches:
             for step in range(first_step, self.steps_per_epoch)
             for places, indices in zip(positions[step, :, rank], steps[step, :, rank], strict=True)
         ]
+
+
+@dataclass
+class SameBatch:
+    """The same batch at every optimizer step, to measure steps with.
+
+    Attributes:
+        batch: The batch, labelled.
+        steps_per_epoch: Number of optimizer steps in an epoch.
+    """
+
+    batch: Batch
+    steps_per_epoch: int
+    labelled: bool = True
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def share(self) -> Share:
+        """All of it."""
+        return Share(len(self.batch))
+
+    def epoch(self, _epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from optimizer step ``first_step`` on."""
+        return repeat(self.batch, self.steps_per_epoch - first_step)
 
 
 def _check_share(share: Share, crops: int, *, mixed: bool) -> None:

@@ -1,7 +1,7 @@
 """The training loop: phases of epochs of optimizer steps, starting from any position."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ from ofqctl.randomness import random_state, restore_random
 from ofqctl.recipe import Plan, Recipe
 from ofqctl.recipe.training import Phase, Training
 from ofqctl.remedies import Remedy, check_remedies, prepare_remedies, remedies_of
-from ofqctl.training.batches import TrainingBatches
+from ofqctl.training.batches import SameBatch, TrainingBatches
 from ofqctl.training.interruption import Interrupted, Signals
 from ofqctl.training.objective import Objective
 from ofqctl.training.optimization import (
@@ -82,7 +82,7 @@ class Engine:
     model: nn.Module
     plan: Plan
     recipe: Recipe
-    batches: TrainingBatches
+    batches: TrainingBatches | SameBatch
     teacher: Teacher | None
     processes: Processes
     hooks: Hooks = field(default_factory=Hooks)
@@ -114,7 +114,7 @@ class Engine:
         self._frozen_norms: list[nn.Module] = []
         self._switched_off: list[Quantizer] = []
         self._oscillating: Row = {}
-        self._ranks = self.batches.data.labelled and not embeds(self.model)
+        self._ranks = self.batches.labelled and not embeds(self.model)
         self._objective = Objective(self.model, self.settings, self.teacher, amp=self.amp)
         self._resumed: Checkpoint | None = None
         self._signals = Signals()
@@ -157,16 +157,25 @@ class Engine:
             ModelError: The loss is not finite; the message names the first layer.
         """
         with self._signals.caught(), suited_threads(self.model):
-            if self._resumed is None:
-                self._save(None, [])
-            while self.position.phase < len(self.settings.phases):
-                self._run_phase(self.settings.phases[self.position.phase])
-                self.position.phase += 1
-                self.position.epoch = self.position.phase_step = 0
-                self._save(self._optimizer, [])
+            for _ in self.steps():
+                pass
         return self.history
 
-    def _run_phase(self, phase: Phase) -> None:
+    def steps(self) -> Iterator[Row]:
+        """Train, and yield the figures of every optimizer step after it was made; `fit` takes all of them.
+
+        Raises:
+            ModelError: The loss is not finite; the message names the first layer.
+        """
+        if self._resumed is None:
+            self._save(None, [])
+        while self.position.phase < len(self.settings.phases):
+            yield from self._run_phase(self.settings.phases[self.position.phase])
+            self.position.phase += 1
+            self.position.epoch = self.position.phase_step = 0
+            self._save(self._optimizer, [])
+
+    def _run_phase(self, phase: Phase) -> Iterator[Row]:
         if self._optimizer is None or phase.optimizer == "fresh":
             self._optimizer = make_optimizer(self.model, self.settings)
         optimizer = self._optimizer
@@ -179,7 +188,7 @@ class Engine:
         self._begin(phase, optimizer, remedies)
         try:
             while self.position.epoch < phase.epochs:
-                self._run_epoch(phase, optimizer, schedule, remedies)
+                yield from self._run_epoch(phase, optimizer, schedule, remedies)
         finally:
             for remedy in remedies:
                 remedy.close()
@@ -202,7 +211,7 @@ class Engine:
             if self.processes.rank < len(checkpoint.random):
                 restore_random(checkpoint.random[self.processes.rank])
 
-    def _run_epoch(self, phase: Phase, optimizer: Any, schedule: Any, remedies: list[Remedy]) -> None:
+    def _run_epoch(self, phase: Phase, optimizer: Any, schedule: Any, remedies: list[Remedy]) -> Iterator[Row]:
         position = self.position
         batches = self.batches.epoch(position.total_epochs, position.step)
         micro = self.batches.share.micro_batches
@@ -216,8 +225,10 @@ class Engine:
             self.meter.seconds += time.perf_counter() - started
             if position.total_steps % _LOOKS == 0:
                 self._oscillating = self._oscillation()
-            self.hooks.step(self._figures(phase, optimizer) | {"step_loss": loss} | self._oscillating)
+            figures = self._figures(phase, optimizer) | {"step_loss": loss} | self._oscillating
+            self.hooks.step(figures)
             self._maybe_save(optimizer, remedies)
+            yield figures
         self.processes.share_buffers(self.trained)
         row = self._figures(phase, optimizer) | self._oscillation() | self.hooks.validate(self.trained)
         self.history.append(row)

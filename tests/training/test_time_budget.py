@@ -13,7 +13,7 @@ from ofqctl.errors import RecipeError
 from ofqctl.jobs import pacing
 from ofqctl.jobs.train import recorded_request, train
 from ofqctl.recipe.training import Phase, Training
-from ofqctl.training import Hooks, trial
+from ofqctl.training import Engine
 
 STEPS = 6  # of an epoch of the 48 images
 
@@ -128,10 +128,14 @@ def test_stages_ahead_of_training_take_at_most_half(request_for, epochs_take):
 
 
 def test_a_signal_while_steps_are_measured_ends_the_program(request_for, monkeypatch):
-    def interrupted(step):
-        return Hooks(step=lambda row: (signal.raise_signal(signal.SIGINT), step(row)))
+    def interrupted(engine):
+        for number, row in enumerate(steps(engine)):
+            if number == 2:
+                signal.raise_signal(signal.SIGINT)
+            yield row
 
-    monkeypatch.setattr(trial, "Hooks", interrupted)
+    steps = Engine.steps
+    monkeypatch.setattr(Engine, "steps", interrupted)
     request = request_for(time_budget=1000.0)
     with pytest.raises(KeyboardInterrupt):
         train(request)
