@@ -56,7 +56,7 @@ def step(
     execution: _StepExecution,
     seed: options.Seed = 0,
 ) -> None:
-    """Time an optimizer step in float, quantized, and quantized with the tracker, with random weights."""
+    """Time an optimizer step in float, quantized, with the tracker, and as the recipe takes it, with random weights."""
     from ofqctl.recipe import catalogue
 
     changes = settings.changes(("weights.bits", recipe.wbits), ("activations.bits", recipe.abits))
@@ -81,7 +81,8 @@ def step(
 def _render(result: "BenchStepResult") -> Iterator[Table | str]:
     title = f"{result.model}, batch {result.batch_size}, {result.device}"
     recipe = f">{result.recipe} (W{result.bits.weights}A{result.bits.activations})"
-    table = Table(["one training step", ">float", recipe, ">ratio", ">with tracker", ">ratio "], title=title)
+    headings = ["one training step", ">float", recipe, ">ratio", ">with tracker", ">ratio "]
+    table = Table([*headings, *([] if result.whole is None else [">as in training", ">ratio to float"])], title=title)
     rows: tuple[tuple[str, Callable[[Step], float], Figure], ...] = (
         ("seconds, median", lambda step: step.seconds_median, _seconds),
         ("seconds, least", lambda step: step.seconds_min, _seconds),
@@ -90,7 +91,10 @@ def _render(result: "BenchStepResult") -> Iterator[Table | str]:
     for heading, value, show in rows:
         original, ours, tracked = (show(value(step)) for step in (result.float, result.quantized, result.tracked))
         of_tracker = f"{value(result.tracker.ratio):.3f}x"
-        table.add(heading, original, ours, f"{value(result.ratio):.2f}x", tracked, of_tracker)
+        cells = [original, ours, f"{value(result.ratio):.2f}x", tracked, of_tracker]
+        if result.whole is not None and result.whole_ratio is not None:
+            cells += [show(value(result.whole)), f"{value(result.whole_ratio):.2f}x"]
+        table.add(heading, *cells)
     yield table
     yield ""
     tracker = result.tracker

@@ -1,5 +1,6 @@
-"""Measure time and memory of an optimizer step in float, quantized, and with the tracker."""
+"""Measure time and memory of an optimizer step in float, quantized, with the tracker, and as a recipe takes it."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -11,15 +12,19 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from ofqctl.convert import convert
+from ofqctl.data import Batch
 from ofqctl.devices import DeviceName, denormals_flushed, pick_device
-from ofqctl.models import ModelRequest, load_model
+from ofqctl.distill import TERMS, Teacher
+from ofqctl.models import LoadedModel, ModelRequest, load_model
 from ofqctl.oscillation import OscillationTracker
 from ofqctl.progress import Progress, silent
 from ofqctl.ptq import calibrate
 from ofqctl.quantizers import fused
-from ofqctl.recipe import Recipe
+from ofqctl.recipe import Plan, Recipe
+from ofqctl.recipe.training import Training
 from ofqctl.results.bench import BenchStepResult, Step, TrackerCost
 from ofqctl.results.run import Bits
+from ofqctl.training import Engine, Processes, SameBatch
 
 _WARM_UP = 2  # steps that are not timed: the first one compiles and creates the optimizer's state
 
@@ -30,7 +35,7 @@ class BenchStepRequest:
 
     Attributes:
         model: The float model.
-        recipe: The recipe of the quantized model.
+        recipe: The recipe of the quantized model, with or without a ``training`` part.
         batch_size: Number of images in one optimizer step.
         device: Device to compute on.
         bf16: Whether forward passes run under bfloat16 autocast.
@@ -50,11 +55,12 @@ class BenchStepRequest:
 
 
 def bench_step(request: BenchStepRequest, progress: Progress = silent) -> BenchStepResult:
-    """Measure time and peak memory of an optimizer step in float, quantized, and quantized with the tracker.
+    """Measure an optimizer step in float, quantized, with the tracker, and as the recipe's first phase takes it.
 
     The models take turns, so that other load on the machine affects all. A step is forward, cross-entropy, backward and
-    AdamW on the same random images. Peak memory counts what is allocated during a step: activations, gradients and
-    buffers, not the weights and the optimizer's state.
+    AdamW on the same random images; that of the recipe has its objective, a teacher if it learns from one, which is the
+    float model here, its remedies, its optimizer and its tracker. Peak memory counts what is allocated during a step:
+    activations, gradients and buffers, not the weights and the optimizer's state.
 
     Raises:
         OfqctlError: The model or the recipe cannot be used, or the device is absent.
@@ -62,8 +68,8 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> BenchS
     device = pick_device(request.device)
     progress("load the model", 0, None)
     steps, architecture, notes = _steps(request, device)
-    tracker = steps["tracked"].tracker
-    assert tracker is not None
+    tracked, whole = steps["tracked"], steps.get("whole")
+    assert isinstance(tracked, _TrainingStep) and tracked.tracker is not None
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     with fused(request.fused), denormals_flushed(device):
         for name, step in steps.items():
@@ -84,7 +90,7 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> BenchS
         )
         for name in steps
     }
-    weights, bytes_per_weight = _kept(tracker)
+    weights, bytes_per_weight = _kept(tracked.tracker)
     return BenchStepResult(
         model=architecture,
         recipe=request.recipe.name,
@@ -92,7 +98,9 @@ def bench_step(request: BenchStepRequest, progress: Progress = silent) -> BenchS
         float=figures["float"],
         quantized=figures["quantized"],
         tracked=figures["tracked"],
+        whole=figures.get("whole"),
         ratio=_ratio(figures["quantized"], figures["float"]),
+        whole_ratio=None if whole is None else _ratio(figures["whole"], figures["float"]),
         tracker=TrackerCost(
             ratio=_ratio(figures["tracked"], figures["quantized"]), weights=weights, bytes_per_weight=bytes_per_weight
         ),
@@ -123,21 +131,82 @@ def _kept(tracker: OscillationTracker) -> tuple[int, float]:
     return weights, sum(t.numel() * t.element_size() for t in each) / max(1, weights)
 
 
-def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, "_TrainingStep"], str, list[str]]:
-    """Training steps of the three models on the same data, the architecture, and notes."""
-    steps: dict[str, _TrainingStep] = {}
-    for name in ("float", "quantized", "tracked"):
+def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, Callable[[], None]], str, list[str]]:
+    """Training steps of the models on the same data, the architecture, and notes."""
+    steps: dict[str, Callable[[], None]] = {}
+    settings, notes = _trained(request), []
+    for name in ("float", "quantized", "tracked", *(() if settings is None else ("whole",))):
         torch.manual_seed(request.seed)
         loaded = load_model(request.model)
         size = tuple(loaded.data_config["input_size"])
         images = torch.randn(request.batch_size, *size, device=device)
+        plan, original = Plan(modules={}), loaded.model
         if name != "float":
+            original = copy.deepcopy(loaded.model)
             plan = convert(loaded.model, request.recipe, size)
             calibrate(loaded.model.to(device), plan, [images])
         model = loaded.model.to(device).train()
-        tracker = OscillationTracker(model) if name == "tracked" else None
-        steps[name] = _TrainingStep(model, images, tracker, bf16=request.bf16)
-    return steps, loaded.architecture, list(loaded.notes)
+        if name == "whole":
+            assert settings is not None
+            steps[name] = _WholeStep(request, settings, loaded, original, plan, images)
+        else:
+            tracker = OscillationTracker(model) if name == "tracked" else None
+            steps[name] = _TrainingStep(model, images, tracker, bf16=request.bf16)
+        notes = list(loaded.notes)
+    if settings is None and request.recipe.training is not None:
+        notes.append(f"recipe '{request.recipe.name}': learns embeddings, so its own step is not measured")
+    return steps, loaded.architecture, notes
+
+
+def _trained(request: BenchStepRequest) -> Training | None:
+    """How the recipe's first phase trains with the batch that is measured; None if it trains no classifier."""
+    settings = request.recipe.training
+    if settings is None or any("of_embeddings" in TERMS[name].traits for name in settings.objective):
+        return None
+    return settings.model_copy(update={"batch_size": request.batch_size, "phases": settings.phases[:1]})
+
+
+class _WholeStep:
+    """An optimizer step on one batch as a recipe takes it.
+
+    Args:
+        request: The request.
+        settings: How to train.
+        loaded: The quantized model, on the device.
+        original: The float model, which is the teacher.
+        plan: The plan that the model was quantized by.
+        images: Images, (B, 3, H, W).
+    """
+
+    def __init__(
+        self,
+        request: BenchStepRequest,
+        settings: Training,
+        loaded: LoadedModel,
+        original: nn.Module,
+        plan: Plan,
+        images: Tensor,
+    ) -> None:
+        teacher = None
+        if settings.distillation is not None:
+            teacher = Teacher(original, loaded.data_config, loaded.data_config, "self").to(images.device)
+        labels = torch.randint(loaded.num_classes, (len(images),), device=images.device)
+        batch = Batch(images, labels, torch.arange(len(images)), settings.augmentation.crops)
+        engine = Engine(
+            loaded.model,
+            plan,
+            request.recipe.model_copy(update={"training": settings}),
+            SameBatch(batch, _WARM_UP + request.steps + 1),
+            teacher,
+            Processes(0, 1, images.device),
+            amp=request.bf16,
+        )
+        self._model, self._steps = loaded.model, engine.steps()
+
+    def __call__(self) -> None:
+        """Take the step; gradients are removed afterwards."""
+        next(self._steps)
+        self._model.zero_grad()
 
 
 class _TrainingStep:

@@ -35,7 +35,7 @@ class TrackerCost(Part):
 
 
 class BenchStepResult(Document):
-    """An optimizer step in float, quantized, and quantized with the tracker.
+    """An optimizer step in float, quantized, quantized with the tracker, and as the recipe takes it.
 
     Attributes:
         model: timm's architecture.
@@ -44,7 +44,10 @@ class BenchStepResult(Document):
         float: The step in float.
         quantized: The quantized step.
         tracked: The quantized step with the tracker.
+        whole: The step as the recipe's first phase takes it: with its objective, a teacher, its remedies and its
+            tracker; None if it does not say how to train such a model.
         ratio: How many times as much as the float step the quantized one takes.
+        whole_ratio: How many times as much as the float step the whole one takes.
         tracker: What the tracker costs.
         batch_size: Number of images in a step.
         steps: Number of timed steps.
@@ -62,7 +65,9 @@ class BenchStepResult(Document):
     float: Step
     quantized: Step
     tracked: Step
+    whole: Step | None
     ratio: Step
+    whole_ratio: Step | None
     tracker: TrackerCost
     batch_size: int
     steps: int
