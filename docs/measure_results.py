@@ -20,6 +20,7 @@ STUDIES = (
     "training_speed",
     "reliability",
     "peers",
+    "costs",
     "erq_stages",
     "oscillation",
     "ptq",
