@@ -26,6 +26,7 @@ from ofqctl.results.bench import BenchStepResult, Step, TrackerCost
 from ofqctl.results.run import Bits
 from ofqctl.training import Engine, Processes, SameBatch
 
+_EPOCH = 1000  # steps of an epoch of a recipe's schedules; more than are measured
 _WARM_UP = 2  # steps that are not timed: the first one compiles and creates the optimizer's state
 
 
@@ -196,7 +197,7 @@ class _WholeStep:
             loaded.model,
             plan,
             request.recipe.model_copy(update={"training": settings}),
-            SameBatch(batch, _WARM_UP + request.steps + 1),
+            SameBatch(batch, _EPOCH + request.steps),
             teacher,
             Processes(0, 1, images.device),
             amp=request.bf16,
