@@ -141,14 +141,14 @@ def _steps(request: BenchStepRequest, device: torch.device) -> tuple[dict[str, C
         loaded = load_model(request.model)
         size = tuple(loaded.data_config["input_size"])
         images = torch.randn(request.batch_size, *size, device=device)
-        plan, original = Plan(modules={}), loaded.model
+        teaching = settings is not None and settings.distillation is not None and name == "whole"
+        original = copy.deepcopy(loaded.model) if teaching else None
+        plan = Plan(modules={})
         if name != "float":
-            original = copy.deepcopy(loaded.model)
             plan = convert(loaded.model, request.recipe, size)
             calibrate(loaded.model.to(device), plan, [images])
         model = loaded.model.to(device).train()
-        if name == "whole":
-            assert settings is not None
+        if name == "whole" and settings is not None:
             steps[name] = _WholeStep(request, settings, loaded, original, plan, images)
         else:
             tracker = OscillationTracker(model) if name == "tracked" else None
@@ -174,7 +174,7 @@ class _WholeStep:
         request: The request.
         settings: How to train.
         loaded: The quantized model, on the device.
-        original: The float model, which is the teacher.
+        original: The float model, if there is a teacher, which it is.
         plan: The plan that the model was quantized by.
         images: Images, (B, 3, H, W).
     """
@@ -184,12 +184,12 @@ class _WholeStep:
         request: BenchStepRequest,
         settings: Training,
         loaded: LoadedModel,
-        original: nn.Module,
+        original: nn.Module | None,
         plan: Plan,
         images: Tensor,
     ) -> None:
         teacher = None
-        if settings.distillation is not None:
+        if original is not None:
             teacher = Teacher(original, loaded.data_config, loaded.data_config, "self").to(images.device)
         labels = torch.randint(loaded.num_classes, (len(images),), device=images.device)
         batch = Batch(images, labels, torch.arange(len(images)), settings.augmentation.crops)

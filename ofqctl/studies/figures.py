@@ -144,10 +144,12 @@ def figures_of(study: Study, row: SeededRow, every: Sequence[SeededRow]) -> dict
     for reference in references(study, row.labels[ROW]):
         axis, _, label = reference.partition("=")
         other = _reference(every, row.labels | {axis: label})
+        if other is None or other is row:
+            continue
         for name in OVER_IMAGES:
-            apart = None if other is None or other is row else difference(row, other, name)
+            apart = difference(row, other, name)
             if apart is not None:
-                found[f"{name} vs {label}"] = apart.model_copy(update={"against": other.name if other else None})
+                found[f"{name} vs {label}"] = apart.model_copy(update={"against": other.name})
     return found
 
 
