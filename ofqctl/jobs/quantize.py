@@ -26,7 +26,7 @@ from ofqctl.jobs.starting import check_model, open_float
 from ofqctl.jobs.writing import about_run, default_output, float_model_bytes, run_config
 from ofqctl.models import LoadedModel, ModelRequest
 from ofqctl.progress import Progress, silent
-from ofqctl.ptq import Clock, Task, quantize_post_training
+from ofqctl.ptq import Clock, Task, check_time_budget, quantize_post_training
 from ofqctl.quantizers import fused
 from ofqctl.recipe import Recipe
 from ofqctl.recipe.methods import PTQ_STAGES
@@ -192,8 +192,7 @@ class _Job:
 
 def _open(request: QuantizeRequest, progress: Progress, claimed: ExitStack | None) -> _Job:
     """Open model and data, and claim the output if there is something to claim it with."""
-    if request.time_budget is not None and request.time_budget <= 0:
-        raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
+    check_time_budget(request.time_budget)
     device = pick_device(request.device)
     if claimed is not None and request.output is not None:
         claimed.enter_context(_output(request, request.output))

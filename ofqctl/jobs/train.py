@@ -27,7 +27,7 @@ from ofqctl.jobs.trained_run import TrainedRun
 from ofqctl.jobs.writing import about_run, default_output
 from ofqctl.models import LoadedModel, ModelRequest, gives
 from ofqctl.progress import Progress, silent
-from ofqctl.ptq import Clock
+from ofqctl.ptq import Clock, check_time_budget
 from ofqctl.quantizers.fusing import fused
 from ofqctl.recipe import Plan
 from ofqctl.recipe.training import Training
@@ -153,8 +153,7 @@ def _open(request: TrainRequest, processes: Processes, progress: Progress) -> _J
         raise RecipeError(
             f"recipe '{request.recipe.name}': has no training part", hint="`ofqctl recipe ls` shows which have one"
         )
-    if request.time_budget is not None and request.time_budget <= 0:
-        raise RecipeError(f"--time-budget: {request.time_budget:g} seconds; more than 0 are needed")
+    check_time_budget(request.time_budget)
     check_logs(request.logs)
     torch.manual_seed(request.seed)
     progress("load the model", 0, None)

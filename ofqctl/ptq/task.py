@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ofqctl.errors import RecipeError
 from ofqctl.progress import Progress
 from ofqctl.ptq.units import Batches
 from ofqctl.recipe import Plan
@@ -40,6 +41,16 @@ class Clock:
     def part(self, share: float) -> "Clock":
         """A budget of a share of what is left of this one."""
         return Clock(None if self.left is None else share * self.left)
+
+
+def check_time_budget(seconds: float | None) -> None:
+    """Check a time budget that was asked for.
+
+    Raises:
+        RecipeError: It is not more than 0.
+    """
+    if seconds is not None and seconds <= 0:
+        raise RecipeError(f"--time-budget: {seconds:g} seconds; more than 0 are needed")
 
 
 @dataclass
