@@ -111,14 +111,13 @@ class QKRProducts(AttentionProducts):
         plan: Quantizer of the merged weight; of the operands ``x``, ``qkx``, ``softmax`` and ``v``.
     """
 
+    names = ("x", "qkx", "softmax", "v")
+    kept = ("softmax", "v")
     x: nn.Module
     qkx: nn.Module
 
     def __init__(self, attention: FusedQKV, plan: ModulePlan) -> None:
-        super().__init__({name: p for name, p in plan.operands.items() if name in ("softmax", "v")})
-        for name in ("x", "qkx"):
-            operand = plan.operands.get(name)
-            self.add_module(name, nn.Identity() if operand is None else build_quantizer(operand))
+        super().__init__(plan.operands)
         self.heads, self.scale = attention.num_heads, attention.scale
         query, key, value = attention.qkv.weight.detach().chunk(3)
         self.qk = MergedQueryKey(query.clone(), key.clone(), self.heads, plan)
