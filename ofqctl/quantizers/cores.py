@@ -72,7 +72,7 @@ def nearest_codes(in_steps: Tensor, offset: Offset, layout: Layout) -> Tensor:
 
 
 def _beside_codes(in_steps: Tensor, codes: Tensor, offset: Offset, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Distances of values in steps, moved within the outermost points, to those of their codes; which were not moved."""
+    """Distances of values in steps, moved within the outermost points, to those of their codes; which stayed there."""
     low, high = layout.range.low, layout.range.high
     if layout.whole and offset is not None:
         within = torch.minimum(torch.maximum(in_steps, low + offset), high + offset)
