@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ofqctl.grids import SMALLEST_STEP, CodeRange
 
+HALVES = 30 << 10  # number of positive normal numbers of float16
 MARKED_BITS = 4  # the most bits of codes that a mark has room for
 SMALLEST_ROW = torch.finfo(torch.float32).tiny  # lower bound of the largest magnitudes of rows
 
@@ -26,8 +27,8 @@ class Layout:
     Attributes:
         range: Range of the codes.
         whole: Whether offsets are integers; see `ofqctl.grids.AffineGrid`.
-        marked: Whether marks are kept, for codes of up to 4 bits, in place of the input. A mark is an integer of 15
-            bits: the code above the distance, which is 1 for an element outside of the grid.
+        marked: Whether marks are kept, for codes of up to 4 bits, in place of the input. A mark is a whole number: the
+            code times the ``room``, and above it the distance, which is 1 for an element outside of the grid.
     """
 
     range: CodeRange
@@ -35,14 +36,14 @@ class Layout:
     marked: bool = False
 
     @property
-    def low_bits(self) -> int:
-        """Number of bits of the distance in a mark, 11-14."""
-        return 15 - self.range.bits
+    def room(self) -> int:
+        """How many marks a code has, 3840 or more."""
+        return 2 * HALVES >> self.range.bits
 
     @property
     def zero(self) -> int:
         """What a distance of 0 is stored as; ``2 .. 2 * zero - 2`` stands for -0.5..0.5 steps."""
-        return 1 << (self.low_bits - 1)
+        return self.room // 2
 
     @property
     def per_step(self) -> float:
@@ -123,7 +124,7 @@ def snap_and_keep(
     if layout.marked:
         distance, inside = _beside_codes(in_steps, codes, offset, layout)
         mark = _chosen(inside, distance.mul_(layout.per_step).round_().add_(layout.zero - 1)).add_(1.0)
-        marks = (as_half(mark.add_(codes - layout.middle, alpha=1 << layout.low_bits)),)
+        marks = (as_half(mark.add_(codes - layout.middle, alpha=layout.room)),)
     return value_of(codes, step.clamp(min=SMALLEST_STEP), offset, after).to(dtype), *marks
 
 
@@ -205,8 +206,8 @@ def _in_steps(x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
 def _of_marks(marks: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Codes and stored distances as floats, which represent both exactly."""
     low = of_half(marks)
-    high = (low * 2.0**-layout.low_bits).floor_()
-    low = low.sub_(high, alpha=1 << layout.low_bits)
+    high = ((low + 0.5) * (1.0 / layout.room)).floor_()
+    low = low.sub_(high, alpha=layout.room)
     return high.add_(layout.middle) if layout.middle else high, low
 
 
@@ -230,7 +231,7 @@ def step_gradient_scale(high: int, shared: float) -> float:
 
 
 def as_half(whole: Tensor) -> Tensor:
-    """Integers of less than 2**14, given as floats, each as a number of float16 of 1 and more, or its negative.
+    """Integers of magnitudes below ``HALVES``, given as floats, each as a normal number of float16.
 
     Exponent and fraction are the bits of the magnitude. Compiled, they are put together by arithmetic, as compilers
     write to memory what they look at as another type: the number of an integer lies on a line that is bent at each
@@ -238,13 +239,15 @@ def as_half(whole: Tensor) -> Tensor:
     """
     if not torch.compiler.is_compiling():
         upper = whole.clamp(-1.0, 0.0)
-        return whole.abs().add_(15360.0).add_(upper, alpha=32768).to(torch.int16).view(torch.float16)
+        return whole.abs().add_(1024.0).add_(upper, alpha=32768).to(torch.int16).view(torch.float16)
     exponent = whole.abs() * 2.0**-10
-    group = (exponent * 0.25).floor()
-    rest = exponent - group * 4.0
-    line = rest + 1.0 + (rest - 1.0).relu() + (rest - 2.0).relu() * 2.0 + (rest - 3.0).relu() * 4.0
-    size = line * torch.where(group < 2.0, 1.0, 256.0) * torch.where((group == 1.0) | (group == 3.0), 16.0, 1.0)
-    return (size * torch.where(whole < 0.0, -1.0, 1.0)).to(torch.float16)
+    group = (exponent * 0.125).floor()
+    rest = exponent - group * 8.0
+    line = rest + 1.0
+    for bend in range(1, 8):
+        line = line + (rest - bend).relu() * 2.0 ** (bend - 1)
+    scale = torch.where(group < 2.0, 2.0**-14, 2.0**2) * torch.where((group == 1.0) | (group == 3.0), 2.0**8, 1.0)
+    return (line * scale * torch.where(whole < 0.0, -1.0, 1.0)).to(torch.float16)
 
 
 def of_half(half: Tensor) -> Tensor:
@@ -252,11 +255,13 @@ def of_half(half: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         bits = half.view(torch.int16).to(torch.float32)
         upper = bits.clamp(-1.0, 0.0)
-        return bits.sub_(upper, alpha=32768).sub_(15360.0).mul_(upper.mul_(2.0).add_(1.0))
+        return bits.sub_(upper, alpha=32768).sub_(1024.0).mul_(upper.mul_(2.0).add_(1.0))
     value = half.to(torch.float32)
     size = value.abs()
-    second, third, fourth = size >= 2.0**4, size >= 2.0**8, size >= 2.0**12
-    first = torch.where(fourth, 12.0, torch.where(third, 8.0, torch.where(second, 4.0, 0.0)))
-    rest = size * torch.where(fourth, 2.0**-12, torch.where(third, 2.0**-8, torch.where(second, 2.0**-4, 1.0)))
-    line = rest - 1.0 - (rest - 2.0).relu() * 0.5 - (rest - 4.0).relu() * 0.25 - (rest - 8.0).relu() * 0.125
+    second, third, fourth = size >= 2.0**-6, size >= 2.0**2, size >= 2.0**10
+    first = torch.where(fourth, 24.0, torch.where(third, 16.0, torch.where(second, 8.0, 0.0)))
+    rest = size * torch.where(fourth, 2.0**-10, torch.where(third, 2.0**-2, torch.where(second, 2.0**6, 2.0**14)))
+    line = rest - 1.0
+    for bend in range(1, 8):
+        line = line - (rest - 2.0**bend).relu() * 2.0**-bend
     return (first + line) * torch.where(value < 0.0, -(2.0**10), 2.0**10)

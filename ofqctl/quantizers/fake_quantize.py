@@ -58,7 +58,7 @@ def fake_quantize(
             result multiplied by it.
         rounding: Another gradient of rounding, for which the code of `reference` runs; None for the one above.
         keep_input: Whether backward gets ``x`` itself, which takes 4 bytes for each element that nothing else keeps,
-            and less time than what takes 2. For codes of more than 4 bits and for parameters it always does.
+            and less time than what takes 2. For codes of more than 4 bits it always does.
 
     Returns:
         Tensor in the shape of ``x``, with the dtype of ``step``, or under autocast the dtype of the product that
@@ -71,7 +71,7 @@ def fake_quantize(
     before, after = (None if shift is None else shift.float() for shift in (before, after))
     affine = isinstance(grid, IntegerGrid | AffineGrid)
     offset = grid.offset if isinstance(grid, AffineGrid) else None
-    marked = grid.range.bits <= MARKED_BITS and not keep_input and not x.is_leaf
+    marked = grid.range.bits <= MARKED_BITS and not keep_input
     layout = Layout(grid.range, isinstance(grid, AffineGrid) and grid.whole, marked)
     graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, step, before, after))
     if affine and not graph:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid
 from ofqctl.quantizers import build_quantizer, fused, fusing, saved_as_codes
-from ofqctl.quantizers.cores import as_half, of_half
+from ofqctl.quantizers.cores import HALVES, as_half, of_half
 from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.recipe.plan import quantizer_plan
 
@@ -34,7 +34,7 @@ def trained(grid, transposed):
 
 
 def test_every_integer_has_a_float16_of_its_own():
-    whole = torch.arange(1 - 2**14, 2**14).float()
+    whole = torch.arange(1 - HALVES, HALVES).float()
     numbers = as_half(whole)
     assert len(numbers.unique()) == len(whole) and torch.isfinite(numbers).all()
     assert torch.equal(of_half(numbers), whole)
@@ -42,7 +42,7 @@ def test_every_integer_has_a_float16_of_its_own():
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_they_are_the_same_numbers():
-    whole = torch.arange(1 - 2**14, 2**14).float()
+    whole = torch.arange(1 - HALVES, HALVES).float()
     numbers = as_half(whole)
     assert torch.equal(torch.compile(as_half)(whole), numbers)
     assert torch.equal(torch.compile(of_half)(numbers), whole)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.layers.attention.products import AttentionProducts
-from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer, saved_as_codes
+from ofqctl.layers.weight import WeightSite, build_weight_quantizer
+from ofqctl.quantizers import saved_as_codes
 from ofqctl.recipe import ModulePlan
 
 
@@ -52,7 +52,7 @@ class MergedQueryKey(WeightSite):
         self.k = nn.Parameter(key)
         self.register_buffer("correction", None)
         self.register_buffer("merged", None, persistent=False)
-        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
+        self.weight_quantizer = build_weight_quantizer(plan.weight)
 
     def latent(self) -> Tensor:
         """The product, (H, C, C), float32 even under autocast, because codes must not depend on autocast."""
