@@ -212,7 +212,9 @@ def _of_marks(marks: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def _summed_to(x: Tensor, shape: torch.Size) -> Tensor:
-    """``x.sum_to_size(shape)``, the innermost dimension first, as compiled code passes fewer times over memory then."""
+    """``x.sum_to_size(shape)``; compiled, the innermost dimension first, in fewer passes over memory."""
+    if not torch.compiler.is_compiling():
+        return x.sum_to_size(shape)
     for dimension in reversed(range(x.dim())):
         aligned = dimension - x.dim() + len(shape)
         if x.shape[dimension] > 1 and (aligned < 0 or shape[aligned] == 1):
