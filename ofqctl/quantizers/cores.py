@@ -183,15 +183,15 @@ def gradients(
     if of_x is not None or of_before is not None:
         passed = _chosen(inside, grad)
         grad_x = None if of_x is None else passed.to(dtype)
-        grad_before = None if of_before is None else _summed_to(passed, of_before)
+        grad_before = None if of_before is None else passed.sum_to_size(of_before)
     if of_after is not None:
-        grad_after = _summed_to(grad, of_after)
+        grad_after = grad.sum_to_size(of_after)
     if of_step is not None:
         points = codes if offset is None else codes.add_(offset)
         slopes = _chosen(inside, distance, points).mul_(grad)
         shared = passes * grad.numel() / max(1, of_step.numel())
         scale = step_gradient_scale(layout.range.high, shared)
-        grad_step = _summed_to(slopes, of_step).mul_(scale)
+        grad_step = slopes.sum_to_size(of_step).mul_(scale)
     return grad_x, grad_step, grad_before, grad_after
 
 
@@ -209,17 +209,6 @@ def _of_marks(marks: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     high = ((low + 0.5) * (1.0 / layout.room)).floor_()
     low = low.sub_(high, alpha=layout.room)
     return high.add_(layout.middle) if layout.middle else high, low
-
-
-def _summed_to(x: Tensor, shape: torch.Size) -> Tensor:
-    """``x.sum_to_size(shape)``; compiled, the innermost dimension first, in fewer passes over memory."""
-    if not torch.compiler.is_compiling():
-        return x.sum_to_size(shape)
-    for dimension in reversed(range(x.dim())):
-        aligned = dimension - x.dim() + len(shape)
-        if x.shape[dimension] > 1 and (aligned < 0 or shape[aligned] == 1):
-            x = x.sum(dim=dimension, keepdim=True)
-    return x.reshape(shape)
 
 
 def step_gradient_scale(high: int, shared: float) -> float:
