@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ofqctl.layers.weight import WeightSite, build_weight_quantizer
+from ofqctl.layers.weight import WeightSite
 from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
 
@@ -26,7 +26,7 @@ class QuantConv2d(nn.Conv2d, WeightSite):
         super().__init__(**geometry, bias=conv.bias is not None, device="meta")  # parameters are set below
         self.weight, self.bias = conv.weight, conv.bias
         self.pads_same = isinstance(conv, Conv2dSame)
-        self.weight_quantizer = build_weight_quantizer(plan.weight)
+        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
         operand = plan.operands.get("input")
         self.input = nn.Identity() if operand is None else build_quantizer(operand)
 

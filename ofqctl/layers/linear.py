@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ofqctl.layers.weight import WeightSite, build_weight_quantizer
+from ofqctl.layers.weight import WeightSite
 from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
 
@@ -28,7 +28,7 @@ class QuantLinear(nn.Linear, WeightSite):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.weight_quantizer = build_weight_quantizer(plan.weight)
+        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
         operand = plan.operands.get("input")
         self.input = nn.Identity() if operand is None else build_quantizer(operand)
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.grids import Encoded
-from ofqctl.quantizers import Quantizer, build_quantizer
-from ofqctl.recipe import QuantizerPlan
+from ofqctl.quantizers import Quantizer
 
 
 class WeightSite(nn.Module, ABC):
@@ -101,15 +100,6 @@ class WeightSite(nn.Module, ABC):
         with torch.inference_mode(False), torch.no_grad():
             value = self.weight_quantizer.latent_of(codes) if for_this_quantizer else codes.decode()
             self.install_latent(value.to(self.latent()))
-
-
-def build_weight_quantizer(plan: QuantizerPlan | None) -> Quantizer | None:
-    """Build the quantizer of a weight, which is there for backward as it is; None for a weight in float."""
-    if plan is None:
-        return None
-    quantizer = build_quantizer(plan)
-    quantizer.keeps_input = True
-    return quantizer
 
 
 def weight_sites(model: nn.Module) -> Iterator[tuple[str, WeightSite]]:

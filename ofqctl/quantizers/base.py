@@ -28,7 +28,6 @@ class Quantizer(nn.Module, ABC):
         after: Learned shift added after rounding, or None.
         frozen: For a weight, which of its elements have permanently fixed codes: bool, in the shape of the weight.
             None, and absent from state dicts, unless a remedy freezes codes.
-        keeps_input: Whether backward gets the input itself, see `fake_quantize`.
         observing: While true, tensors pass unchanged and are observed for the start values.
         own_latents: Names of parameters of a weight's quantizer that codes follow from beside the latent weight.
         passes: Number of forward passes in one optimizer step, over all micro-batches and processes, each of which
@@ -47,7 +46,7 @@ class Quantizer(nn.Module, ABC):
     def __init__(self, plan: QuantizerPlan) -> None:
         super().__init__()
         self.plan = self.settings = plan
-        self.observing = self.keeps_input = False
+        self.observing = False
         self.passes = 1
         self.range = CodeRange.of_bits(plan.bits, signed=plan.signed is not False)
         shift = None if plan.shift_shape is None else torch.zeros(plan.shift_shape)
@@ -79,21 +78,8 @@ class Quantizer(nn.Module, ABC):
         if self.observing:
             self.observe(x)
             return x
-        return self.rounded(x, self.step)
-
-    def rounded(self, x: Tensor, step: Tensor) -> Tensor:
-        """``x`` rounded to the grid with this grid step, through which its gradient passes."""
-        return fake_quantize(
-            x,
-            step,
-            self.grid,
-            self.before,
-            self.after,
-            self.passes,
-            relative=self.plan.dynamic,
-            rounding=self.rounding,
-            keep_input=self.keeps_input,
-        )
+        given = self.step, self.grid, self.before, self.after, self.passes
+        return fake_quantize(x, *given, relative=self.plan.dynamic, rounding=self.rounding)
 
     def relative(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and None; if ``dynamic``, ``x`` divided by the largest magnitude of each row, and these magnitudes."""

@@ -12,7 +12,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from ofqctl.grids import SMALLEST_STEP, AffineGrid, Grid, IntegerGrid
 from ofqctl.quantizers import reference
 from ofqctl.quantizers.cores import (
-    MARKED_BITS,
     SMALLEST_ROW,
     Layout,
     Offset,
@@ -39,7 +38,6 @@ def fake_quantize(
     *,
     relative: bool = False,
     rounding: Rounding | None = None,
-    keep_input: bool = False,
 ) -> Tensor:
     """Compute ``step * point + after``, where ``point`` is what the grid rounds ``(x + before) / step`` to.
 
@@ -57,8 +55,6 @@ def fake_quantize(
         relative: Whether each row, the last dimension of ``x``, is divided by its largest magnitude first, and the
             result multiplied by it.
         rounding: Another gradient of rounding, for which the code of `reference` runs; None for the one above.
-        keep_input: Whether backward gets ``x`` itself, which takes 4 bytes for each element that nothing else keeps,
-            and less time than what takes 2. For codes of more than 4 bits it always does.
 
     Returns:
         Tensor in the shape of ``x``, with the dtype of ``step``, or under autocast the dtype of the product that
@@ -71,8 +67,7 @@ def fake_quantize(
     before, after = (None if shift is None else shift.float() for shift in (before, after))
     affine = isinstance(grid, IntegerGrid | AffineGrid)
     offset = grid.offset if isinstance(grid, AffineGrid) else None
-    marked = grid.range.bits <= MARKED_BITS and not keep_input
-    layout = Layout(grid.range, isinstance(grid, AffineGrid) and grid.whole, marked)
+    layout = Layout(grid.range, isinstance(grid, AffineGrid) and grid.whole)
     graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, step, before, after))
     if affine and not graph:
         clamped = step.clamp(min=SMALLEST_STEP)
@@ -130,7 +125,7 @@ def straight_through(x: Tensor, value: Tensor) -> Tensor:
 def saved_as_codes(*values: Tensor) -> Iterator[None]:
     """Within the block, products do not keep the quantized ``values`` (or views of them) for backward.
 
-    The quantizers keep what is needed to compute each value again in backward, exactly.
+    The quantizers keep what is needed to decode each value again in backward, exactly.
     """
     nodes = {v.untyped_storage().data_ptr(): (v.grad_fn, v.stride()) for v in values if _keeps_codes(v)}
     if not nodes:
@@ -161,8 +156,8 @@ def _keeps_codes(value: Tensor) -> bool:
 
 def _decode(node: Any) -> Tensor:
     """The output of a quantizer's graph node."""
-    step, before, after, kept = node.saved_tensors
-    return run(kept.numel(), decode_kept, kept, step, node.offset, before, after, node.layout, node.dtype)
+    step, after, *planes = node.saved_tensors
+    return run(planes[0].numel(), decode_kept, planes, step, node.offset, after, node.layout, node.dtype)
 
 
 class _StraightThrough(Function):
@@ -176,7 +171,7 @@ class _StraightThrough(Function):
 
 
 class _FakeQuantize(Function):
-    """Keeps the input or its marks, from which gradients and values are computed."""
+    """Keeps one integer for each element, from which gradients and values are computed."""
 
     @staticmethod
     def forward(
@@ -192,15 +187,15 @@ class _FakeQuantize(Function):
     ) -> Tensor:
         ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype, ctx.passes = offset, layout, dtype, x.dtype, passes
         ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
-        value, *marks = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
-        ctx.save_for_backward(step, before, after, *(marks or [x]))
+        value, *planes = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
+        ctx.save_for_backward(step, after, *planes)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        step, before, _, kept = ctx.saved_tensors
+        planes = ctx.saved_tensors[2:]
         wanted = tuple(
             shape if needed else None for shape, needed in zip(ctx.shapes, ctx.needs_input_grad, strict=False)
         )
-        given = (grads[0], kept, step, ctx.offset, before, ctx.layout, wanted, ctx.x_dtype, ctx.passes)
-        return *run(kept.numel(), gradients, *given), None, None, None, None
+        given = (grads[0], planes, ctx.offset, ctx.layout, wanted, ctx.x_dtype, ctx.passes)
+        return *run(planes[0].numel(), gradients, *given), None, None, None, None

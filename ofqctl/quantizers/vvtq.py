@@ -24,6 +24,7 @@ from torch import Tensor
 from ofqctl.errors import RecipeError
 from ofqctl.grids import SMALLEST_STEP
 from ofqctl.quantizers.cores import step_gradient_scale
+from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.quantizers.lsq import LSQ, LSQSettings
 from ofqctl.recipe.methods import QUANTIZERS
 from ofqctl.recipe.plan import QuantizerPlan
@@ -98,7 +99,8 @@ class VVTQ(LSQ):
         if self.observing:
             return super().forward(x)
         held = self.step.detach()
-        return self.rounded(x, (self._of_parts(self.step) - self._of_parts(held)) * self._rate(x) + held)
+        learned = (self._of_parts(self.step) - self._of_parts(held)) * self._rate(x) + held
+        return fake_quantize(x, learned, self.grid, self.before, self.after, self.passes, relative=self.plan.dynamic)
 
     def _of_parts(self, step: Tensor) -> Tensor:
         """The sum of the steps of each part, for each of its rows."""

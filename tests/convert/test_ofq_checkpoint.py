@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from ofqctl.convert.ofq_checkpoint import load_ofq, recipe_for, translate
 from ofqctl.errors import ArtifactError
 from ofqctl.models import read_torch_file
-from ofqctl.quantizers import Quantizer
 
 FILES = ["ofq_w2a2_qkr_a", "ofq_w3a3_b"]
 # a shift of all keys adds the same to every logit of a query: these gradients are 0 but for rounding
@@ -41,13 +40,8 @@ def test_logits_are_those_of_the_authors(imported):
     assert (logits - io["logits"]).abs().max() <= 1e-4 * io["logits"].abs().max()
 
 
-# what a mark rounds a distance to shows where the terms of a grid step's gradient cancel
-@pytest.mark.parametrize(("keeps_input", "bound"), [(True, 2e-4), (False, 2e-3)])
-def test_loss_and_every_gradient_are_those_of_the_authors(imported, keeps_input, bound):
+def test_loss_and_every_gradient_are_those_of_the_authors(imported):
     model, io, _ = imported
-    for module in model.modules():
-        if keeps_input and isinstance(module, Quantizer):
-            module.keeps_input = True
     model.set_distilled_training(True)
     target = torch.arange(4) % io["config"]["classes"]
     loss = sum(F.cross_entropy(logits, target) for logits in model.train()(io["input"]))
@@ -61,7 +55,7 @@ def test_loss_and_every_gradient_are_those_of_the_authors(imported, keeps_input,
         if name.endswith(VANISHING):
             assert error <= 1e-6
         else:
-            assert error <= bound * expected.norm(), name
+            assert error <= 1e-3 * expected.norm(), name
 
 
 def test_a_checkpoint_for_other_sizes_names_what_does_not_fit(imported):

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid
 from ofqctl.quantizers import build_quantizer, fused, fusing, saved_as_codes
-from ofqctl.quantizers.cores import HALVES, as_half, of_half
 from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.recipe.plan import quantizer_plan
 
@@ -26,26 +25,11 @@ def leaves(transposed):
 
 def trained(grid, transposed):
     x, step, before, after = tensors = leaves(transposed)
-    value = fake_quantize(x.clone(), step, grid, before, after)  # not a leaf, which is kept as it is
+    value = fake_quantize(x, step, grid, before, after)
     with saved_as_codes(value):
         product = value @ value.transpose(-2, -1)
     product.square().sum().backward()
     return value.detach(), [t.grad for t in tensors]
-
-
-def test_every_integer_has_a_float16_of_its_own():
-    whole = torch.arange(1 - HALVES, HALVES).float()
-    numbers = as_half(whole)
-    assert len(numbers.unique()) == len(whole) and torch.isfinite(numbers).all()
-    assert torch.equal(of_half(numbers), whole)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_they_are_the_same_numbers():
-    whole = torch.arange(1 - HALVES, HALVES).float()
-    numbers = as_half(whole)
-    assert torch.equal(torch.compile(as_half)(whole), numbers)
-    assert torch.equal(torch.compile(of_half)(numbers), whole)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -53,7 +37,6 @@ def test_compiled_they_are_the_same_numbers():
     ("grid", "transposed"),
     [
         (IntegerGrid(CodeRange(-2, 1)), False),
-        (IntegerGrid(CodeRange(-8, 7)), True),
         (AffineGrid(CodeRange(0, 15), torch.tensor(-3.0), whole=True), True),
         (AffineGrid(CodeRange(-128, 127), torch.tensor(0.5)), False),
     ],
@@ -61,7 +44,7 @@ def test_compiled_they_are_the_same_numbers():
 def test_compiled_values_are_the_same_bits_and_gradients_agree(grid, transposed):
     value, grads = trained(grid, transposed)
     with fused(), warnings.catch_warnings():
-        warnings.filterwarnings("error", "the quantizers run slower")
+        warnings.simplefilter("error", UserWarning)
         compiled_value, compiled_grads = trained(grid, transposed)
     assert torch.equal(value, compiled_value)
     for compiled, eager in zip(compiled_grads, grads, strict=True):
@@ -103,7 +86,7 @@ def test_a_product_on_codes_has_the_gradients_of_one_on_values(bits):
     grads = []
     for values in (False, True):
         leaf = x.clone().requires_grad_()
-        quantized = fake_quantize(leaf.clone(), step, IntegerGrid(codes))
+        quantized = fake_quantize(leaf, step, IntegerGrid(codes))
         with saved_as_codes(*[] if values else [quantized]):
             product = F.linear(quantized, weight)
         grads.append(torch.autograd.grad(product.square().sum(), (leaf, weight)))

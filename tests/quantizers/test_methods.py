@@ -167,14 +167,12 @@ def test_gradients_do_not_depend_on_how_a_batch_is_split_into_forward_passes(pas
     assert "passes" not in quantizer.state_dict()
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_backward_keeps_two_bytes_an_element_or_the_input_which_others_may_keep_too(bits):
+def test_backward_keeps_two_bytes_an_element():
     saved = []
-    x, step = torch.randn(8, 16, requires_grad=True).clone(), torch.tensor(0.5, requires_grad=True)
+    x, step = torch.randn(8, 16, requires_grad=True), torch.tensor(0.5, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        fake_quantize(x, step, IntegerGrid(CodeRange.of_bits(bits, signed=True)))
-    own = [t for t in saved if t is not step and t.data_ptr() != x.data_ptr()]
-    assert sum(t.numel() * t.element_size() for t in own) == (2 * x.numel() if bits <= 4 else 0)
+        fake_quantize(x, step, IntegerGrid(CodeRange(-8, 7)))
+    assert sum(t.numel() * t.element_size() for t in saved if t is not step) == 2 * x.numel()
 
 
 def test_low_precision_inputs_get_gradients_of_their_own_dtype():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,8 @@ class AttentionProducts(nn.Module):
 
     Args:
         operands: Quantizers of ``q``, ``k``, ``softmax`` and ``v``; a missing one stays float.
-
-    Attributes:
-        names: Names of all operands.
-        kept: Names of those that are kept for backward as they are, which saves time. The softmax keeps its output
-            anyway, and attention in float keeps the others.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("q", "k", "softmax", "v")
-    kept: ClassVar[tuple[str, ...]] = names
     q: nn.Module
     k: nn.Module
     softmax: nn.Module
@@ -37,14 +30,9 @@ class AttentionProducts(nn.Module):
 
     def __init__(self, operands: Mapping[str, QuantizerPlan]) -> None:
         super().__init__()
-        for name in self.names:
+        for name in ("q", "k", "softmax", "v"):
             plan = operands.get(name)
-            if plan is None:
-                self.add_module(name, nn.Identity())
-                continue
-            quantizer = build_quantizer(plan)
-            quantizer.keeps_input = name in self.kept
-            self.add_module(name, quantizer)
+            self.add_module(name, nn.Identity() if plan is None else build_quantizer(plan))
 
     def attend(
         self,

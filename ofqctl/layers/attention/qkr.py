@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.layers.attention.products import AttentionProducts
-from ofqctl.layers.weight import WeightSite, build_weight_quantizer
-from ofqctl.quantizers import saved_as_codes
+from ofqctl.layers.weight import WeightSite
+from ofqctl.quantizers import build_quantizer, saved_as_codes
 from ofqctl.recipe import ModulePlan
 
 
@@ -52,7 +52,7 @@ class MergedQueryKey(WeightSite):
         self.k = nn.Parameter(key)
         self.register_buffer("correction", None)
         self.register_buffer("merged", None, persistent=False)
-        self.weight_quantizer = build_weight_quantizer(plan.weight)
+        self.weight_quantizer = None if plan.weight is None else build_quantizer(plan.weight)
 
     def latent(self) -> Tensor:
         """The product, (H, C, C), float32 even under autocast, because codes must not depend on autocast."""
@@ -111,13 +111,14 @@ class QKRProducts(AttentionProducts):
         plan: Quantizer of the merged weight; of the operands ``x``, ``qkx``, ``softmax`` and ``v``.
     """
 
-    names = ("x", "qkx", "softmax", "v")
-    kept = ("softmax", "v")
     x: nn.Module
     qkx: nn.Module
 
     def __init__(self, attention: FusedQKV, plan: ModulePlan) -> None:
-        super().__init__(plan.operands)
+        super().__init__({name: p for name, p in plan.operands.items() if name in ("softmax", "v")})
+        for name in ("x", "qkx"):
+            operand = plan.operands.get(name)
+            self.add_module(name, nn.Identity() if operand is None else build_quantizer(operand))
         self.heads, self.scale = attention.num_heads, attention.scale
         query, key, value = attention.qkv.weight.detach().chunk(3)
         self.qk = MergedQueryKey(query.clone(), key.clone(), self.heads, plan)
