@@ -1,4 +1,4 @@
-"""Temporary changes of modules, undone at the end of a ``with`` block: hooks, and methods of single objects."""
+"""Temporary changes of modules, undone at the end of a ``with`` block: hooks, methods of single objects, modes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +15,19 @@ def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
         for handle in handles:
             stack.enter_context(handle)
         yield
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block every module is in evaluation mode, behind it in its own again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()  # clears what timm's modules cached in evaluation mode
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ofqctl.api.images import check_have_names, labelled_batches
-from ofqctl.api.module import in_evaluation_mode, subject_of
+from ofqctl.api.module import subject_of
 from ofqctl.data import DataSpec
 from ofqctl.devices import DeviceName, pick_device
 from ofqctl.errors import ModelError
 from ofqctl.evaluation import Subject
 from ofqctl.evaluation import evaluate as measured
+from ofqctl.hooks import in_evaluation_mode
 from ofqctl.jobs.evaluate import EvaluateRequest
 from ofqctl.jobs.evaluate import evaluate as run
 from ofqctl.models import embeds

@@ -1,8 +1,7 @@
 """Models in memory: what they know beside their weights, and how other functions see them."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -130,15 +129,3 @@ def subject_of(model: "str | Path | nn.Module", input_size: tuple[int, int, int]
     }
     copied = copy.deepcopy(model).cpu().eval()
     return Subject(copied, origin.architecture, "float", origin.data_config, labels, about)
-
-
-@contextmanager
-def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within the block every module is in evaluation mode, behind it in its own again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ofqctl.artifact.tensors import fault_of, float_tensors, names_of_bounds, read_weight
 from ofqctl.convert import operands, weight_site
 from ofqctl.errors import ArtifactError
+from ofqctl.hooks import in_evaluation_mode
 from ofqctl.layers import weight_sites
 from ofqctl.quantizers import Quantizer, build_quantizer
 from ofqctl.recipe import Plan
@@ -16,7 +17,7 @@ _SHOWN = 8
 
 
 def check_written(tensors: Mapping[str, Tensor], model: nn.Module, plan: Plan, where: str) -> None:
-    """Check that the tensors and the plan alone decode to exactly the values that ``model`` computes with.
+    """Check that the tensors and the plan alone decode to exactly the values that ``model``, evaluated, computes with.
 
     Every quantizer is built again from the plan, as a reader does; the quantizers of the model are not used.
 
@@ -29,7 +30,7 @@ def check_written(tensors: Mapping[str, Tensor], model: nn.Module, plan: Plan, w
     Raises:
         ArtifactError: Weights or quantizers differ; the message names them.
     """
-    with torch.no_grad():
+    with torch.no_grad(), in_evaluation_mode(model):
         faults = [*_weights(tensors, model, plan, where), *_activations(model, plan), *_float_tensors(tensors, model)]
     if faults:
         shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ofqctl.hooks import attached
+from ofqctl.hooks import attached, in_evaluation_mode
 from ofqctl.layers.attention import AttentionProducts, Redirected, form_of, open_products
 from ofqctl.layers.attention.products import MATMULS
 
@@ -138,15 +138,12 @@ def survey(model: nn.Module, input_size: Shape) -> Survey:
     """
     record = Survey()
     parameter = next(model.parameters())
-    was_training = model.training
-    model.eval()
-    for run, shape in _runs(model, input_size).items():
-        watch = _Watch(record, run)
-        hooks = (hook for name, m in model.named_modules() for hook in _watch(name, m, record, watch))
-        with attached(hooks), torch.no_grad(), watch:
-            model(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
-    model.train()  # clears what timm's modules cached in evaluation mode
-    model.train(was_training)
+    with in_evaluation_mode(model):
+        for run, shape in _runs(model, input_size).items():
+            watch = _Watch(record, run)
+            hooks = (hook for name, m in model.named_modules() for hook in _watch(name, m, record, watch))
+            with attached(hooks), torch.no_grad(), watch:
+                model(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
     return record
 
 

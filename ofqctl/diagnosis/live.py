@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ofqctl.convert import operands
-from ofqctl.hooks import attached
+from ofqctl.hooks import attached, in_evaluation_mode
 from ofqctl.layers import WeightSite, weight_sites
 from ofqctl.oscillation import Flips, GradientWatch, Role, count_parts, roles_of
 from ofqctl.quantizers import Quantizer
@@ -89,11 +89,9 @@ class LiveMeter:
         """Run the model on the probe batch and keep the codes of its activations."""
         if self._probe is None:
             return
-        training = self._model.training
-        self._model.eval()
-        with attached(activation.listen() for activation in self._activations), torch.no_grad():
+        listening = attached(activation.listen() for activation in self._activations)
+        with in_evaluation_mode(self._model), listening, torch.no_grad():
             self._model(self._probe)
-        self._model.train(training)
 
 
 class _LiveWeight:

@@ -16,6 +16,7 @@ from ofqctl.data import ImageData, ImageLoader, image_loader, open_data
 from ofqctl.errors import DataError
 from ofqctl.evaluation import Comparison, Embeddings, compare_embeddings, of_model
 from ofqctl.files import NEXT_STATE, RUN_FILES, TRACKER_FILE, TRAINING_STATE, replaced_files
+from ofqctl.hooks import in_evaluation_mode
 from ofqctl.jobs.embedding import embed_images
 from ofqctl.jobs.measuring import measure
 from ofqctl.jobs.starting import Start
@@ -121,11 +122,9 @@ class TrainedRun:
             rank=self.processes.rank,
             world=self.processes.world,
         )
-        was_training = model.training
         measured = self._embeddings if embeds(model) else self._classes
-        row = measured(model.eval(), loader)
-        model.train(was_training)
-        return row
+        with in_evaluation_mode(model):
+            return measured(model, loader)
 
     def _classes(self, model: nn.Module, loader: ImageLoader) -> Row:
         figures = measure({"model": model}, loader, self.processes, self.progress)["model"].accuracy

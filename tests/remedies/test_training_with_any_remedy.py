@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ofqctl.artifact import load_run
 from ofqctl.data import DataSpec
 from ofqctl.errors import RecipeError
 from ofqctl.jobs.train import TrainRequest, train
@@ -31,7 +32,7 @@ REMEDIES = {
 }
 REFUSED = {("satnl", "qkr")}  # merged products
 SETS = {"lsq": ["weights.method=lsq", "attention.qkr=false"], "qkr": []}
-STEPS, KILLED_AFTER = 6, 4
+STEPS, KILLED_AFTER = 3, 4  # an epoch; of two
 SCRIPT = "import pickle, sys; from ofqctl.jobs.train import train; train(pickle.load(open(sys.argv[1], 'rb')))"
 
 
@@ -41,8 +42,8 @@ def stop(row, _total):
 
 
 def request_for(remedies, recipe, output, *settings, **options):
-    """A training with a phase for each remedy."""
-    of_each = "{{epochs: 1, lr: 3.0e-3, min_lr: 1.0e-4, {}: {}}}"
+    """A training with a phase of two epochs for each remedy."""
+    of_each = "{{epochs: 2, lr: 3.0e-3, min_lr: 1.0e-4, {}: {}}}"
     phases = ", ".join(of_each.format(remedy, REMEDIES[remedy]) for remedy in remedies)
     short = [f"phases=[{phases}]", "batch_size=8", "distillation=null", *settings]
     sets = [f"training.{value}" for value in short] + ["calibration.images=8", *SETS[recipe]]
@@ -74,11 +75,19 @@ def test_a_killed_training_in_micro_batches_goes_on_to_the_same_bits(remedy, rec
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize("remedy", REMEDIES)
+def test_a_run_is_written_after_every_epoch_of_a_phase(remedy, tmp_path):
+    written = request_for([remedy], "lsq", tmp_path / "run", "steps_per_epoch=2")
+    with pytest.raises(MemoryError):
+        train(written, on_step=stop)
+    assert load_run(written.output).model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", SETS)
 def test_two_processes_take_the_steps_of_one_in_two_micro_batches(recipe, tmp_path, torchrun):
     remedies = [remedy for remedy in REMEDIES if (remedy, recipe) not in REFUSED]
-    alone = request_for(remedies, recipe, tmp_path / "alone", "steps_per_epoch=4", "drop_path=0.0", grad_accum=2)
+    alone = request_for(remedies, recipe, tmp_path / "alone", "steps_per_epoch=2", "drop_path=0.0", grad_accum=2)
     train(alone)
     shared = replace(alone, output=tmp_path / "shared", grad_accum=1)
     (tmp_path / "script.py").write_text(SCRIPT)
