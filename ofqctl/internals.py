@@ -1,9 +1,12 @@
 """All uses of torch's private names, each with the reason."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 
 def without_function_modes() -> AbstractContextManager[None]:
@@ -36,3 +39,22 @@ def disabled_when_called(function: Any = None, recursive: bool = True, **_reason
     from torch._compile import _disable_dynamo
 
     return _disable_dynamo(function, recursive)
+
+
+def kept_by_activation(x: Tensor) -> Callable[[], Tensor] | None:
+    """How to compute the output of a GELU or SiLU again, to the bit, from its input, which autograd keeps anyway.
+
+    The input is an attribute of the graph node, which torch shows but does not document.
+
+    Returns:
+        None if ``x`` is anything else, or if the input may be asked for only once, as in activation checkpointing.
+    """
+    node: Any = x.grad_fn
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if node is None or torch.compiler.is_compiling() or hooks is not None:
+        return None
+    if node.name() == "GeluBackward0":
+        return lambda: F.gelu(node._saved_self.detach(), approximate=node._saved_approximate)
+    if node.name() == "SiluBackward0":
+        return lambda: F.silu(node._saved_self.detach())
+    return None

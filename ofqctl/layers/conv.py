@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer, saved_as_codes
+from ofqctl.quantizers import build_quantizer, computed_again
 from ofqctl.recipe import ModulePlan
 
 _GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -46,6 +46,6 @@ class QuantConv2d(nn.Conv2d, WeightSite):
 
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         weight = self.quantized_weight()
-        with saved_as_codes(operand, weight):
+        with computed_again(operand, weight):
             convolved: Tensor = self._conv_forward(x, weight, self.bias)
         return convolved

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer, saved_as_codes
+from ofqctl.quantizers import build_quantizer, computed_again
 from ofqctl.recipe import ModulePlan
 
 
@@ -44,5 +44,5 @@ class QuantLinear(nn.Linear, WeightSite):
         """(..., in) -> (..., out)."""
         x = self.input(x)
         weight = self.quantized_weight()
-        with saved_as_codes(x, weight):
+        with computed_again(x, weight):
             return self.product(x, weight, self.bias)

@@ -8,7 +8,7 @@ import torch
 from ofqctl.hooks import shadowed
 from ofqctl.quantizers.aoq import AOQ
 from ofqctl.quantizers.base import Quantizer, by_group
-from ofqctl.quantizers.fake_quantize import saved_as_codes, straight_through
+from ofqctl.quantizers.fake_quantize import computed_again, straight_through
 from ofqctl.quantizers.fusing import fused, set_fused
 from ofqctl.quantizers.lsq import LSQ
 from ofqctl.quantizers.quest import QuEST
@@ -48,8 +48,8 @@ __all__ = [
     "Uniform",
     "build_quantizer",
     "by_group",
+    "computed_again",
     "fused",
-    "saved_as_codes",
     "set_fused",
     "straight_through",
     "without",

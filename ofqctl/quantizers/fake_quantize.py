@@ -1,6 +1,6 @@
 """Fake quantization that saves memory and passes over memory; see `reference` for the same in plain code."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,23 +9,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
-from ofqctl.grids import SMALLEST_STEP, AffineGrid, Grid, IntegerGrid
+from ofqctl.grids import AffineGrid, Grid, IntegerGrid
+from ofqctl.internals import kept_by_activation
 from ofqctl.quantizers import reference
-from ofqctl.quantizers.cores import (
-    SMALLEST_ROW,
-    Layout,
-    Offset,
-    decode_kept,
-    gradients,
-    nearest_codes,
-    over_largest,
-    snap_and_keep,
-    value_of,
-)
-from ofqctl.quantizers.fusing import run
+from ofqctl.quantizers.computing import compute_gradients, compute_value, value_in_parts
+from ofqctl.quantizers.cores import Layout, Offset, over_largest
 from ofqctl.quantizers.reference import Rounding
-
-_PART = 1 << 17  # elements
 
 
 def fake_quantize(
@@ -70,49 +59,15 @@ def fake_quantize(
     layout = Layout(grid.range, isinstance(grid, AffineGrid) and grid.whole)
     graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, step, before, after))
     if affine and not graph:
-        clamped = step.clamp(min=SMALLEST_STEP)
-        return _without_graph(x, clamped, before, after, offset, layout, relative=relative).to(dtype)
+        return value_in_parts(x, step, before, after, offset, layout, relative=relative).to(dtype)
     rows, largest = over_largest(x) if relative else (x, None)
     if affine and rounding is None:
         between = torch.float32 if relative else dtype
-        value: Tensor = _FakeQuantize.apply(rows, step, before, after, offset, layout, between, passes)
+        given = step, before, after, offset, layout, between, passes, kept_by_activation(rows)
+        value: Tensor = _FakeQuantize.apply(rows, *given)
     else:
         value = reference.fake_quantize(rows, step, grid, before, after, passes, rounding)
     return (value if largest is None else value * largest).to(dtype)
-
-
-def _without_graph(
-    x: Tensor,
-    step: Tensor,
-    before: Tensor | None,
-    after: Tensor | None,
-    offset: Offset,
-    layout: Layout,
-    *,
-    relative: bool,
-) -> Tensor:
-    """The value in float32, contiguous; on the CPU one part of a batch after the other, which stays in the cache."""
-    value = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    on_cpu = x.device.type == "cpu"
-    shared = all(t is None or t.dim() < x.dim() or t.shape[0] == 1 for t in (step, before, after, offset))
-    rows = max(1, _PART * len(x) // x.numel()) if on_cpu and shared and x.dim() > relative and x.numel() else 0
-    # a device would have to be waited for to know the number
-    whole = float(offset) if on_cpu and layout.whole and offset is not None and offset.numel() == 1 else None
-    for own, place in zip(torch.split(x, rows), torch.split(value, rows), strict=True) if rows else [(x, value)]:
-        moved, largest = own.float(), None
-        if relative:
-            largest = torch.abs(moved, out=place).amax(dim=-1, keepdim=True).clamp_(min=SMALLEST_ROW)
-            moved = torch.div(moved, largest, out=place)
-        moved = moved if before is None else torch.add(moved, before, out=place)
-        in_steps = torch.div(moved, step, out=place)
-        if whole is None:
-            value_of(nearest_codes(in_steps, offset, layout), step, offset, after)
-        else:  # the same in two passes less
-            points = in_steps.round_().clamp_(layout.range.low + whole, layout.range.high + whole)
-            value_of(points, step, None, after)
-        if largest is not None:
-            place.mul_(largest)
-    return value
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
@@ -122,12 +77,12 @@ def straight_through(x: Tensor, value: Tensor) -> Tensor:
 
 
 @contextmanager
-def saved_as_codes(*values: Tensor) -> Iterator[None]:
+def computed_again(*values: Tensor) -> Iterator[None]:
     """Within the block, products do not keep the quantized ``values`` (or views of them) for backward.
 
-    The quantizers keep what is needed to decode each value again in backward, exactly.
+    They are computed again from the inputs of their quantizers, to the bit.
     """
-    nodes = {v.untyped_storage().data_ptr(): (v.grad_fn, v.stride()) for v in values if _keeps_codes(v)}
+    nodes = {v.untyped_storage().data_ptr(): (v.grad_fn, v.stride()) for v in values if _is_quantized(v)}
     if not nodes:
         yield
         return
@@ -140,7 +95,7 @@ def saved_as_codes(*values: Tensor) -> Iterator[None]:
         if isinstance(packed, Tensor):
             return packed
         node, stride, *view = packed
-        value = _decode(node)
+        value = _value_of(node)
         if value.stride() != stride:
             value = torch.empty_strided(value.shape, stride, dtype=value.dtype, device=value.device).copy_(value)
         return value.as_strided(*view)
@@ -149,15 +104,24 @@ def saved_as_codes(*values: Tensor) -> Iterator[None]:
         yield
 
 
-def _keeps_codes(value: Tensor) -> bool:
+def _is_quantized(value: Tensor) -> bool:
     layout = getattr(value.grad_fn, "layout", None)  # the attributes of ``ctx`` are those of the graph node
     return isinstance(layout, Layout) and not torch.compiler.is_compiling()
 
 
-def _decode(node: Any) -> Tensor:
+def _value_of(node: Any) -> Tensor:
     """The output of a quantizer's graph node."""
-    step, after, *planes = node.saved_tensors
-    return run(planes[0].numel(), decode_kept, planes, step, node.offset, after, node.layout, node.dtype)
+    x, step, before, after = _held(node)
+    return compute_value(x, step, before, after, node.offset, node.layout, node.dtype)
+
+
+def _held(node: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Input, step and shifts of a quantizer's graph node, which are asked for once and held until its backward."""
+    if node.held is None:
+        x, *others = node.saved_tensors
+        node.held = (node.compute_again() if x is None else x, *others)
+    held: tuple[Tensor, Tensor, Tensor | None, Tensor | None] = node.held
+    return held
 
 
 class _StraightThrough(Function):
@@ -171,7 +135,7 @@ class _StraightThrough(Function):
 
 
 class _FakeQuantize(Function):
-    """Keeps one integer for each element, from which gradients and values are computed."""
+    """Keeps its input, unless that can be computed again from what others keep."""
 
     @staticmethod
     def forward(
@@ -184,18 +148,20 @@ class _FakeQuantize(Function):
         layout: Layout,
         dtype: torch.dtype,
         passes: int,
+        compute_again: Callable[[], Tensor] | None,
     ) -> Tensor:
-        ctx.offset, ctx.layout, ctx.dtype, ctx.x_dtype, ctx.passes = offset, layout, dtype, x.dtype, passes
+        ctx.offset, ctx.layout, ctx.dtype, ctx.passes = offset, layout, dtype, passes
         ctx.shapes = tuple(None if t is None else t.shape for t in (x, step, before, after))
-        value, *planes = run(x.numel(), snap_and_keep, x, step, offset, before, after, ctx.layout, dtype)
-        ctx.save_for_backward(step, after, *planes)
-        return value
+        ctx.held, ctx.compute_again = None, compute_again
+        ctx.save_for_backward(x if compute_again is None else None, step, before, after)
+        return compute_value(x, step, before, after, offset, layout, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        planes = ctx.saved_tensors[2:]
+        x, step, before, _ = _held(ctx)
+        ctx.held = None
         wanted = tuple(
             shape if needed else None for shape, needed in zip(ctx.shapes, ctx.needs_input_grad, strict=False)
         )
-        given = (grads[0], planes, ctx.offset, ctx.layout, wanted, ctx.x_dtype, ctx.passes)
-        return *run(planes[0].numel(), gradients, *given), None, None, None, None
+        of_all = compute_gradients(grads[0], x, step, before, ctx.offset, ctx.layout, wanted, ctx.passes)
+        return *of_all, None, None, None, None, None

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ofqctl.grids import AffineGrid, CodeRange, IntegerGrid
-from ofqctl.quantizers import build_quantizer, fused, fusing, saved_as_codes
+from ofqctl.quantizers import build_quantizer, computed_again, fused, fusing
 from ofqctl.quantizers.fake_quantize import fake_quantize
 from ofqctl.recipe.plan import quantizer_plan
 
@@ -26,7 +26,7 @@ def leaves(transposed):
 def trained(grid, transposed):
     x, step, before, after = tensors = leaves(transposed)
     value = fake_quantize(x, step, grid, before, after)
-    with saved_as_codes(value):
+    with computed_again(value):
         product = value @ value.transpose(-2, -1)
     product.square().sum().backward()
     return value.detach(), [t.grad for t in tensors]
@@ -87,7 +87,7 @@ def test_a_product_on_codes_has_the_gradients_of_one_on_values(bits):
     for values in (False, True):
         leaf = x.clone().requires_grad_()
         quantized = fake_quantize(leaf, step, IntegerGrid(codes))
-        with saved_as_codes(*[] if values else [quantized]):
+        with computed_again(*[] if values else [quantized]):
             product = F.linear(quantized, weight)
         grads.append(torch.autograd.grad(product.square().sum(), (leaf, weight)))
     assert all(torch.equal(on_codes, on_values) for on_codes, on_values in zip(*grads, strict=True))
@@ -96,7 +96,7 @@ def test_a_product_on_codes_has_the_gradients_of_one_on_values(bits):
 def test_a_product_keeps_nothing_of_its_quantized_operands():
     x, weight = torch.randn(8, 16, requires_grad=True), torch.randn(4, 16, requires_grad=True)
     value = fake_quantize(x, torch.tensor(0.5), IntegerGrid(CodeRange(-2, 1)))
-    with saved_as_codes(value):
+    with computed_again(value):
         product = F.linear(value, weight)
     storage = value.untyped_storage()._weak_ref()
     del value

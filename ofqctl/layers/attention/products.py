@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ofqctl.layers.attention.forms import Role
-from ofqctl.quantizers import build_quantizer, saved_as_codes
+from ofqctl.quantizers import build_quantizer, computed_again
 from ofqctl.recipe import QuantizerPlan
 
 MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
@@ -84,14 +84,14 @@ class AttentionProducts(nn.Module):
     def multiply_query_key(self, query: Tensor, transposed_key: Tensor) -> Tensor:
         """``query @ transposed_key``, (..., N, d) and (..., d, M), on their codes."""
         query, key = self.q(query), self.k(transposed_key.transpose(-2, -1))
-        with saved_as_codes(query, key):
+        with computed_again(query, key):
             logits: Tensor = query @ key.transpose(-2, -1)
         return logits
 
     def multiply_softmax_value(self, weights: Tensor, value: Tensor) -> Tensor:
         """``weights @ value``, (..., N, M) and (..., M, e), on their codes."""
         weights, value = self.softmax(weights), self.v(value)
-        with saved_as_codes(weights, value):
+        with computed_again(weights, value):
             product: Tensor = weights @ value
         return product
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ofqctl.layers.attention.products import AttentionProducts
 from ofqctl.layers.weight import WeightSite
-from ofqctl.quantizers import build_quantizer, saved_as_codes
+from ofqctl.quantizers import build_quantizer, computed_again
 from ofqctl.recipe import ModulePlan
 
 
@@ -150,7 +150,7 @@ class QKRProducts(AttentionProducts):
         """Like the overridden method, but query, key and value are all the block's input in heads, (B, H, N, C / H)."""
         del query, key, scale, enable_gqa
         x = self.x(value.transpose(1, 2).flatten(2))
-        with saved_as_codes(x):
+        with computed_again(x):
             weighted = F.linear(x, self.qk.quantized_weight().flatten(0, 1))
             value = self._in_heads(self.v_proj(x))
             logits = self._logits(x, self.qkx(self._in_heads(weighted)))
@@ -162,7 +162,7 @@ class QKRProducts(AttentionProducts):
 
     def _logits(self, x: Tensor, weighted: Tensor) -> Tensor:
         """(B, N, C) and (B, H, N, C) -> (B, H, N, N), transposed in memory: one product with all heads as its rows."""
-        with saved_as_codes(x, weighted):
+        with computed_again(x, weighted):
             logits = weighted.flatten(1, 2) @ x.transpose(1, 2)
             if self.key_term is not None:
                 logits += F.linear(x, self.key_term).transpose(1, 2).reshape(*logits.shape[:2], 1)
