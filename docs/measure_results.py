@@ -26,6 +26,7 @@ STUDIES = (
     "ptq",
     "imagenette",
     "evolq",
+    "fast",
     "widths",
     "mixed",
     "methods",

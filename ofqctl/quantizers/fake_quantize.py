@@ -116,9 +116,12 @@ def _value_of(node: Any) -> Tensor:
 
 
 def _held(node: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Input, step and shifts of a quantizer's graph node, which are asked for once and held until its backward."""
+    """Input, step and shifts of a quantizer's graph node, which are asked for once and held until its backward.
+
+    They are detached: where backward is differentiated, it is for the gradients that come in.
+    """
     if node.held is None:
-        x, *others = node.saved_tensors
+        x, *others = (None if t is None else t.detach() for t in node.saved_tensors)
         node.held = (node.compute_again() if x is None else x, *others)
     held: tuple[Tensor, Tensor, Tensor | None, Tensor | None] = node.held
     return held

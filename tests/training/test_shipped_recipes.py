@@ -16,12 +16,14 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_head
 
 
 def shortened(name):
-    """The recipe with an epoch a phase and two images a step; the model itself as its teacher."""
-    training = load(name).training
+    """The recipe with an epoch a phase, two images a step and short stages; the model itself as its teacher."""
+    training, stages = load(name).training, load(name).ptq
     batch = 2 * training.augmentation.crops
     sets = [f"training.batch_size={batch}", "calibration.images=2", "calibration.batch_size=2"]
     for index in range(len(training.phases)):
         sets += [f"training.phases.{index}.{key}" for key in ("epochs=1", "warmup_epochs=0", "warmup_steps=0")]
+    for index, stage in enumerate(stages):
+        sets += [f"ptq.{index}.{key}=2" for key in ("iterations", "views") if hasattr(stage, key)]
     if training.distillation is not None:
         sets.append("training.distillation.teacher=self")
     return load(name, sets)
