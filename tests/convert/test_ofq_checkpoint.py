@@ -55,7 +55,7 @@ def test_loss_and_every_gradient_are_those_of_the_authors(imported):
         if name.endswith(VANISHING):
             assert error <= 1e-6
         else:
-            assert error <= 1e-3 * expected.norm(), name
+            assert error <= 2e-4 * expected.norm(), name
 
 
 def test_a_checkpoint_for_other_sizes_names_what_does_not_fit(imported):
