@@ -130,7 +130,7 @@ class Stage:
         self._finish()
 
     def _finish(self) -> None:
-        """Move complete files to their places."""
+        """Move complete files to their places; the folder they were in goes at one moment, and then bit by bit."""
         ready = self.path / "ready"
         if not ready.is_dir():
             return
@@ -140,7 +140,8 @@ class Stage:
         for file in sorted((ready / "files").iterdir()):
             _move(file, Path(os.path.realpath(folder / file.name)))
         _flush(folder)
-        shutil.rmtree(ready)
+        ready.replace(self._fresh)
+        self._clear()
 
     def _clear(self) -> None:
         """Remove incomplete files."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ofqctl.errors import StudyError
 from ofqctl.results.study import Cell, Column, FigureKind, Line, Point, StudyPlot, StudyTable
 from ofqctl.studies.averages import front
-from ofqctl.studies.comparing import Figures, apart
+from ofqctl.studies.comparing import Apart, Figures, apart
 from ofqctl.studies.definition import Plot, Table
 from ofqctl.studies.figures import SeededRow
 from ofqctl.studies.rows import is_at
@@ -97,13 +97,16 @@ def _best(
     *,
     down: bool,
 ) -> set[tuple[tuple[str, ...], tuple[str, str]]]:
-    """Cells that are better than all others of their line, or of their column, beyond doubt."""
+    """Cells that are better than all others of their line, or of their column, beyond doubt.
+
+    A difference to a row of the same table has to be a gain over that row, beyond doubt as well.
+    """
     groups: dict[object, list[tuple[tuple[str, ...], tuple[str, str]]]] = {}
     for labels, line in lines.items():
         for spot in spots:
             if spot in line and spot[1] in figures[line[spot].name]:
                 groups.setdefault(spot if down else (labels, spot[1]), []).append((labels, spot))
-    found = set()
+    found, shown = set(), {row.name for line in lines.values() for row in line.values()}
     for places in groups.values():
         figure = places[0][1][1]
         kind, rows = kind_of(figure), [lines[labels][spot] for labels, spot in places]
@@ -113,7 +116,9 @@ def _best(
         means = [sign * figures[row.name][figure].mean for row in rows]
         first = max(range(len(rows)), key=means.__getitem__)
         others = [row for number, row in enumerate(rows) if number != first]
-        if all(apart(rows[first], other, figure, figures, kind).is_clear for other in others):
+        won = figures[rows[first].name][figure]
+        gains = won.against not in shown or (means[first] > 0 and Apart(won.mean, won.error).is_clear)
+        if gains and all(apart(rows[first], other, figure, figures, kind).is_clear for other in others):
             found.add(places[first])
     return found
 

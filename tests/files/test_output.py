@@ -257,7 +257,10 @@ def test_two_writers_do_not_mix_their_files_where_the_disk_knows_no_locks(tmp_pa
     assert read(tmp_path / "run") == {"config.json": CONFIG, "a.txt": "slow", "b.txt": "quick"}
 
 
-OPERATIONS = [(os, "fsync"), (os, "open"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "rmdir")]
+OPERATIONS = [
+    *((os, name) for name in ("fsync", "open", "unlink", "rmdir")),
+    *((Path, name) for name in ("replace", "mkdir", "unlink", "rmdir")),
+]
 
 
 def test_a_process_killed_at_any_operation_leaves_the_old_run_or_the_new_one(tmp_path, monkeypatch):

@@ -155,6 +155,19 @@ class TestBest:
         assert marked([rows[1], rows[3]], means) == {"more 2": [False], "more 4": [True]}
         assert marked([rows[1], rows[3]], means, "top1 vs none") == {"more 2": [False], "more 4": [False]}
 
+    @pytest.mark.parametrize(("ahead", "best"), [(0.0, False), (0.5, False), (20.0, True)])
+    def test_a_gain_over_a_row_of_the_table_is_best_only_if_it_is_clearly_one(self, ahead, best):
+        base, noise = drawn(0, 2), drawn(1, 2)
+        values = {"plain": base, "worse": base - 60.0, "better": base + ahead + 0.1 * (noise - noise.mean())}
+        rows = [row(name, dict(zip("01", own, strict=True))) for name, own in values.items()]
+        means = figures(rows)
+        for other in rows[1:]:
+            gain = difference(other, rows[0], "top1")
+            means[other.name]["top1 vs plain"] = gain.model_copy(update={"against": "plain"})
+        found = marked(rows, means, "top1 vs plain")
+        assert found == {"plain": [False], "worse": [False], "better": [best]}
+        assert marked(rows[1:], means, "top1 vs plain") == {"worse": [False], "better": [True]}
+
     def test_times_of_different_machines_are_not_compared(self):
         rows = [row("a", {"0": None, "1": None}), row("b", {"0": None, "1": None})]
         clear = figures(rows, seconds=[[1.0, 1.1], [9.0, 9.2]])
